@@ -1,0 +1,64 @@
+"""uint8 batches to normalised floats, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from mae_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Normalise images of any number of channels. mmengine's own takes one or three.
+
+    Args:
+        mean, std: one number for each channel, in units of the loaded pixels (0 … 255 for uint8); one number serves
+            all channels. ImageNet's by default.
+        to_rgb: whether the pipeline delivers BGR (OpenCV), to be turned into RGB; `mae_mm` transforms deliver RGB.
+        non_blocking: whether copies from pinned memory to a GPU overlap with computation.
+
+    Raises:
+        ValueError: if a deviation is not positive, or the numbers do not fit the images.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        to_rgb: bool = False,
+        non_blocking: bool = True,
+    ) -> None:
+        super().__init__(non_blocking=non_blocking)
+        if min(std) <= 0 or len(mean) != len(std):
+            raise ValueError(f'mean={tuple(mean)} and std={tuple(std)} must be as long as each other, and std positive')
+        self.to_rgb = to_rgb
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Move a batch to the device and normalise it.
+
+        Args:
+            data: `inputs`, (N, C, H, W) or a list of (C, H, W), uint8 or float; whatever else it holds (`sample_idx`,
+                `data_samples`, …) is moved along.
+            training: not used.
+
+        Returns:
+            The batch with `inputs` (N, C, H, W) float32.
+        """
+        batch = self.cast_data(data)
+        imgs = batch['inputs']
+        imgs = imgs if isinstance(imgs, Tensor) else torch.stack(list(imgs))
+        if len(self.mean) not in (1, imgs.shape[1]):
+            raise ValueError(
+                f'images have {imgs.shape[1]} channels but data_preprocessor has mean and std of {len(self.mean)}; '
+                'give one number for each channel, or one for all')
+        if self.to_rgb:
+            imgs = imgs.flip(1)
+        return {**batch, 'inputs': (imgs.float() - self.mean) / self.std}
+
+    def denormalize(self, imgs: Tensor) -> Tensor:
+        """Back to pixels: (N, C, H, W) float -> the same shape, uint8."""
+        return (imgs * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)

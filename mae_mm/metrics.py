@@ -1,0 +1,28 @@
+"""How well held-out images are reconstructed."""
+
+from collections.abc import Sequence
+
+from mmengine.evaluator import BaseMetric
+
+from mae_mm.registry import METRICS
+
+
+@METRICS.register_module()
+class ReconstructionMetric(BaseMetric):
+    """Held-out masked loss beside two baselines that need no learning (see `targets.baseline_losses`).
+
+    Reports `recon/loss`, `recon/patch_mean`, `recon/interpolation` (means over images, in units of the target) and
+    `recon/margin`: 1 - loss / better baseline. A margin of 0 or less means that nothing has been learned yet.
+    """
+
+    default_prefix = 'recon'
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the losses of one batch, as `MAE.predict` returns them."""
+        names = ('loss', 'patch_mean', 'interpolation')
+        self.results += [{name: float(sample[name]) for name in names} for sample in data_samples]
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Mean over images, and the margin."""
+        means = {name: sum(row[name] for row in results) / len(results) for name in results[0]}
+        return {**means, 'margin': 1 - means['loss'] / min(means['patch_mean'], means['interpolation'])}
