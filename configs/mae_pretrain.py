@@ -1,0 +1,74 @@
+"""MAE pre-training, ViT-B/16, ImageNet-1K, 800 epochs (paper Fig. 7, appendix A.1, Table 8; every value `paper`).
+
+The complete parent of every pre-training recipe; leaves hold only their differences.
+Run: python tools/train.py configs/mae_pretrain.py                       # one device, lr scaled to its batch
+     bash tools/dist_train.sh configs/mae_pretrain.py 8                  # 8 GPUs of one machine
+Own images: --cfg-options train_dataloader.dataset.data_root=PATH val_dataloader.dataset.data_root=HELD_OUT_PATH
+Cost: ViT-L, 800 epochs, 64 V100: about 42 hours (`release`). After fine-tuning: 83.6 top-1 with 1600 epochs (`paper`).
+"""
+default_scope = 'mmpretrain'
+
+model = dict(
+    type='mae_mm.MAE',
+    data_preprocessor=dict(
+        type='mae_mm.ImagePreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
+    backbone=dict(type='mae_mm.ViT', arch='base', img_size=224, patch_size=16),
+    neck=dict(type='mae_mm.MAEDecoder', embed_dim=512, depth=8, num_heads=16),
+    mask_ratio=0.75,
+    norm_pix_loss=True)
+
+# Any folder of images, flat or nested; class folders are not used.
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='mae_mm.ImageFolder',
+        data_root='data/imagenet/train',
+        pipeline=[dict(type='mae_mm.LoadRandomResizedCrop', size=224, scale=(0.2, 1.0))]))
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=4,
+    persistent_workers=True,
+    pin_memory=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='mae_mm.ImageFolder',
+        data_root='data/imagenet/val',
+        test_mode=True,
+        pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=224)]))
+val_evaluator = dict(type='mae_mm.ReconstructionMetric')
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+
+# lr = base lr * batch / 256. Scaled to the batch of the run, whatever it is; gradients are averaged in float32.
+optim_wrapper = dict(
+    type='mae_mm.AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=1.5e-4 * 4096 / 256, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
+    constructor='mae_mm.LayerDecayOptimWrapperConstructor')
+auto_scale_lr = dict(base_batch_size=4096, enable=True)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=40, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=40, convert_to_iter_based=True),
+]
+
+train_cfg = dict(by_epoch=True, max_epochs=800, val_interval=20)
+val_cfg = dict()
+test_cfg = dict()
+
+default_hooks = dict(
+    runtime_info=dict(type='RuntimeInfoHook'),
+    timer=dict(type='IterTimerHook'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3))
+custom_hooks = [dict(type='mae_mm.PanelHook'), dict(type='mae_mm.SummaryHook')]
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+randomness = dict(seed=0, diff_rank_seed=True)

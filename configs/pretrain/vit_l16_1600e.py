@@ -1,0 +1,6 @@
+"""MAE pre-training, ViT-L/16, 1600 epochs (Table 3: 85.9 top-1 after fine-tuning, `paper`).
+
+Run: bash tools/dist_train.sh configs/pretrain/vit_l16_1600e.py 64    # 64 GPUs x 64 images
+"""
+_base_ = './vit_l16_800e.py'
+train_cfg = dict(max_epochs=1600)

@@ -1,0 +1,171 @@
+"""From a config file to a running Runner: what `tools/train.py` and `tools/test.py` share."""
+
+import difflib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+# Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
+HELPER_KEYS = {
+    'backend_args', 'bgr_mean', 'bgr_std', 'compile', 'crop_size', 'custom_imports', 'data_root', 'dataset_type',
+    'find_unused_parameters', 'image_size', 'img_ratios', 'img_scale', 'metainfo', 'model_wrapper_cfg', 'norm_cfg',
+    'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline', 'train_pipeline',
+    'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
+}
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
+LAYOUTS = {
+    'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
+    'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
+    'CustomDataset': 'ROOT/<class>/*.jpg',
+    'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
+    'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
+}
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file, apply `--cfg-options`, and refuse unknown keys at the top level.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an unknown key; the message names the nearest valid one.
+    """
+    if not Path(path).is_file():
+        near = difflib.get_close_matches(str(path), map(str, Path('configs').rglob('*.py')), n=3)
+        raise FileNotFoundError(f'no config file {path}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+    cfg = Config.fromfile(path)
+    cfg.merge_from_dict(options or {})
+    check_keys(cfg)
+    return cfg
+
+
+def check_keys(cfg: Config) -> None:
+    """Refuse top-level keys that nothing reads: a misspelt one would be ignored in silence."""
+    valid = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | HELPER_KEYS
+    for key in cfg:
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            raise ValueError(
+                f'unknown top-level key {key!r} in {cfg.filename}'
+                + (f'; did you mean {near[0]!r}?' if near else '')
+                + f' (a helper variable of your own: write `del {key}` at the end of the file)')
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
+    """Look for the files of every data set before anything is built.
+
+    Raises:
+        FileNotFoundError: naming the path, the layout expected, and the command for demo data.
+    """
+    for loader in loaders:
+        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
+            for path in _data_paths(dataset):
+                if not path.exists():
+                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{loader}.dataset'))
+
+
+def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
+    """One message: the path looked for, the layout expected, and the way out."""
+    layout = LAYOUTS.get(dataset_type.rsplit('.', 1)[-1], f'as {dataset_type} documents it')
+    return (
+        f'no data at {path.absolute()}  ({key}, {dataset_type})\n'
+        f'  expected:   {layout}\n'
+        f'  own data:   --cfg-options {key}.data_root=PATH\n'
+        f'  demo data:  {DEMO}')
+
+
+def _datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
+    """A data set's config, or those that it wraps."""
+    if dataset is None:
+        return
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets', [])
+    if not inner:
+        yield dataset
+    for one in inner:
+        yield from _datasets(one)
+
+
+def _data_paths(dataset: ConfigDict) -> Iterator[Path]:
+    """Paths that a data set's config names, the root first."""
+    root = Path(dataset.get('data_root') or '')
+    if dataset.get('data_root'):
+        yield root
+    if dataset.get('ann_file'):
+        yield root / dataset['ann_file']
+    prefixes = dataset.get('data_prefix') or {}
+    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+        if prefix:
+            yield root / prefix
+
+
+def use_autocast(cfg: Config) -> None:
+    """`--amp`: bfloat16 autocast on any device."""
+    cfg.optim_wrapper.type = 'mae_mm.AutocastOptimWrapper'
+    for key in ('loss_scale', 'dtype', 'use_fp16'):
+        cfg.optim_wrapper.pop(key, None)
+
+
+def enable_lr_scaling(cfg: Config) -> None:
+    """`--auto-scale-lr`.
+
+    Raises:
+        ValueError: if the config does not say which batch its lr is meant for.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch its lr is for')
+    cfg.auto_scale_lr.enable = True
+
+
+def count_accumulation(cfg: Config) -> None:
+    """Let lr scaling see gradient accumulation, which mmengine's leaves out of the effective batch."""
+    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
+    if (cfg.get('auto_scale_lr') or {}).get('enable') and steps > 1:
+        cfg.auto_scale_lr.base_batch_size /= steps
+
+
+def disable_workers_keys(cfg: Config) -> None:
+    """`num_workers=0` on the command line is enough: persistent workers and prefetching need some."""
+    for loader in LOADERS:
+        if (cfg.get(loader) or {}).get('num_workers') == 0:
+            cfg[loader].persistent_workers = False
+            cfg[loader].pop('prefetch_factor', None)
+
+
+def start_cpu_group(cfg: Config) -> None:
+    """On machines without a GPU, join a gloo group before Runner would insist on a CUDA device."""
+    if cfg.launcher == 'none' or torch.cuda.is_available():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(f'--launcher {cfg.launcher} needs GPUs; on CPU machines use torchrun with --launcher pytorch')
+    torch.distributed.init_process_group('gloo')
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner that the config asks for."""
+    count_accumulation(cfg)
+    disable_workers_keys(cfg)
+    start_cpu_group(cfg)
+    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def exit_on_user_error(main: Callable[[], None]) -> None:
+    """Run `main`; a user's mistake (ValueError, FileNotFoundError) ends with its message alone and exit code 2.
+
+    `MAE_MM_DEBUG=1` in the environment prints the traceback, too.
+    """
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get('MAE_MM_DEBUG'):
+            traceback.print_exc()
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,164 @@
+"""Build mmcv with its operators, once per machine, and install it into the Python that runs this script.
+
+PyPI has no wheel of mmcv, and pip's isolated build leaves the operators out, which mmdet and mmseg need. The wheel is
+kept in `~/.cache/mae_mm/wheels/torch<version>-cp<python>-<cpu|cuXXX>-<machine>/`, so the next install takes seconds.
+CUDA operators are built where torch sees a GPU (or FORCE_CUDA=1 is set) and a fitting nvcc is there.
+
+Run: python tools/build_mmcv.py    # about 5 minutes on 2 cores
+"""
+
+import argparse
+import fcntl
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import contextmanager
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+MMCV = 'mmcv==2.1.0'
+BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'psutil']
+PIP = [sys.executable, '-m', 'pip']
+CHECK = """
+import torch
+from mmcv.ops import nms
+boxes = torch.tensor([[0., 0., 2., 2.]])
+for device in {devices}:
+    nms(boxes.to(device), boxes.new_ones(1).to(device), 0.5)
+"""
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    try:
+        import torch
+    except ImportError as error:
+        sys.exit(f'mmcv is built against torch, which does not import here ({error}): install torch and torchvision.')
+    cuda = cuda_for_build(torch)
+    devices = ['cpu', 'cuda'] if cuda and torch.cuda.is_available() else ['cpu']
+    if operators_load(devices):
+        print(f'mmcv: operators already load ({", ".join(devices)})')
+        return
+    python = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    key = f'torch{torch.__version__.split("+")[0]}-{python}-{cuda or "cpu"}-{platform.machine()}'
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'mae_mm' / 'wheels' / key
+    with locked(cache):
+        wheel = next(cache.glob('*.whl'), None)
+        if wheel:
+            print(f'mmcv: using {wheel}', flush=True)
+            if install(wheel, devices):
+                return
+            print('mmcv: that wheel does not work here; building it again', flush=True)
+            wheel.unlink()
+        preflight()
+        if not install(build(cache, cuda), devices):
+            sys.exit(f'mmcv was built, but its operators do not load; the log is {cache / "build.log"}')
+    print('mmcv: operators load')
+
+
+def cuda_for_build(torch) -> str:
+    """`cu130` where CUDA operators can be built, else an empty string."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if torch.version.cuda is None or not (torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1'):
+        return ''
+    nvcc = Path(CUDA_HOME or '', 'bin', 'nvcc')
+    if not CUDA_HOME or not nvcc.exists():
+        print('mmcv: torch sees a GPU, but there is no nvcc; the operators will run on the CPU only')
+        return ''
+    release = re.search(r'release (\d+)\.', subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout)
+    wanted = torch.version.cuda
+    if not release or release.group(1) != wanted.split('.')[0]:
+        print(f'mmcv: {nvcc} does not fit torch, built for CUDA {wanted}; the operators will run on the CPU only')
+        return ''
+    return 'cu' + wanted.replace('.', '')
+
+
+def operators_load(devices: list[str]) -> bool:
+    check = [sys.executable, '-W', 'ignore', '-c', CHECK.format(devices=devices)]
+    return subprocess.run(check, capture_output=True, cwd='/').returncode == 0
+
+
+@contextmanager
+def locked(folder: Path):
+    """Hold the folder alone: a second install waits for the first one's wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / 'lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'mmcv: another install holds {folder / "lock"}; waiting for it', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def preflight() -> None:
+    """Stop before the long build when a compiler or Python's headers are missing."""
+    version = f'{sys.version_info.major}.{sys.version_info.minor}'
+    compiler = os.environ.get('CXX', 'c++').split()[0]
+    if not shutil.which(compiler):
+        sys.exit(f'mmcv needs a C++ compiler, and `{compiler}` is not there.\n  mend it: apt-get install g++')
+    header = Path(sysconfig.get_paths()['include'], 'Python.h')
+    if not header.exists():
+        sys.exit(f"mmcv needs Python's headers, and {header} is not there.\n  mend it: apt-get install python{version}-dev")
+
+
+def build(cache: Path, cuda: str) -> Path:
+    """Build the wheel in a folder of its own and move it into the cache when it is whole."""
+    subprocess.run([*PIP, 'install', '-q', *BUILD_TOOLS], check=True)
+    log, scratch = cache / 'build.log', cache / 'building'
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    bin_folder = Path(sys.executable).parent  # where pip put ninja, also when the environment is not activated
+    env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0', 'PATH': f'{bin_folder}:{os.environ["PATH"]}'}
+    if not cuda:
+        env.setdefault('CFLAGS', '-O1 -g0 -w')
+    command = [*PIP, 'wheel', '-v', '--no-build-isolation', '--no-deps', '--no-cache-dir', '-w', str(scratch), MMCV]
+    print(f'mmcv: building {MMCV} for {cuda or "the CPU"}, once per machine: about '
+          f'{"20 minutes, depending on the cores" if cuda else "5 minutes on 2 cores"}\nmmcv: log in {log}', flush=True)
+    with open(log, 'w') as out:
+        process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT, cwd=scratch)
+        watch(process, log)
+    wheel = next(scratch.glob('*.whl'), None)
+    if process.returncode or wheel is None:
+        errors = [line for line in log.read_text(errors='replace').splitlines() if 'error' in line.lower()]
+        sys.exit('\n'.join(['mmcv: the build failed.', *errors[:10], f'mmcv: the whole log is {log}']))
+    wheel = wheel.replace(cache / wheel.name)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return wheel
+
+
+def watch(process: subprocess.Popen, log: Path) -> None:
+    """Show elapsed time and ninja's own count until the build ends: in place on a terminal, else a line per 20 s."""
+    start, shown = time.monotonic(), 0.0
+    every = 1 if sys.stdout.isatty() else 20
+    while process.poll() is None:
+        time.sleep(0.5)
+        elapsed = time.monotonic() - start
+        if elapsed - shown < every:
+            continue
+        shown = elapsed
+        count = re.findall(r'^\s*\[(\d+/\d+)\]', log.read_text(errors='replace'), re.MULTILINE)
+        line = f'mmcv: {int(elapsed) // 60}:{int(elapsed) % 60:02} {count[-1] + " files compiled" if count else "preparing"}'
+        print(f'\r{line}' if every == 1 else line, end='' if every == 1 else '\n', flush=True)
+    print(f'{chr(10) if every == 1 else ""}mmcv: build ended after {(time.monotonic() - start) / 60:.1f} min', flush=True)
+
+
+def install(wheel: Path, devices: list[str]) -> bool:
+    """Install the wheel in place of whatever provides `mmcv`, and tell whether its operators load."""
+    others = set(packages_distributions().get('mmcv', [])) - {'mmcv'}
+    if others:
+        print(f'mmcv: replacing {", ".join(sorted(others))}, which installs into the same folder')
+        subprocess.run([*PIP, 'uninstall', '-q', '-y', *others], check=True)
+    command = [*PIP, 'install', '-q', '--no-deps', '--force-reinstall', str(wheel)]
+    return subprocess.run(command).returncode == 0 and operators_load(devices)
+
+
+if __name__ == '__main__':
+    main()

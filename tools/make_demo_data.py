@@ -1,0 +1,54 @@
+"""Make the demo data set: small real image files in the layout of ImageNet, COCO, ADE20K, iNaturalist and Places365."""
+
+import argparse
+import os
+import sys
+
+from mae_mm.demo_data.generate import make_demo_data
+from mae_mm.demo_data.preview import write_preview
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python tools/make_demo_data.py                          3,000 train and 504 val images in data/demo
+  python tools/make_demo_data.py --scale 10 --workers 8   ten times the train images; val stays the same
+  python tools/make_demo_data.py --scale 0.02 --out /tmp/tiny
+  python tools/make_demo_data.py --preview panel.png      only look: 24 scenes with all annotations
+
+The images hold twelve categories (a shape and a texture each) in front of photographs that scikit-image carries.
+The same settings give the same files, whatever the number of workers; complete data are not made twice. What is made,
+and the licence of each photograph: docs/demo_data.md""",
+    )
+    parser.add_argument('--out', default='data/demo', metavar='DIR', help='folder to write (default: %(default)s)')
+    parser.add_argument(
+        '--scale',
+        type=float,
+        default=1,
+        metavar='N',
+        help='factor on the number of train images; a fraction shrinks val too (default: %(default)s, 3,000 images)',
+    )
+    parser.add_argument('--seed', type=int, default=0, metavar='S', help='another seed, other scenes (default: 0)')
+    cores = os.cpu_count()
+    parser.add_argument(
+        '--workers', type=int, default=cores, metavar='W', help=f'processes (default: {cores}, all cores)'
+    )
+    parser.add_argument('--preview', metavar='PICTURE', help='write one picture of 24 scenes instead, and no data')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        if args.preview:
+            print(write_preview(args.preview, args.seed))
+        else:
+            make_demo_data(args.out, args.scale, args.seed, args.workers)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f'make_demo_data: {error}')
+
+
+if __name__ == '__main__':
+    main()

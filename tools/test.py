@@ -1,0 +1,51 @@
+"""Evaluate a checkpoint with the test data and metrics of its config."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+EXAMPLES = """examples:
+  python tools/test.py configs/demo/mae_pretrain.py work_dirs/mae_pretrain/epoch_40.pth     # held-out masked loss
+  python tools/test.py CONFIG CHECKPOINT --out result.json
+  bash tools/dist_test.sh CONFIG CHECKPOINT 8"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint written by tools/train.py with that config')
+    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<config name>)')
+    parser.add_argument('--out', help='write the metrics to this json file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override keys of the config')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    import mmengine
+
+    from mae_mm import launch
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+    def test() -> None:
+        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+        cfg.load_from, cfg.resume = args.checkpoint, False
+        launch.check_data(cfg, ('test_dataloader', ))
+        metrics = launch.build_runner(cfg).test()
+        if args.out:
+            mmengine.dump({name: float(value) for name, value in metrics.items()}, args.out, indent=2)
+
+    launch.exit_on_user_error(test)
+
+
+if __name__ == '__main__':
+    main()

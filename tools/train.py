@@ -1,0 +1,66 @@
+"""Train a config: pre-training, or any transfer from a pre-trained checkpoint."""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+EXAMPLES = """examples:
+  python tools/train.py configs/demo/mae_pretrain.py                      # minutes on a laptop; see `make demo`
+  python tools/train.py configs/mae_pretrain.py                           # ViT-B/16, data/imagenet
+  python tools/train.py CONFIG --resume                                   # go on from the newest checkpoint
+  python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
+  bash tools/dist_train.sh CONFIG 8                                       # 8 processes of one machine
+
+exit codes: 0 done; 2 a mistake in the config, the data's place or the command line"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', metavar='auto|PATH',
+        help='go on from the newest checkpoint of the work folder (none there: start), or from PATH')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on GPUs and CPUs')
+    parser.add_argument('--no-validate', action='store_true', help='no validation during training')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help="scale the config's lr to the batch of this run (all processes, "
+        'accumulation included)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override keys of the config, e.g. train_cfg.max_epochs=10 model.mask_ratio=0.6')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='who started the processes (tools/dist_train.sh: pytorch)')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mae_mm import launch  # after --help, which need not wait for torch
+
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+    def train() -> None:
+        cfg = launch.load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+        if args.resume:
+            cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+        if args.amp:
+            launch.use_autocast(cfg)
+        if args.no_validate:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        if args.auto_scale_lr:
+            launch.enable_lr_scaling(cfg)
+        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        launch.build_runner(cfg).train()
+
+    launch.exit_on_user_error(train)
+
+
+if __name__ == '__main__':
+    main()
