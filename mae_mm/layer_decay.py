@@ -34,19 +34,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Sort the trainable parameters of `module` into groups, appended to `params`."""
         depths = {name: vit.depth for name, vit in module.named_modules() if isinstance(vit, ViT)}
-        groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+        rate = self.paramwise_cfg['layer_decay_rate']
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, param in module.named_parameters():
             if param.requires_grad:
-                key = (_layers_above(name, depths), _has_decay(name, param))
+                key = (rate**_layers_above(name, depths), _has_decay(name, param))
                 groups.setdefault(key, []).append(param)
-        rate = self.paramwise_cfg['layer_decay_rate']
-        for (layers_above, decayed), members in sorted(groups.items()):
-            group = dict(params=members, lr=self.base_lr * rate**layers_above)
+        for (lr_scale, decayed), members in sorted(groups.items()):
+            group = dict(params=members, lr=self.base_lr * lr_scale)
             if not decayed:
                 group['weight_decay'] = 0.0
             params.append(group)
             print_log(
-                f'{len(members)} parameters {layers_above} layers below the top: lr {group["lr"]:.3g}, '
+                f'parameter group of {len(members)} tensors: lr {group["lr"]:.3g}, '
                 f'weight decay {group.get("weight_decay", self.base_wd)}', logger='current')
 
 

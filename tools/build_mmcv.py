@@ -64,10 +64,10 @@ def main() -> None:
 
 def cuda_for_build(torch) -> str:
     """`cu130` where CUDA operators can be built, else an empty string."""
-    from torch.utils.cpp_extension import CUDA_HOME
-
     if torch.version.cuda is None or not (torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1'):
         return ''
+    from torch.utils.cpp_extension import CUDA_HOME  # warns when it is imported where there is no GPU
+
     nvcc = Path(CUDA_HOME or '', 'bin', 'nvcc')
     if not CUDA_HOME or not nvcc.exists():
         print('mmcv: torch sees a GPU, but there is no nvcc; the operators will run on the CPU only')
@@ -100,13 +100,13 @@ def locked(folder: Path):
 
 def preflight() -> None:
     """Stop before the long build when a compiler or Python's headers are missing."""
-    version = f'{sys.version_info.major}.{sys.version_info.minor}'
     compiler = os.environ.get('CXX', 'c++').split()[0]
     if not shutil.which(compiler):
         sys.exit(f'mmcv needs a C++ compiler, and `{compiler}` is not there.\n  mend it: apt-get install g++')
     header = Path(sysconfig.get_paths()['include'], 'Python.h')
     if not header.exists():
-        sys.exit(f"mmcv needs Python's headers, and {header} is not there.\n  mend it: apt-get install python{version}-dev")
+        package = f'python{sys.version_info.major}.{sys.version_info.minor}-dev'
+        sys.exit(f"mmcv needs Python's headers, and {header} is not there.\n  mend it: apt-get install {package}")
 
 
 def build(cache: Path, cuda: str) -> Path:
@@ -115,8 +115,8 @@ def build(cache: Path, cuda: str) -> Path:
     log, scratch = cache / 'build.log', cache / 'building'
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    bin_folder = Path(sys.executable).parent  # where pip put ninja, also when the environment is not activated
-    env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0', 'PATH': f'{bin_folder}:{os.environ["PATH"]}'}
+    env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0'}
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'  # ninja's folder, also in an environment not activated
     if not cuda:
         env.setdefault('CFLAGS', '-O1 -g0 -w')
     command = [*PIP, 'wheel', '-v', '--no-build-isolation', '--no-deps', '--no-cache-dir', '-w', str(scratch), MMCV]
@@ -136,18 +136,18 @@ def build(cache: Path, cuda: str) -> Path:
 
 def watch(process: subprocess.Popen, log: Path) -> None:
     """Show elapsed time and ninja's own count until the build ends: in place on a terminal, else a line per 20 s."""
-    start, shown = time.monotonic(), 0.0
-    every = 1 if sys.stdout.isatty() else 20
+    terminal = sys.stdout.isatty()
+    start = shown = time.monotonic()
     while process.poll() is None:
         time.sleep(0.5)
-        elapsed = time.monotonic() - start
-        if elapsed - shown < every:
+        if time.monotonic() - shown < (1 if terminal else 20):
             continue
-        shown = elapsed
-        count = re.findall(r'^\s*\[(\d+/\d+)\]', log.read_text(errors='replace'), re.MULTILINE)
-        line = f'mmcv: {int(elapsed) // 60}:{int(elapsed) % 60:02} {count[-1] + " files compiled" if count else "preparing"}'
-        print(f'\r{line}' if every == 1 else line, end='' if every == 1 else '\n', flush=True)
-    print(f'{chr(10) if every == 1 else ""}mmcv: build ended after {(time.monotonic() - start) / 60:.1f} min', flush=True)
+        shown = time.monotonic()
+        seconds = int(shown - start)
+        counts = re.findall(r'^\s*\[(\d+/\d+)\]', log.read_text(errors='replace'), re.MULTILINE)
+        line = f'mmcv: {seconds // 60}:{seconds % 60:02} {counts[-1] + " files compiled" if counts else "preparing"}'
+        print(line, end='\r' if terminal else '\n', flush=True)
+    print(f'mmcv: the build ended after {(time.monotonic() - start) / 60:.1f} min', flush=True)
 
 
 def install(wheel: Path, devices: list[str]) -> bool:

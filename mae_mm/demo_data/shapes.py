@@ -17,27 +17,27 @@ class Shape(NamedTuple):
     lines: tuple[np.ndarray, ...]  # (Q, 2) float64 each: creases, seams, an eye; they show in the picture, not in masks
 
 
-def curve(*points: tuple[float, float], closed: bool = False, steps: int = 8) -> np.ndarray:
-    """Run a Catmull-Rom spline through points: (len(points) * steps, 2), fewer when open."""
-    knots = np.array(points)
-    knots = np.vstack([knots[-1:], knots, knots[:2]] if closed else [2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
-    before, start, stop, after = (knots[i : len(knots) - 3 + i, None] for i in range(4))
-    t = np.linspace(0, 1, steps, endpoint=False)[:, None]
-    path = start + t * (stop - before) / 2
-    path = path + t**2 * (before - 2.5 * start + 2 * stop - after / 2) + t**3 * (1.5 * (start - stop) + (after - before) / 2)
-    path = path.reshape(-1, 2)
-    return path if closed else np.vstack([path, knots[-2]])
+def curve(*points: tuple[float, float]) -> np.ndarray:
+    """Run a Catmull-Rom spline through K points, with 8 steps between two of them: (8 * (K - 1) + 1, 2)."""
+    inner = np.array(points)
+    knots = np.vstack([2 * inner[0] - inner[1], inner, 2 * inner[-1] - inner[-2]])
+    before, start, stop, after = (knots[i : len(knots) - 3 + i, None] for i in range(4))  # (K - 1, 1, 2) each
+    t = np.arange(8)[:, None] / 8
+    slope, next_slope = (stop - before) / 2, (after - start) / 2
+    path = start + t * slope
+    path = path + t**2 * (3 * (stop - start) - 2 * slope - next_slope)
+    path = path + t**3 * (2 * (start - stop) + slope + next_slope)
+    return np.vstack([path.reshape(-1, 2), inner[-1]])
 
 
-def polar(angle: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
-    """Turn polar into Cartesian coordinates: (P, 2)."""
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+def polar(angle: np.ndarray, radius: np.ndarray | float, centre: tuple[float, float] = (0, 0)) -> np.ndarray:
+    """Turn polar coordinates around a centre into Cartesian ones: (P, 2)."""
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1) + np.array(centre)
 
 
-def mirrored(*points: tuple[float, float], lines: tuple[np.ndarray, ...] = ()) -> Shape:
-    """Close a profile, given from top to bottom for x >= 0, with its mirror image."""
-    right = curve(*points)
-    return Shape(np.vstack([right, right[::-1] * (-1, 1)]), lines)
+def mirrored(profile: np.ndarray) -> np.ndarray:
+    """Close a profile, (P, 2) from top to bottom for x >= 0, with its mirror image: (2 * P, 2)."""
+    return np.vstack([profile, profile[::-1] * (-1, 1)])
 
 
 def star(rng: Generator) -> Shape:
@@ -63,15 +63,16 @@ def gear(rng: Generator) -> Shape:
 
 def fish(rng: Generator) -> Shape:
     """An oval body, a forked tail, a fin on the back, an eye and a gill."""
-    height, tail, fork, fin = rng.uniform(0.4, 0.65), rng.uniform(0.3, 0.55), rng.uniform(0, 0.25), rng.uniform(0.1, 0.4)
+    height, fin = rng.uniform(0.4, 0.65), rng.uniform(0.1, 0.4)
+    tail, fork = rng.uniform(0.3, 0.55), rng.uniform(0, 0.25)
     back = curve((-1, 0), (-0.6, -0.75 * height), (-0.1, -height), (0.4, -0.6 * height), (0.75, -0.12))
     keel = int(len(back) * rng.uniform(0.35, 0.6))
     back = np.vstack([back[:keel], back[keel] + (0.25, -fin), back[keel + 6 :]])
     belly = curve((0.75, 0.12), (0.4, 0.6 * height), (-0.1, height), (-0.6, 0.75 * height), (-1, 0))
     end = 0.75 + rng.uniform(0.35, 0.6)
     outline = np.vstack([back, [(end, -tail), (end - fork, 0), (end, tail)], belly[:-1]])
-    eye = polar(np.linspace(0, 2 * np.pi, 9), 0.05) + (-0.68, -0.2 * height)
-    gill = polar(np.linspace(-1, 1, 7), 0.55 * height) + (-0.6, 0)
+    eye = polar(np.linspace(0, 2 * np.pi, 9), 0.05, (-0.68, -0.2 * height))
+    gill = polar(np.linspace(-1, 1, 7), 0.55 * height, (-0.6, 0))
     return Shape(outline, (eye, gill))
 
 
@@ -80,31 +81,30 @@ def leaf(rng: Generator) -> Shape:
     width, belly, stalk = rng.uniform(0.3, 0.6), rng.uniform(-0.25, 0.35), rng.uniform(0.15, 0.4)
     blade = curve((0, -1), (0.65 * width, -0.45), (width, belly), (0.5 * width, 0.75), (0.05, 0.95))
     blade[1:-1:2, 0] *= 1 + rng.choice([0, rng.uniform(0.1, 0.3)])
-    right = np.vstack([blade, [(0.05, 0.95 + stalk)]])
+    outline = mirrored(np.vstack([blade, [(0.05, 0.95 + stalk)]]))
     tips = blade[12:-6:6]
     veins = [np.stack([(0, y + 0.25), (side * 0.8 * x, y)]) for x, y in tips for side in (-1, 1)]
     midrib = np.array([(0, -0.9), (0, 0.95)])
-    return Shape(np.vstack([right, right[::-1] * (-1, 1)]), (midrib, *veins))
+    return Shape(outline, (midrib, *veins))
 
 
 def vase(rng: Generator) -> Shape:
     """A lip, a neck, a belly and a foot, with two bands."""
-    lip, neck, belly, foot = rng.uniform(0.25, 0.5), rng.uniform(0.12, 0.3), rng.uniform(0.5, 0.8), rng.uniform(0.2, 0.45)
-    low, shoulder = rng.uniform(0, 0.45), rng.uniform(-0.65, -0.45)
-    profile = [(lip, -1), (neck, shoulder), (belly, low), (foot, 0.88), (foot + 0.08, 1)]
-    band = np.array([(-neck, shoulder), (neck, shoulder)])
-    return mirrored(*profile, lines=(band, np.array([(-foot, 0.88), (foot, 0.88)])))
+    lip, neck, belly = rng.uniform(0.25, 0.5), rng.uniform(0.12, 0.3), rng.uniform(0.5, 0.8)
+    shoulder, low, foot = rng.uniform(-0.65, -0.45), rng.uniform(0, 0.45), rng.uniform(0.2, 0.45)
+    profile = curve((lip, -1), (neck, shoulder), (belly, low), (foot, 0.88), (foot + 0.08, 1))
+    bands = [np.array([(-x, y), (x, y)]) for x, y in ((neck, shoulder), (foot, 0.88))]
+    return Shape(mirrored(profile), tuple(bands))
 
 
 def mushroom(rng: Generator) -> Shape:
     """A cap, flat to pointed, on a stem."""
-    cap, brim, stem, bulb = rng.uniform(0.75, 1.05), rng.uniform(-0.15, 0.15), rng.uniform(0.18, 0.32), rng.uniform(1, 1.5)
-    peak = rng.uniform(-1, -0.6)
+    cap, brim, peak = rng.uniform(0.75, 1.05), rng.uniform(-0.15, 0.15), rng.uniform(-1, -0.6)
+    stem, bulb = rng.uniform(0.18, 0.32), rng.uniform(1, 1.5)
     dome = curve((0, peak), (0.6 * cap, 0.8 * peak), (cap, brim - 0.12), (0.95 * cap, brim))
     foot = curve((stem, brim + 0.08), (stem, 0.5), (stem * bulb, 1))
-    right = np.vstack([dome, foot])
     brim_line = curve((-0.9 * cap, brim), (0, brim + 0.12), (0.9 * cap, brim))
-    return Shape(np.vstack([right, right[::-1] * (-1, 1)]), (brim_line,))
+    return Shape(mirrored(np.vstack([dome, foot])), (brim_line,))
 
 
 SHAPES = {family.__name__: family for family in (star, fish, leaf, vase, mushroom, gear)}

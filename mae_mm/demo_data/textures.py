@@ -36,7 +36,7 @@ def zigzag(x: np.ndarray, y: np.ndarray, cycles: float, rng: Generator) -> np.nd
 
 def rings(x: np.ndarray, y: np.ndarray, cycles: float, rng: Generator) -> np.ndarray:
     """Concentric bands around a point inside the object."""
-    cx, cy = np.float32(rng.uniform(-0.3, 0.3, 2))
+    cx, cy = np.float32(rng.uniform(-0.2, 0.2, 2))
     phase = np.hypot(x - cx, y - cy) * np.float32(cycles) + np.float32(rng.uniform())
     return _wave(phase, cycles, rng.uniform(-0.5, 0.5))
 
@@ -85,7 +85,7 @@ def draw_texture(family: str, x: np.ndarray, y: np.ndarray, pixel: float, rng: G
     Returns:
         (H, W) float32 in [0, 1]: share of the first of the two materials.
     """
-    cycles = rng.uniform(1.8, 3.4)
+    cycles = rng.uniform(2, 3.2)
     bend = np.float32(rng.uniform(0, 0.06, 2))
     rate, offset = np.float32(rng.uniform(2, 6, 2)), np.float32(rng.uniform(0, 2 * np.pi, 2))
     warped_x = x + bend[0] * np.sin(rate[0] * y + offset[0])

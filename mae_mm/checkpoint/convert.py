@@ -1,0 +1,68 @@
+"""From one format to another, saying what was found and what was written."""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
+from mae_mm.checkpoint.files import sha256, weight_files
+from mae_mm.checkpoint.formats import shorten
+
+SETTINGS = ('grid', 'num_heads', 'decoder_num_heads', 'norm_pix_loss', 'mask_ratio')
+
+
+def convert(
+    source: str, out: str | None, to: str | None, encoder_only: bool = False, inspect: bool = False, prefix: str = '',
+    settings: Sequence[str] = (),
+) -> None:
+    """Describe a checkpoint and write it in another format (see `tools/convert_checkpoint.py --help`).
+
+    Raises:
+        FileNotFoundError: if there is nothing to read.
+        ValueError: if it cannot be read, or not be written as that.
+    """
+    if not inspect and not (out and to):
+        raise ValueError('say where to write and as what (OUT --to FORMAT), or --inspect to look only')
+    checkpoint = read_checkpoint(source, prefix)
+    checkpoint = replace(checkpoint, settings={**checkpoint.settings, **_parse(settings)})
+    print(describe(checkpoint))
+    if inspect:
+        return
+    written = checkpoint.encoder_only() if encoder_only else checkpoint
+    write_checkpoint(written, out, to)
+    print(f'\nwritten     {out} ({to}): {_size(written.tensors)}')
+    for file in [Path(out)] if Path(out).is_file() else sorted(Path(out).glob('model*.safetensors')):
+        print(f'sha256      {sha256(file)}  {file.name}')
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is, line by line."""
+    lines = [
+        f'recognised  {checkpoint.source}: {checkpoint.format}',
+        f'model       {checkpoint}',
+        f'decoder     {"yes" if checkpoint.has_decoder else "no (encoder only: it cannot reconstruct images)"}',
+        f'weights     {_size(checkpoint.tensors)}']
+    lines += [f'{name:<12}{value}' for name, value in checkpoint.settings.items()]
+    if checkpoint.others:
+        lines.append(f'others      {_size(checkpoint.others)}: {shorten(checkpoint.others)} (not converted)')
+    lines += [f'sha256      {sha256(file)}  {file.name}' for file in weight_files(checkpoint.source)]
+    return '\n'.join(lines)
+
+
+def _size(tensors: dict) -> str:
+    return f'{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} parameters'
+
+
+def _parse(settings: Sequence[str]) -> dict:
+    """['num_heads=3'] -> {'num_heads': 3}."""
+    parsed = {}
+    for setting in settings:
+        key, _, value = setting.partition('=')
+        if key not in SETTINGS:
+            raise ValueError(f'--set {setting}: {key!r} is none of {", ".join(SETTINGS)}')
+        try:
+            parsed[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            raise ValueError(f'--set {setting}: {value!r} is no number, True, False or (rows, columns)') from None
+    return parsed

@@ -1,0 +1,244 @@
+"""Names of a masked autoencoder's weights in every library, as pure functions.
+
+The canonical names are those of the MAE authors' release, which are timm's for the encoder:
+
+    cls_token  pos_embed  patch_embed.proj  blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2}  norm
+    fc_norm  head                             (fine-tuned with mean pooling: fc_norm takes the place of norm)
+    decoder_embed  mask_token  decoder_pos_embed  decoder_blocks.N.{as above}  decoder_norm  decoder_pred
+
+Position tables are part of the weights: trained with one, they are useless with another. So tables are carried as they
+are stored and never computed anew, whatever order of channels their library has (mmpretrain's halves are swapped).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Rename = Callable[[str], str | None]  # None: no part of a masked autoencoder
+
+ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
+DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
+WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict')
+
+# Every name of the patch embedding, and the prefixes under which libraries have their encoder.
+PATCH_EMBEDS = {
+    'patch_embed.proj': ('', 'backbone.'),
+    'patch_embed.projection': ('', 'backbone.'),
+    'embeddings.patch_embeddings.projection': ('', 'vit.'),
+}
+MMPRETRAIN_BLOCK = {
+    'norm1': 'ln1', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj', 'norm2': 'ln2',
+    'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1',
+}
+MMPRETRAIN = {
+    'cls_token': 'backbone.cls_token',
+    'pos_embed': 'backbone.pos_embed',
+    'patch_embed.proj': 'backbone.patch_embed.projection',
+    'norm': 'backbone.ln1',
+    'fc_norm': 'backbone.ln2',
+    'head': 'head.fc',
+    'decoder_norm': 'neck.ln1',
+    **{name: f'neck.{name}' for name in DECODER if name not in ('decoder_blocks', 'decoder_norm')},
+    **{f'blocks.#.{ours}': f'backbone.layers.#.{theirs}' for ours, theirs in MMPRETRAIN_BLOCK.items()},
+    **{f'decoder_blocks.#.{ours}': f'neck.decoder_blocks.#.{theirs}' for ours, theirs in MMPRETRAIN_BLOCK.items()},
+}
+
+HUGGINGFACE_BLOCK = {
+    'norm1': 'layernorm_before', 'norm2': 'layernorm_after', 'attn.proj': 'attention.output.dense',
+    'attn.q': 'attention.attention.query', 'attn.k': 'attention.attention.key', 'attn.v': 'attention.attention.value',
+    'mlp.fc1': 'intermediate.dense', 'mlp.fc2': 'output.dense',
+}
+HUGGINGFACE = {
+    'cls_token': 'vit.embeddings.cls_token',
+    'pos_embed': 'vit.embeddings.position_embeddings',
+    'patch_embed.proj': 'vit.embeddings.patch_embeddings.projection',
+    'norm': 'vit.layernorm',
+    **{name: f'decoder.{name}' for name in DECODER if name != 'decoder_blocks'},
+    **{f'blocks.#.{ours}': f'vit.encoder.layer.#.{theirs}' for ours, theirs in HUGGINGFACE_BLOCK.items()},
+    **{f'decoder_blocks.#.{ours}': f'decoder.decoder_layers.#.{theirs}' for ours, theirs in HUGGINGFACE_BLOCK.items()},
+}
+# transformers 5 renamed its modules. It still saves the old names, except for the decoder's blocks.
+TRANSFORMERS_5 = (
+    (r'^vit\.layers\.', 'vit.encoder.layer.'),
+    (r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
+    (r'\.attention\.q_proj\.', '.attention.attention.query.'),
+    (r'\.attention\.k_proj\.', '.attention.attention.key.'),
+    (r'\.attention\.v_proj\.', '.attention.attention.value.'),
+    (r'\.attention\.o_proj\.', '.attention.output.dense.'),
+    (r'\.mlp\.fc1\.', '.intermediate.dense.'),
+    (r'\.mlp\.fc2\.', '.output.dense.'),
+)
+
+
+class Format(NamedTuple):
+    """How a library names the weights: one function to the canonical names, one back."""
+
+    read: Rename
+    write: Rename
+    splits_qkv: bool = False  # query, key and value are three layers
+
+
+def to_canonical(tensors: Mapping[str, Tensor], form: Format) -> tuple[Tensors, Tensors]:
+    """Give weights their canonical names.
+
+    Returns:
+        The masked autoencoder's weights under canonical names, and all others under their own.
+    """
+    known, others = {}, {}
+    for key, tensor in tensors.items():
+        name = form.read(key)
+        if name is None:
+            others[key] = tensor
+        else:
+            known[name] = tensor
+    return (merge_qkv(known) if form.splits_qkv else known), others
+
+
+def from_canonical(tensors: Mapping[str, Tensor], form: Format) -> Tensors:
+    """Give weights the names of a library.
+
+    Raises:
+        ValueError: if the library has no place for one of them.
+    """
+    tensors = split_qkv(tensors) if form.splits_qkv else tensors
+    names = {name: form.write(name) for name in tensors}
+    if homeless := [name for name, key in names.items() if key is None]:
+        raise ValueError(
+            f'the format has no place for {shorten(homeless)}; leave out the head with encoder_only (--encoder-only); '
+            'models fine-tuned with mean pooling (fc_norm) fit timm, mae, mmpretrain and mae_mm')
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def split_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
+    """`attn.qkv`, (3 D, …), becomes `attn.q`, `attn.k` and `attn.v`, (D, …) each, in memory of their own."""
+    result = {}
+    for name, tensor in tensors.items():
+        if '.attn.qkv.' in name:
+            for part, chunk in zip('qkv', tensor.chunk(3), strict=True):
+                result[name.replace('.attn.qkv.', f'.attn.{part}.')] = chunk.clone()
+        else:
+            result[name] = tensor
+    return result
+
+
+def merge_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
+    """Inverse of `split_qkv`. A layer of which a part is missing is left out, so that it counts as missing."""
+    result = {name: tensor for name, tensor in tensors.items() if not re.search(r'\.attn\.[qkv]\.', name)}
+    for name in tensors:
+        parts = [name.replace('.attn.q.', f'.attn.{part}.') for part in 'qkv']
+        if '.attn.q.' in name and all(part in tensors for part in parts):
+            result[name.replace('.attn.q.', '.attn.qkv.')] = torch.cat([tensors[part] for part in parts])
+    return result
+
+
+def recognise(keys: Iterable[str], wrapper: str | None = None) -> str:
+    """Name of the format that writes such keys.
+
+    Args:
+        keys: of a state dict, without the marks of wrappers (see `strip_wrappers`).
+        wrapper: the key of the file under which the state dict was found.
+
+    Raises:
+        ValueError: if they are no ViT's, several ViTs', or a ViT's under an unknown prefix.
+    """
+    keys = list(keys)
+    matches = [re.fullmatch(rf'(.*\.)?({"|".join(PATCH_EMBEDS)})\.weight', key) for key in keys]
+    found = {match[1] or '': match[2] for match in matches if match}
+    if not found:
+        raise ValueError(
+            f'it holds no ViT: none of its {len(keys)} tensors is a patch embedding (its keys: {shorten(keys)})')
+    known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
+    if len(known) != 1:
+        raise ValueError(
+            f'its ViT has a wrong prefix: patch embeddings are found under {", ".join(map(repr, found))}, and not at '
+            f'exactly one place that a known format uses; say which to take, e.g. prefix={next(iter(found))!r}')
+    prefix, layer = known[0], found[known[0]]
+    if layer != 'patch_embed.proj':
+        return 'mmpretrain' if layer == 'patch_embed.projection' else 'huggingface'
+    if prefix:
+        return 'mae_mm'
+    return 'mae' if wrapper == 'model' or any(key.startswith('decoder_') for key in keys) else 'timm'
+
+
+def strip_wrappers(key: str) -> str:
+    """A key without the marks of DistributedDataParallel, weight averaging and torch.compile."""
+    return re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', ''))
+
+
+def shorten(names: Iterable[str], num: int = 4) -> str:
+    """The first few names."""
+    names = list(names)
+    return ', '.join(names[:num]) + (', …' if len(names) > num else '')
+
+
+def _renaming(names: Mapping[str, str]) -> Rename:
+    """A function from a table of layers and bare parameters, in which # stands for the number of a block."""
+
+    def rename(key: str) -> str | None:
+        number = re.search(r'\.(\d+)\.', key)
+        template = key.replace(number[0], '.#.', 1) if number else key
+        layer, _, leaf = template.rpartition('.')
+        if template in names:
+            name = names[template]
+        elif layer in names:
+            name = f'{names[layer]}.{leaf}'
+        else:
+            return None
+        return name.replace('#', number[1]) if number else name
+
+    return rename
+
+
+def _reading(names: Mapping[str, str], normalise: Callable[[str], str]) -> Rename:
+    """The inverse of `_renaming(names)`, after variants of a library's keys were brought to one form."""
+    rename = _renaming({theirs: ours for ours, theirs in names.items()})
+    return lambda key: rename(normalise(key))
+
+
+def _read_release(key: str) -> str | None:
+    return key if key.split('.')[0] in (*ENCODER, *DECODER, 'head') else None
+
+
+def _read_mae_mm(key: str) -> str | None:
+    part, _, name = key.partition('.')
+    root = name.split('.')[0]
+    if (part == 'backbone' and root in ENCODER) or (part == 'neck' and root in DECODER):
+        return name
+    head = re.fullmatch(r'head\.(?:fc|layers\.head)\.(weight|bias)', key)
+    return f'head.{head[1]}' if head else None
+
+
+def _write_mae_mm(name: str) -> str:
+    root, _, leaf = name.partition('.')
+    return f'head.fc.{leaf}' if root == 'head' else f'neck.{name}' if root in DECODER else f'backbone.{name}'
+
+
+def _write_timm(name: str) -> str | None:
+    return None if name.split('.')[0] in DECODER else name
+
+
+def _mmpretrain_key(key: str) -> str:
+    """Keys of a bare backbone, and of the other classification head, as those of a usual model."""
+    key = key.replace('head.layers.head.', 'head.fc.')
+    return key if key.startswith(('backbone.', 'neck.', 'head.')) else f'backbone.{key}'
+
+
+def _huggingface_key(key: str) -> str:
+    """Keys of a bare `ViTMAEModel`, and of transformers 5, as those of a `ViTMAEForPreTraining` of transformers 4."""
+    key = key if key.startswith(('vit.', 'decoder.')) else f'vit.{key}'
+    for new, old in TRANSFORMERS_5:
+        key = re.sub(new, old, key)
+    return key
+
+
+FORMATS = {
+    'mae_mm': Format(_read_mae_mm, _write_mae_mm),
+    'mae': Format(_read_release, str),
+    'timm': Format(_read_release, _write_timm),
+    'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN)),
+    'huggingface': Format(_reading(HUGGINGFACE, _huggingface_key), _renaming(HUGGINGFACE), splits_qkv=True),
+}

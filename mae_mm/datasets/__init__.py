@@ -1,0 +1,13 @@
+"""Data sets and transforms of pre-training: from files to uint8 batches."""
+
+from .cache import ImageCache
+from .decode import DecodeError, decode
+from .image_folder import ImageFolder
+from .inaturalist import INaturalist
+from .places365 import Places365
+from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
+
+__all__ = [
+    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365',
+    'decode',
+]

@@ -1,0 +1,77 @@
+"""From the bytes of an image file to a uint8 tensor."""
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+CHANNELS = ('rgb', 'gray', 'unchanged')
+TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
+READ_MODES = {'rgb': ImageReadMode.RGB, 'gray': ImageReadMode.GRAY}
+PILLOW_MODES = {'rgb': 'RGB', 'gray': 'L'}
+
+
+class DecodeError(ValueError):
+    """An image file that is broken, or of a kind that cannot be read."""
+
+
+def decode(data: bytes, channels: str = 'rgb') -> Tensor:
+    """Decode an image and apply its EXIF orientation.
+
+    JPEG and PNG go through torchvision, which gives Pillow's pixels in less time; Pillow reads everything else and
+    whatever torchvision refuses. 16-bit images keep their upper 8 bits. Transparency is dropped.
+
+    Args:
+        data: the content of an image file, or of a `.npy` file that holds a uint8 array (H, W) or (H, W, C).
+        channels: 'rgb' (C = 3), 'gray' (C = 1) or 'unchanged' (as many bands as the file has; palettes become colours).
+
+    Returns:
+        (C, H, W) uint8, stored channels last.
+
+    Raises:
+        DecodeError: a `ValueError` with the reason.
+    """
+    turbo = TURBO_DECODERS.get(bytes(data[:3])) if channels in READ_MODES else None
+    if turbo is not None:
+        try:
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            img = turbo(encoded, mode=READ_MODES[channels], apply_exif_orientation=True)
+            return img if img.dtype == torch.uint8 else torch.from_numpy(_upper_byte(img.numpy()))
+        except RuntimeError:
+            pass  # Pillow reads it, or says why it cannot
+    try:
+        array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else _decode_pillow(data, channels)
+    except UnidentifiedImageError:
+        raise DecodeError(f'not an image, begins with {bytes(data[:12])!r}' if data else 'empty file') from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsers raise
+        raise DecodeError(f'{error}' or type(error).__name__) from error
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _upper_byte(array: np.ndarray) -> np.ndarray:
+    return (array >> 8).astype(np.uint8)
+
+
+def _decode_pillow(data: bytes, channels: str) -> np.ndarray:
+    """Decode to (H, W, C) uint8."""
+    img = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    if img.mode.startswith('I;16'):
+        img = Image.fromarray(_upper_byte(np.asarray(img)))
+    if img.mode in ('I', 'F'):
+        raise DecodeError('32-bit pixels of unknown range, convert the file to 8 or 16 bits')
+    mode = PILLOW_MODES.get(channels, {'1': 'L', 'P': 'RGB', 'PA': 'RGBA'}.get(img.mode, img.mode))
+    array = np.array(img.convert(mode))
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _decode_npy(data: bytes, channels: str) -> np.ndarray:
+    """Decode to (H, W, C) uint8."""
+    array = np.load(BytesIO(data), allow_pickle=False)
+    array = array[..., None] if array.ndim == 2 else array
+    bands = {'rgb': 3, 'gray': 1}.get(channels, array.shape[-1])
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != bands:
+        raise DecodeError(f'array of {array.dtype} {array.shape}, want uint8 (H, W, C) with C = {bands}')
+    return array

@@ -1,0 +1,209 @@
+"""Any folder of images, unlabelled."""
+
+import logging
+import math
+import os
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from mae_mm.registry import DATASETS
+
+from .cache import ImageCache, SharedMemory
+from .decode import DecodeError
+from .transforms import resize
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
+
+
+def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+    """Walk a folder in sorted order: the files of a folder first, then its sub-folders.
+
+    Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
+
+    Yields:
+        The path of each file with one of these extensions (lower case, with the dot), relative to `root`.
+    """
+    extensions, seen, stack = tuple(extensions), set(), ['']
+    while stack:
+        folder = stack.pop()
+        info = os.stat(os.path.join(root, folder))
+        if (info.st_dev, info.st_ino) in seen:
+            continue
+        seen.add((info.st_dev, info.st_ino))
+        with os.scandir(os.path.join(root, folder)) as entries:
+            entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
+        yield from (folder + e.name for e in entries if e.name.lower().endswith(extensions) and e.is_file())
+        stack += [f'{folder}{e.name}/' for e in reversed(entries) if e.is_dir()]
+
+
+@DATASETS.register_module()
+class ImageFolder(BaseDataset):
+    """Every image under a folder: flat, nested, or ImageNet's class folders, whose names are ignored.
+
+    A sample is `dict(inputs, img_path, sample_idx)`: (C, H, W) uint8, str, int. With
+    `collate_fn=dict(type='default_collate')` a batch is the same with (N, C, H, W) uint8, a list and (N,) int64.
+
+    In training a file that cannot be decoded is replaced by another image drawn from NumPy's global generator, logged
+    once and counted in `num_broken`; with `test_mode` it is an error.
+
+    Paths take their own bytes and 8 more each, in two arrays that forked workers share (the buffers in which
+    BaseDataset keeps its pickles).
+
+    Args:
+        data_root: the folder.
+        pipeline: transforms, the first of them one of `mae_mm.Load…`.
+        cache: 'none', or 'memory' to keep the decoded images in memory that all workers of this process share. Filled
+            at the start. What does not fit is decoded anew each time.
+        cache_gb: bound of that memory, in 10^9 bytes for each training process.
+        cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. Without it
+            the cache never changes a pixel of a sample, only the time it takes.
+        extensions: file names to take, in lower case; add '.npy' for arrays.
+        indices: use the first n images (the last, if negative), or those at these positions.
+        metainfo: as in BaseDataset.
+        test_mode: whether a broken file is an error.
+        lazy_init: whether to leave looking for files to the first use.
+        max_refetch: how many replacements in a row may be broken too.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+    """
+
+    def __init__(
+            self, data_root: str, pipeline: Sequence[dict | Callable] = (), cache: str = 'none', cache_gb: float = 8.0,
+            cache_short_side: int | None = None, extensions: Sequence[str] = EXTENSIONS,
+            indices: int | Sequence[int] | None = None, metainfo: dict | None = None, test_mode: bool = False,
+            lazy_init: bool = False, max_refetch: int = 100) -> None:
+        if cache not in ('none', 'memory'):
+            raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
+        self.extensions = extensions
+        self.cache = None
+        self.cache_short_side = cache_short_side
+        self._max_cache_bytes = int(cache_gb * 1e9) if cache == 'memory' else 0
+        super().__init__(
+            data_root=os.fspath(data_root) or '.', pipeline=list(pipeline), indices=indices, metainfo=metainfo,
+            test_mode=test_mode, lazy_init=lazy_init, max_refetch=max_refetch)
+
+    def full_init(self) -> None:
+        """Find the files and fill the cache."""
+        if self._fully_initialized:
+            return
+        first_n = self._indices if isinstance(self._indices, int) and self._indices > 0 else None
+        self.data_bytes, self.data_address = self._find(first_n)
+        self._fully_initialized = True  # from here on `len(self)` is known
+        self._broken = SharedMemory(len(self))  # 1 where a file could not be decoded
+        if self._indices is not None and first_n is None:
+            self.get_subset_(self._indices)
+        if self._max_cache_bytes:
+            self._fill_cache()
+
+    def _find(self, first_n: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Find the images; returns their joined paths (uint8) and the end of each (int64)."""
+        paths, ends = bytearray(), array('q')
+        if os.path.isdir(self.data_root):
+            for path in islice(find_images(self.data_root, self.extensions), first_n):
+                paths += os.fsencode(path)
+                ends.append(len(paths))
+        if not ends:
+            root = os.path.abspath(self.data_root)
+            found = f'no image ({" ".join(self.extensions)})' if os.path.isdir(root) else 'no such folder'
+            raise FileNotFoundError(
+                f'{root}: {found}. Expected images in this folder or in folders below it, for example '
+                f'{root}/any_name/1.jpg. To make the demo data: python tools/make_demo_data.py --out data/demo')
+        return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
+
+    def _fill_cache(self) -> None:
+        load = getattr(self.pipeline.transforms[0], 'load', None) if self.pipeline.transforms else None
+        if load is None:
+            raise ValueError(f"cache='memory' needs a mae_mm.Load… transform first in the pipeline: {self.pipeline}")
+
+        def load_small(i: int) -> np.ndarray:
+            img = load(self.get_data_info(i))
+            factor = (self.cache_short_side or math.inf) / min(img.shape[:2])
+            if factor >= 1:
+                return img
+            return resize(img, [round(side * factor) for side in img.shape[:2]]).permute(1, 2, 0).numpy()
+
+        start = time.perf_counter()
+        self.cache = ImageCache(load_small, len(self), self._max_cache_bytes, progress=is_main_process())
+        message = (
+            f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.2f} GB, '
+            f'{time.perf_counter() - start:.1f} s')
+        if self.cache.full:
+            message += f'; cache_gb={self._max_cache_bytes / 1e9:g} is full, the others are decoded each time'
+        print_log(message, 'current', logging.WARNING if self.cache.full else logging.INFO)
+
+    def get_data_info(self, idx: int) -> dict:
+        """Give `img_path` and `sample_idx` of an image."""
+        length = len(self)
+        if not -length <= idx < length:
+            raise IndexError(f'image {idx} of {length}')
+        idx = int(idx) % length
+        start = self.data_address[idx - 1] if idx else 0
+        path = os.fsdecode(self.data_bytes[start:self.data_address[idx]].tobytes())
+        return {'img_path': os.path.join(self.data_root, path), 'sample_idx': idx}
+
+    @property
+    def num_broken(self) -> int:
+        """Number of files that could not be decoded so far, in all workers together."""
+        return int(self._broken.array[:len(self)].sum())
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """Run the pipeline; None stands for a broken file in training."""
+        results = self.get_data_info(idx)
+        idx = results['sample_idx']
+        if self.cache is not None:
+            results['img'] = self.cache.get(idx)
+        try:
+            results = self.pipeline(results)
+        except DecodeError as error:
+            if self.test_mode:
+                raise
+            if not self._broken.array[idx]:
+                self._broken.array[idx] = 1
+                print_log(f'{error}; another image takes its place', 'current', logging.WARNING)
+            return None
+        for key in ('crop', 'flip'):  # how the view was made is no part of a batch
+            results.pop(key, None)
+        return results
+
+    def __getitem__(self, idx: int) -> dict:
+        for _ in range(self.max_refetch + 1):
+            results = self.prepare_data(idx)
+            if results is not None:
+                return results
+            idx = self._rand_another()
+        raise RuntimeError(
+            f'{self.data_root}: {self.max_refetch + 1} images in a row cannot be decoded; the warnings above name them')
+
+    def get_subset_(self, indices: int | Sequence[int]) -> None:
+        """Keep the first n images (the last, if negative), or those at these positions."""
+        keep = self._positions(indices)
+        super().get_subset_(keep)
+        self._drop_others(keep)
+
+    def get_subset(self, indices: int | Sequence[int]) -> 'ImageFolder':
+        """Give a data set of the first n images (the last, if negative), or of those at these positions."""
+        keep = self._positions(indices)
+        other = super().get_subset(keep)
+        other._drop_others(keep)
+        return other
+
+    def _copy_without_annotation(self, memo: dict | None = None) -> 'ImageFolder':
+        # mmengine's default memo is one dict for the whole process, which confuses data sets that reuse an id.
+        return super()._copy_without_annotation({} if memo is None else memo)
+
+    def _positions(self, indices: int | Sequence[int]) -> Sequence[int]:
+        if not isinstance(indices, int):
+            return [range(len(self))[i] for i in indices]
+        return range(len(self))[:indices] if indices >= 0 else range(len(self))[indices:]
+
+    def _drop_others(self, keep: Sequence[int]) -> None:
+        self._broken = SharedMemory(len(self))
+        self.cache = None if self.cache is None else self.cache.subset(keep)

@@ -1,0 +1,66 @@
+"""iNaturalist, from the json files of its competitions."""
+
+import json
+import os
+from collections.abc import Iterable
+
+from mae_mm.registry import DATASETS
+
+from .listed_images import ListedImages
+
+
+@DATASETS.register_module()
+class INaturalist(ListedImages):
+    """iNaturalist 2017 (5,089 classes), 2018 (8,142) or 2019 (1,010), laid out as its archives unpack.
+
+    The label of an image is the rank of its `category_id` among all ids, so train and val agree although their files
+    list the categories in any order; in the official files, whose ids run from 0, the label is the id. The names of
+    2018 and 2019 were published later: put their `categories.json` beside the annotations.
+
+    Args:
+        data_root: folder that the `file_name`s start from; they begin with `train_val_images/` (2017),
+            `train_val2018/` or `train_val2019/`.
+        ann_file: `train2018.json`, `val2018.json`, …, relative to `data_root`.
+    """
+
+    LAYOUT = (
+        'ROOT/train2018.json, ROOT/val2018.json, ROOT/train_val2018/<super category>/<category>/*.jpg '
+        '(2017: train_val_images/; 2018, 2019: categories.json for the names)')
+
+    def __init__(self, data_root: str, ann_file: str, **kwargs) -> None:
+        super().__init__(ann_file=ann_file, data_root=data_root, **kwargs)
+
+    def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
+        """Read the annotations; one dictionary look-up for each image."""
+        content = self._read_json(self.ann_file)
+        categories = self._categories(content)
+        labels = {category_id: label for label, category_id in enumerate(sorted(categories))}
+        try:
+            names = {image['id']: image['file_name'] for image in content['images']}
+            listed = [(names[a['image_id']], labels[a['category_id']]) for a in content['annotations']]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f'{self.ann_file}: {error} is missing; give the official train or val file (test files have no labels)'
+            ) from error
+        return [categories[i] for i in sorted(categories)], self.data_prefix['img_path'], listed
+
+    def _categories(self, content: dict) -> dict[int, str]:
+        """Give the names by id; those of `categories.json` where the file exists."""
+        try:
+            own = {category['id']: str(category['name']) for category in content['categories']}
+            path = os.path.join(os.path.dirname(self.ann_file), 'categories.json')
+            if not os.path.exists(path):
+                return own
+            published = {category['id']: str(category['name']) for category in self._read_json(path)}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{self.ann_file}: its categories need an id and a name each ({error})') from error
+        if published.keys() != own.keys():
+            raise ValueError(f'{path} has {len(published)} ids, {self.ann_file} {len(own)}: not of the same year')
+        return published
+
+    def _read_json(self, path: str) -> dict | list:
+        with open(self.found(path), encoding='utf-8') as file:
+            try:
+                return json.load(file)
+            except ValueError as error:
+                raise ValueError(f'{path} is no json file: {error}') from error

@@ -1,0 +1,55 @@
+"""Labelled images that an official file lists: what INaturalist and Places365 share."""
+
+import os
+import re
+from collections.abc import Iterable
+
+from mmengine.dataset import BaseDataset
+
+
+class ListedImages(BaseDataset):
+    """Base of data sets whose images and labels stand in a file. A subclass tells its layout and reads its files.
+
+    A sample is `dict(img_path, gt_label, sample_idx)` before the pipeline. `metainfo['classes']` are the names of the
+    release unless the config gives others.
+
+    Raises:
+        FileNotFoundError: if a file of the layout, or the first image, is missing; the message shows the layout.
+        ValueError: if a file does not say what it should, or names an image outside its folder.
+    """
+
+    LAYOUT = ''  # what the folder must look like, for messages
+
+    def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
+        """Give the class names in the order of their labels, the folder, and each image's name in it and label."""
+        raise NotImplementedError
+
+    def load_data_list(self) -> list[dict]:
+        """Join names and folder; called once by BaseDataset."""
+        classes, folder, listed = self.read()
+        self._metainfo.setdefault('classes', tuple(classes))
+        samples = [dict(img_path=self._inside(folder, name), gt_label=label) for name, label in listed]
+        if not samples:
+            raise ValueError(f'{type(self).__name__}: {self.ann_file or self.data_root} lists no image')
+        self.found(samples[0]['img_path'])
+        return samples
+
+    def found(self, *candidates: str) -> str:
+        """Give the first path that exists.
+
+        Raises:
+            FileNotFoundError: if none does.
+        """
+        for path in candidates:
+            if os.path.exists(path):
+                return path
+        raise FileNotFoundError(
+            f'no {" or ".join(os.path.abspath(path) for path in candidates)}\n'
+            f'  {type(self).__name__} expects:  {self.LAYOUT}\n'
+            '  own data:   --cfg-options train_dataloader.dataset.data_root=PATH val_dataloader.dataset.data_root=PATH\n'
+            '  demo data:  python tools/make_demo_data.py --out data/demo')
+
+    def _inside(self, folder: str, name: str) -> str:
+        if name.startswith(('/', '\\')) or '..' in re.split(r'[/\\]', name):
+            raise ValueError(f'{type(self).__name__}: {name!r} is outside {folder}; list names relative to that folder')
+        return os.path.join(folder, name)

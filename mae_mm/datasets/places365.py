@@ -1,0 +1,54 @@
+"""Places365-Standard, from its official lists."""
+
+import os
+from collections.abc import Iterable, Iterator
+
+from mae_mm.registry import DATASETS
+
+from .listed_images import ListedImages
+
+LISTS = dict(train='places365_train_standard.txt', val='places365_val.txt')
+# As the archives unpack, and as torchvision renames them.
+FOLDERS = dict(
+    train=dict(small=('data_256', 'data_256_standard'), large=('data_large', 'data_large_standard')),
+    val=dict(small=('val_256', ), large=('val_large', )))
+
+
+@DATASETS.register_module()
+class Places365(ListedImages):
+    """Places365-Standard: 1.8 million scenes of 365 classes, laid out as its archives unpack.
+
+    Args:
+        data_root: folder of the lists and of the image folders.
+        split: 'train' or 'val'. The test list has no labels.
+        small: whether to read the images of 256 x 256 pixels, or those of the original aspect ratio (short side 512).
+    """
+
+    LAYOUT = (
+        'ROOT/places365_{train_standard,val}.txt, ROOT/categories_places365.txt, and of 256-px images '
+        'ROOT/data_256/a/airfield/*.jpg, ROOT/val_256/*.jpg, or of large ones ROOT/data_large/…, ROOT/val_large/…')
+
+    def __init__(self, data_root: str, split: str = 'train', small: bool = True, **kwargs) -> None:
+        if split not in LISTS:
+            raise ValueError(f'split={split!r} is none of {", ".join(LISTS)}')
+        self.folders = FOLDERS[split]['small' if small else 'large']
+        super().__init__(ann_file=LISTS[split], data_root=data_root, **kwargs)
+
+    def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
+        """Read both lists. Names of the train list start with a slash, which does not mean the file system's root."""
+        categories = sorted(self._lines(os.path.join(self.data_root, 'categories_places365.txt')), key=lambda c: c[1])
+        if [label for _, label in categories] != list(range(len(categories))):
+            raise ValueError(f'categories_places365.txt in {self.data_root} does not number its classes from 0')
+        listed = [(name.lstrip('/'), label) for name, label in self._lines(self.ann_file)]
+        if max((label for _, label in listed), default=0) >= len(categories):
+            raise ValueError(f'{self.ann_file} has labels beyond the {len(categories)} of categories_places365.txt')
+        folder = self.found(*(os.path.join(self.data_root, folder) for folder in self.folders))
+        return [name.lstrip('/').partition('/')[2] for name, _ in categories], folder, listed
+
+    def _lines(self, path: str) -> Iterator[tuple[str, int]]:
+        with open(self.found(path), encoding='utf-8') as file:
+            for number, line in enumerate(file, 1):
+                name, _, label = line.strip().rpartition(' ')
+                if not name or not label.isdigit():
+                    raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
+                yield name, int(label)

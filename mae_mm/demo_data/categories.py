@@ -1,0 +1,37 @@
+"""The twelve object categories: six shapes × six textures, of which each shape and each texture occurs in two.
+
+So the shape alone, or the texture alone, or the colour, never tells the category.
+"""
+
+from typing import NamedTuple
+
+from mae_mm.demo_data.photos import STUFF
+
+
+class Category(NamedTuple):
+    """A kind of object."""
+
+    shape: str  # a key of `shapes.SHAPES`
+    texture: str  # a key of `textures.TEXTURES`
+
+    @property
+    def name(self) -> str:
+        return f'{self.shape}_{self.texture}'
+
+
+CATEGORIES = (
+    Category('star', 'stripes'),
+    Category('star', 'dots'),
+    Category('fish', 'dots'),
+    Category('fish', 'rings'),
+    Category('leaf', 'rings'),
+    Category('leaf', 'zigzag'),
+    Category('vase', 'zigzag'),
+    Category('vase', 'checks'),
+    Category('mushroom', 'checks'),
+    Category('mushroom', 'patches'),
+    Category('gear', 'patches'),
+    Category('gear', 'stripes'),
+)
+# what a pixel can be, in the order of the segmentation labels 1, 2, ...; label 0 is unlabelled, as in ADE20K
+PIXEL_CLASSES = tuple(category.name for category in CATEGORIES) + tuple(photo.material for photo in STUFF)

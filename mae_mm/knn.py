@@ -1,0 +1,121 @@
+"""k-nearest-neighbour classification with frozen features: what an encoder knows, without training anything."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.dist import all_gather, get_world_size, is_main_process
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+TRAIN_CHUNK, QUERY_CHUNK = 16384, 1024  # similarities in memory at a time: 64 MB
+
+
+class Features(NamedTuple):
+    """What a frozen encoder says of N labelled images."""
+
+    mean_patch: Tensor  # (N, D) float32: mean of the normalised patch tokens
+    cls_token: Tensor  # (N, D) float32: normalised class token
+    labels: Tensor  # (N,) int64
+
+
+def knn_predict(
+    train_feats: Tensor, train_labels: Tensor, feats: Tensor, k: int, temperature: float, num_classes: int,
+) -> Tensor:
+    """Classify by a vote of the k training images of highest cosine similarity s, each with weight exp(s / t).
+
+    Wu et al., arXiv:1805.01978, section 3.4; DINO, arXiv:2104.14294, uses k = 10 or 20.
+
+    Args:
+        train_feats: (M, D) float, of any length; on any device.
+        train_labels: (M,) int64, in [0, num_classes).
+        feats: (N, D) float, on the device to compute on.
+        k: neighbours, at most M.
+        temperature: t, positive.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: if k is not in 1 … M.
+    """
+    similarities, neighbours = nearest(train_feats, feats, k)
+    return vote(similarities, train_labels.to(feats.device)[neighbours], temperature, num_classes)
+
+
+def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k training images of highest cosine similarity, with as little memory as ImageNet demands.
+
+    Returns:
+        (N, k) similarities, falling, and (N, k) int64 positions in `train_feats`.
+    """
+    if not 1 <= k <= len(train_feats):
+        raise ValueError(f'k={k} neighbours of {len(train_feats)} training images: choose k in 1 … {len(train_feats)}')
+    queries = F.normalize(feats.float(), dim=1)
+    similarities = queries.new_full((len(feats), k), -torch.inf)
+    neighbours = torch.zeros(len(feats), k, dtype=torch.int64, device=feats.device)
+    for start in range(0, len(train_feats), TRAIN_CHUNK):
+        chunk = F.normalize(train_feats[start:start + TRAIN_CHUNK].to(feats.device).float(), dim=1)
+        for rows in torch.arange(len(feats), device=feats.device).split(QUERY_CHUNK):
+            best, position = (queries[rows] @ chunk.T).topk(min(k, len(chunk)), dim=1)
+            similarities[rows], order = torch.cat([similarities[rows], best], dim=1).topk(k, dim=1)
+            neighbours[rows] = torch.cat([neighbours[rows], position + start], dim=1).gather(1, order)
+    return similarities, neighbours
+
+
+def vote(similarities: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
+    """Weighted vote: (N, k) similarities and the neighbours' labels -> (N,) int64."""
+    weights = torch.exp((similarities - 1) / temperature)  # at most 1, whatever the temperature
+    return weights.new_zeros(len(labels), num_classes).scatter_add_(1, labels, weights).argmax(1)
+
+
+def knn_accuracy(
+    train: Features, test: Features, ks: Sequence[int] = (10, 20), temperature: float = 0.07,
+) -> dict[str, float]:
+    """Top-1 accuracy on `test`, in percent, for both features and each k: `mean_patch/k10`, …, `cls_token/k20`."""
+    labels = train.labels.to(test.labels.device)
+    num_classes = int(labels.max()) + 1
+    accuracy = {}
+    for name in ('mean_patch', 'cls_token'):
+        similarities, neighbours = nearest(getattr(train, name), getattr(test, name), max(ks))
+        for k in ks:
+            pred = vote(similarities[:, :k], labels[neighbours[:, :k]], temperature, num_classes)
+            accuracy[f'{name}/k{k}'] = 100 * (pred == test.labels).float().mean().item()
+    return accuracy
+
+
+@torch.no_grad()
+def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataLoader, name: str = '') -> Features:
+    """Encode a labelled data set; in distributed runs each process its share, and all get the whole.
+
+    Args:
+        backbone: `mae_mm.ViT` with out_type 'raw', in evaluation mode.
+        preprocessor: of the batches, to floats on the backbone's device.
+        loader: of `feature_loader`.
+        name: for the progress bar; none is shown without.
+
+    Raises:
+        ValueError: if the backbone does not give all tokens.
+    """
+    if backbone.out_type != 'raw':
+        raise ValueError(f"k-NN needs all tokens: set backbone.out_type='raw' (it is {backbone.out_type!r})")
+    batches = []
+    for batch in tqdm(loader, desc=name, unit='batch', disable=None if name and is_main_process() else True):
+        batch = preprocessor(batch, False)
+        tokens = backbone(batch['inputs'])[-1].float()
+        labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+        batches.append((tokens[:, 1:].mean(1), tokens[:, 0], labels.to(tokens.device)))
+    columns = [torch.cat(column) for column in zip(*batches)]
+    if get_world_size() > 1:  # the sampler deals images out in turn, the last ones twice where they do not divide
+        columns = [torch.stack(all_gather(column), 1).flatten(0, 1)[:len(loader.dataset)] for column in columns]
+    return Features(*columns)
+
+
+def feature_loader(dataset: dict, batch_size: int = 256, num_workers: int = 2) -> DataLoader:
+    """Load a labelled data set in order, once; the pipeline ends with `PackInputs`."""
+    return Runner.build_dataloader(dict(
+        dataset=dataset, batch_size=batch_size, num_workers=num_workers, drop_last=False,
+        sampler=dict(type='DefaultSampler', shuffle=False)))

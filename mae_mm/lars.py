@@ -1,0 +1,63 @@
+"""The optimizer of linear probing."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from mmengine import registry as root
+from mmengine.registry import Registry
+from torch import Tensor
+from torch.optim import Optimizer
+
+OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope='mae_mm', locations=['mae_mm.lars'])
+
+
+@OPTIMIZERS.register_module()
+class LARS(Optimizer):
+    """SGD with momentum and layer-wise adaptive rates (You et al., arXiv:1708.03888), as for MAE's linear probing.
+
+    For a weight w with gradient g, weight decay d and trust coefficient t:
+    g' = g + d w;  m <- momentum m + t |w| / |g'| g';  w <- w - lr m. Vectors (biases) take g itself in place of the
+    scaled g', and so do weights where a norm is zero. mmpretrain's LARS scales biases too, which holds a bias that
+    starts from zero back for ever, and keeps lr inside m, where a change of lr reaches the step only slowly.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        momentum: in [0, 1).
+        weight_decay: d.
+        trust_coefficient: t.
+    """
+
+    def __init__(
+        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0 or trust_coefficient <= 0:
+            raise ValueError(
+                f'lr={lr}, momentum={momentum}, weight_decay={weight_decay}, trust_coefficient={trust_coefficient}: '
+                'none may be negative, momentum must be below 1 and trust_coefficient above 0')
+        super().__init__(
+            params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Take one step; no norm leaves the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for param in group['params']:
+                if param.grad is None:
+                    continue
+                update = param.grad
+                if param.ndim > 1:
+                    update = update.add(param, alpha=group['weight_decay'])
+                    ratio = group['trust_coefficient'] * param.norm() / update.norm()
+                    update = update * torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+                state = self.state[param]
+                if not state:
+                    state['momentum'] = torch.zeros_like(param)
+                state['momentum'].mul_(group['momentum']).add_(update)
+                param.sub_(state['momentum'], alpha=group['lr'])
+        return loss

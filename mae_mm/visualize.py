@@ -1,0 +1,204 @@
+"""What a masked autoencoder sees and what it answers, as a picture."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.logging import HistoryBuffer
+from mmengine.model import is_model_wrapper
+from mmengine.registry import init_default_scope
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from mae_mm.datasets.image_folder import find_images
+from mae_mm.launch import load_config
+from mae_mm.masking import fixed_noise
+from mae_mm.patches import grid_of
+from mae_mm.registry import MODELS
+
+GUTTER, HEADING, MIN_SIDE = 6, 24, 144  # pixels: between images, above the columns, of the shorter side of an image
+HIDDEN = 127  # gray level that stands for a masked patch
+OUTLINE = (255, 170, 0)  # RGB of the patch grid in the overlay
+
+
+def visualize(
+    config: str, checkpoint: str, images: Sequence[str], out: str, mask_ratio: float | None = None, seed: int = 0,
+    overlay: bool = False, device: str = 'cpu', num: int = 8,
+) -> None:
+    """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`).
+
+    Raises:
+        ValueError: if checkpoint, images or mask ratio do not serve.
+        FileNotFoundError: if a file is not there.
+    """
+    cfg = load_config(config)
+    if mask_ratio is not None:
+        cfg.model.mask_ratio = mask_ratio
+    if cfg.get('val_dataloader') is None:
+        raise ValueError(f'{config} has no val_dataloader, whose dataset.pipeline says how images are loaded')
+    model = load_model(cfg, checkpoint, device)
+    inputs = load_images(cfg.val_dataloader.dataset.pipeline, list_images(images, num))
+    panel = reconstruction_panel(model, inputs, seed=seed, overlay=overlay)
+    save_png(panel, out)
+    print(f'{len(inputs)} images of {inputs.shape[2]}x{inputs.shape[3]} px -> {out}')
+
+
+def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
+    """Build the pre-training model of a config, with the weights of a checkpoint, ready to predict.
+
+    Raises:
+        ValueError: if the checkpoint is no complete masked autoencoder of this shape.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    state = read_state_dict(checkpoint)
+    if not any('decoder_' in name for name in state):
+        raise ValueError(
+            f'{checkpoint} holds an encoder only (no decoder_* weights), and without a decoder nothing can be '
+            'reconstructed; give the checkpoint that pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
+    model = MODELS.build(cfg.model)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = shorten(str(error), 300, placeholder=' …')
+        raise ValueError(f'{checkpoint} does not fit the model of the config: {reason}') from None
+    return model.to(device).eval()
+
+
+def read_state_dict(checkpoint: str) -> OrderedDict[str, Tensor]:
+    """Weights of a checkpoint that mmengine's Runner wrote, or of a plain state dict."""
+    array = np.empty(0)
+    trusted = [
+        HistoryBuffer, np.ndarray, np.dtype, array.__reduce__()[0], np.float64(0).__reduce__()[0],
+        *(type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64')), (_statistic, 'builtins.getattr')]
+    with torch.serialization.safe_globals(trusted):
+        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
+    return content.get('state_dict', content)
+
+
+def _statistic(owner: type, name: str) -> object:
+    """The one attribute access that mmengine's checkpoints need."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise ValueError(f'the checkpoint asks for {owner!r}.{name}, which is not trusted')
+    return getattr(owner, name)
+
+
+def list_images(paths: Iterable[str], num: int) -> list[str]:
+    """Image files as given, and the first `num` of each folder.
+
+    Raises:
+        FileNotFoundError: if a path does not exist or a folder has no image.
+    """
+    files = []
+    for path in paths:
+        found = [os.path.join(path, name) for name in find_images(path)][:num] if os.path.isdir(path) else [path]
+        if not found or not os.path.exists(found[0]):
+            raise FileNotFoundError(f'{path}: {"no such file or folder" if found else "no image in this folder"}')
+        files += found
+    return files
+
+
+def load_images(pipeline: Sequence[dict], paths: Sequence[str]) -> Tensor:
+    """Run files through a config's validation pipeline: (N, C, H, W) uint8.
+
+    Raises:
+        ValueError: if the pipeline makes images of different sizes.
+    """
+    load = Compose(pipeline)
+    imgs = [load(dict(img_path=path, sample_idx=i))['inputs'] for i, path in enumerate(paths)]
+    for path, img in zip(paths, imgs, strict=True):
+        if img.shape != imgs[0].shape:
+            raise ValueError(
+                f'{path} becomes {tuple(img.shape)}, {paths[0]} {tuple(imgs[0].shape)} (channels, height, width); a '
+                'panel shows images of one size: end the pipeline with mae_mm.LoadResizeCenterCrop, or draw them apart')
+    return torch.stack(imgs)
+
+
+@torch.no_grad()
+def reconstruction_panel(
+    model: nn.Module, inputs: Tensor, sample_idx: Sequence[int] | None = None, seed: int = 0, overlay: bool = False,
+) -> np.ndarray:
+    """Mask images, reconstruct them and draw it all. Uses no random generator and leaves the model's mode alone.
+
+    Small images are enlarged by a whole number, each pixel a square. One channel is shown as gray, of more than three
+    the first three are shown.
+
+    Args:
+        model: `mae_mm.MAE` in evaluation mode, bare or in mmengine's distributed wrappers. Under sharding all ranks
+            must call, as in validation.
+        inputs: (N, C, H, W) uint8, as the data loader delivers them.
+        sample_idx: N numbers that decide the masks together with `seed`; 0, 1, 2 … when absent. Numbers in the
+            validation set and seed 0 give the masks of the held-out loss.
+        overlay: whether to add a column in which each masked patch is half original, half reconstruction, and
+            outlined: sharp where they agree.
+
+    Returns:
+        (height, width, 3) uint8 RGB, see `render_panel`.
+    """
+    core = model.module if is_model_wrapper(model) else model
+    patch_size = core.backbone.patch_size
+    grid = grid_of(tuple(inputs.shape[2:]), patch_size)
+    noise = fixed_noise(range(len(inputs)) if sample_idx is None else sample_idx, grid[0] * grid[1], seed)
+    samples = model.val_step(dict(inputs=inputs, noise=noise))
+    normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
+
+    scale = max(1, -(-MIN_SIDE // min(inputs.shape[2:])))
+    answer = torch.stack([sample['reconstruction'] for sample in samples])
+    original, reconstruction = (
+        _pixels(core.data_preprocessor.denormalize(imgs), scale) for imgs in (normalised, answer))
+    mask = torch.stack([sample['mask'] for sample in samples]).view(-1, *grid)
+    hidden = _enlarge(mask.cpu().numpy(), patch_size * scale)[..., None]  # (N, H, W, 1) bool
+    columns = {
+        'original': original,
+        f'{mask.float().mean():.0%} masked': np.where(hidden, np.uint8(HIDDEN), original),
+        'reconstruction': reconstruction,
+        'with visible': np.where(hidden, reconstruction, original),
+    }
+    if overlay:
+        blend = np.where(hidden, (original.astype(np.uint16) + reconstruction + 1) // 2, original).astype(np.uint8)
+        rows, cols = (np.arange(side) % (patch_size * scale) == 0 for side in blend.shape[1:3])
+        columns['overlay'] = np.where(hidden & (rows[:, None] | cols)[..., None], np.uint8(OUTLINE), blend)
+    return render_panel(columns)
+
+
+def _pixels(imgs: Tensor, scale: int) -> np.ndarray:
+    """(N, C, H, W) uint8 of any C -> (N, scale * H, scale * W, 3)."""
+    imgs = imgs[:, :3] if imgs.shape[1] >= 3 else imgs[:, :1].expand(-1, 3, -1, -1)
+    return _enlarge(imgs.permute(0, 2, 3, 1).cpu().numpy(), scale)
+
+
+def _enlarge(imgs: np.ndarray, scale: int) -> np.ndarray:
+    """Make each pixel of (N, H, W, …) a square."""
+    return imgs.repeat(scale, 1).repeat(scale, 2)
+
+
+def render_panel(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Lay images out as a table on white: a row for each image, a column with a heading for each way to see it.
+
+    Args:
+        columns: heading -> (N, H, W, 3) uint8 RGB.
+
+    Returns:
+        (HEADING + N * (H + GUTTER), GUTTER + len(columns) * (W + GUTTER), 3) uint8 RGB.
+    """
+    n, height, width, _ = next(iter(columns.values())).shape
+    size = (HEADING + n * (height + GUTTER), GUTTER + len(columns) * (width + GUTTER), 3)
+    canvas = Image.fromarray(np.full(size, 255, np.uint8))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    for i, (heading, imgs) in enumerate(columns.items()):
+        left = GUTTER + i * (width + GUTTER)
+        draw.text((left + width // 2, HEADING // 2), heading, fill='black', font=font, anchor='mm')
+        for row, img in enumerate(imgs):
+            canvas.paste(Image.fromarray(img), (left, HEADING + row * (height + GUTTER)))
+    return np.array(canvas)
+
+
+def save_png(panel: np.ndarray, path: str | Path) -> None:
+    """Write a (H, W, 3) uint8 RGB image, making the folder where there is none."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(panel).save(path)

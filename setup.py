@@ -1,0 +1,71 @@
+"""Packaging: ranges and extras live here, the tested set in constraints.txt, the two-command set-up in the Makefile.
+
+mmcv is deliberately no requirement. PyPI has no wheel of it, `mmcv-lite` serves pre-training and classification, and
+`onedl-mmcv` serves all; pip cannot say "one of these". `tools/build_mmcv.py` builds it, `python -m mae_mm.doctor`
+tells what is there.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+EXTRAS = {
+    'detection': ['mmdet>=3.3,<4', 'pycocotools>=2.0.6'],
+    # mmseg imports ftfy and regex and does not declare them.
+    'segmentation': ['mmsegmentation>=1.2.2,<2', 'ftfy>=6.1', 'regex'],
+    'demo': ['scikit-image>=0.22'],
+}
+EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# transformers judges the conversion of checkpoints; mmpretrain 1.2.0 cannot be imported beside 4.52 or newer.
+EXTRAS['dev'] = ['hypothesis', 'pytest>=8', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52', 'wheel']
+
+
+class BuildWithMim(build_py):
+    """Carry configs/ and tools/ inside the package, in `mae_mm/.mim`, where OpenMMLab's tools look for them."""
+
+    def run(self):
+        super().run()
+        editable = getattr(self, 'editable_mode', False)
+        mim = (ROOT if editable else Path(self.build_lib)) / 'mae_mm' / '.mim'
+        mim.mkdir(parents=True, exist_ok=True)
+        for name in ('configs', 'tools'):
+            target = mim / name
+            if target.is_symlink():
+                target.unlink()
+            shutil.rmtree(target, ignore_errors=True)
+            if editable:
+                target.symlink_to(Path('..', '..', name))
+            else:
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+setup(
+    name='mae_mm',
+    version=re.search(r"__version__ = '(.+)'", (ROOT / 'mae_mm' / '__init__.py').read_text()).group(1),
+    description='Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin',
+    long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    packages=find_packages(include=['mae_mm', 'mae_mm.*']),
+    python_requires='>=3.10,<3.13',
+    install_requires=[
+        'torch>=2.4,<2.14',  # from 2.14 on, its headers need C++20, which mmcv 2.1.0's sources are not
+        'torchvision>=0.19,<0.29',
+        'timm>=1.0,<1.1',
+        'mmengine>=0.10.4,<1',
+        'mmpretrain>=1.2,<2',
+        'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources
+        'matplotlib',
+        'numpy>=1.26',
+        'packaging',
+        'pillow',
+        'safetensors',
+        'tqdm',
+    ],
+    extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMim},
+)

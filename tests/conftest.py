@@ -1,0 +1,61 @@
+"""Tiny models and images for every test: 32 px, patches of 8, width 32, depth 2."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+from mae_mm.mae import MAE
+from mae_mm.vit import ViT
+
+torch.set_num_threads(1)
+settings.register_profile('repeatable', deadline=None, derandomize=True)
+settings.load_profile('repeatable')
+
+ENCODER = dict(arch=dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8)
+DECODER = dict(embed_dim=16, depth=1, num_heads=2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the one marker."""
+    config.addinivalue_line('markers', 'slow: takes more than 20 seconds on one core')
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test starts from the same random numbers."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def make_vit() -> Callable[..., ViT]:
+    """A function that builds a tiny `ViT`; keywords replace its arguments."""
+    return lambda **options: _scramble(ViT(**{**ENCODER, **options}))
+
+
+@pytest.fixture
+def make_mae() -> Callable[..., MAE]:
+    """A function that builds a tiny `MAE`; `backbone` and `neck` are merged into the tiny ones."""
+    def make(backbone: dict | None = None, neck: dict | None = None, **options) -> MAE:
+        return _scramble(MAE(
+            backbone=dict(type='mae_mm.ViT', **{**ENCODER, **(backbone or {})}),
+            neck=dict(type='mae_mm.MAEDecoder', **{**DECODER, **(neck or {})}), **options))
+    return make
+
+
+@pytest.fixture
+def imgs() -> Tensor:
+    """(2, 3, 32, 32) float32 noise."""
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def _scramble(module: nn.Module) -> nn.Module:
+    """Initialise, then move every weight off its starting value: a zero bias or a unit norm can hide a mistake."""
+    module.init_weights()
+    with torch.no_grad():
+        for name, param in module.named_parameters():
+            if not name.endswith('pos_embed'):
+                param.add_(0.1 * torch.randn_like(param))
+    return module

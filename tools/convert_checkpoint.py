@@ -1,0 +1,44 @@
+"""Tell what a checkpoint is, and write it in the format of another library."""
+
+import argparse
+
+EPILOG = """\
+formats (IN is recognised by its keys, never by its name; details: docs/checkpoints.md):
+  mae_mm        this project's, {'state_dict': {'backbone.…', 'neck.…'}}
+  mae           the MAE authors' release, {'model': …}
+  mmpretrain    mmpretrain's MAE
+  timm          timm's VisionTransformer; as safetensors where OUT ends so; has no decoder
+  huggingface   transformers' ViTMAE; OUT is a folder
+
+examples:
+  python tools/convert_checkpoint.py work_dirs/mae_pretrain/epoch_80.pth --inspect
+  python tools/convert_checkpoint.py work_dirs/mae_pretrain/epoch_80.pth vit.safetensors --to timm --encoder-only
+  python tools/convert_checkpoint.py mae_visualize_vit_large.pth vit_mae_large --to huggingface --set norm_pix_loss=False
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', metavar='IN', help='file, folder of transformers, or URL')
+    parser.add_argument('out', metavar='OUT', nargs='?', help='file to write; a folder for huggingface')
+    parser.add_argument('--to', choices=['mae_mm', 'mae', 'mmpretrain', 'timm', 'huggingface'], help='format of OUT')
+    parser.add_argument('--encoder-only', action='store_true', help='leave out decoder and classification head')
+    parser.add_argument('--inspect', action='store_true', help='print what IN is, and write nothing')
+    parser.add_argument('--prefix', default='', help='take the keys that begin so: for a ViT inside another model')
+    parser.add_argument(
+        '--set', nargs='+', default=[], dest='settings', metavar='KEY=VALUE',
+        help='what IN does not say: num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, grid="(rows, columns)"')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mae_mm import launch  # after --help, which need not wait for torch
+    from mae_mm.checkpoint.convert import convert
+
+    launch.exit_on_user_error(lambda: convert(**vars(args)))
+
+
+if __name__ == '__main__':
+    main()
