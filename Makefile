@@ -66,9 +66,9 @@ test-all: install ## the slow tests too
 lint: install ## ruff
 	@$(PY) -m ruff check .
 
-clean: ## remove caches, builds and .venv; data/, work_dirs/ and the mmcv wheel stay
-	@rm -rf $(VENV) build dist *.egg-info mae_mm/.mim .ruff_cache .pytest_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: ## remove caches and builds; .venv, data/ and work_dirs/ stay
+	@rm -rf build dist .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # ---- Demos: each makes its data once and runs one recipe of configs/demo/. Add demo-<task> here and to .PHONY. ----
 

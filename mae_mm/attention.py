@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
 

@@ -82,6 +82,9 @@ class Environment:
         scripts = package / '.mim' / 'tools' / 'build_mmcv.py', package.parent / 'tools' / 'build_mmcv.py'
         build = shlex.join([self.executable, str(next(filter(Path.exists, scripts), scripts[0]))])
         present = self.versions('mmcv')
+        if list(present) == ['onedl-mmcv']:  # built without torch in sight, as pip does by default, it lacks them too
+            return self.pip('install', '--no-build-isolation', '--no-deps', '--force-reinstall', '--no-cache-dir',
+                            f'onedl-mmcv=={present["onedl-mmcv"]}')
         return f'{self.pip("uninstall", "-y", *present)} && {build}' if present else build
 
 

@@ -13,6 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mae_mm.checkpoint import allow_mmengine_objects
+
 # Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
 HELPER_KEYS = {
     'backend_args', 'bgr_mean', 'bgr_std', 'compile', 'crop_size', 'custom_imports', 'data_root', 'dataset_type',
@@ -106,6 +108,32 @@ def _data_paths(dataset: ConfigDict) -> Iterator[Path]:
             yield root / prefix
 
 
+def start_from(cfg: Config, checkpoint: str) -> None:
+    """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the model has no `mae_mm.ViT`.
+    """
+    if '://' not in checkpoint and not Path(checkpoint).exists():
+        raise FileNotFoundError(f'--pretrained {checkpoint}: no such file')
+    part = cfg.model if cfg.model.type == 'mae_mm.MAE' else _find_vit(cfg.model)
+    if part is None:
+        raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone of type mae_mm.ViT to start')
+    part.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=checkpoint)
+
+
+def _find_vit(cfg: object) -> ConfigDict | None:
+    """The first config of type `mae_mm.ViT` inside another."""
+    if isinstance(cfg, dict):
+        if cfg.get('type') == 'mae_mm.ViT':
+            return cfg
+        cfg = list(cfg.values())
+    if isinstance(cfg, list | tuple):
+        return next((found for value in cfg if (found := _find_vit(value)) is not None), None)
+    return None
+
+
 def use_autocast(cfg: Config) -> None:
     """`--amp`: bfloat16 autocast on any device."""
     cfg.optim_wrapper.type = 'mae_mm.AutocastOptimWrapper'
@@ -151,6 +179,7 @@ def start_cpu_group(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """The Runner that the config asks for."""
+    allow_mmengine_objects()
     count_accumulation(cfg)
     disable_workers_keys(cfg)
     start_cpu_group(cfg)

@@ -208,10 +208,10 @@ class MAE(BaseSelfSupervisor):
             noise = fixed_noise(numbers, rows * cols).to(inputs.device)
         pred, mask = self.reconstruct(inputs, noise)
         target = self.target(inputs)
-        losses = [targets.masked_mse(p[None], t[None], m[None]) for p, t, m in zip(pred, target, mask)]
+        losses = [targets.masked_mse(p[None], t[None], m[None]) for p, t, m in zip(pred, target, mask, strict=True)]
         patch_mean, interpolation = targets.baseline_losses(
             inputs, mask, self.backbone.patch_size, self.norm_pix_loss)
         columns = dict(
             loss=losses, patch_mean=patch_mean, interpolation=interpolation,
             reconstruction=self.to_images(pred, inputs), mask=mask)
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -53,6 +53,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
     n, num_patches, values = patches.shape
     h, w = grid
     if num_patches != h * w or values % patch_size**2:
-        raise ValueError(f'{num_patches} patches of {values} values do not fill a {h}x{w} grid of {patch_size}-px patches')
+        raise ValueError(
+            f'{num_patches} patches of {values} values do not fill a {h}x{w} grid of {patch_size}-px patches')
     patches = patches.reshape(n, h, w, patch_size, patch_size, -1)
     return torch.einsum('nhwpqc->nchpwq', patches).reshape(n, -1, h * patch_size, w * patch_size)

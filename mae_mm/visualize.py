@@ -1,21 +1,20 @@
 """What a masked autoencoder sees and what it answers, as a picture."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
+from mae_mm.checkpoint import load_pretrained, read_checkpoint
 from mae_mm.datasets.image_folder import find_images
 from mae_mm.launch import load_config
 from mae_mm.masking import fixed_noise
@@ -50,42 +49,20 @@ def visualize(
 
 
 def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
-    """Build the pre-training model of a config, with the weights of a checkpoint, ready to predict.
+    """Build the pre-training model of a config, with the weights of a checkpoint in any format, ready to predict.
 
     Raises:
-        ValueError: if the checkpoint is no complete masked autoencoder of this shape.
+        ValueError: if the checkpoint is no complete masked autoencoder, or not of the model's shape.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    state = read_state_dict(checkpoint)
-    if not any('decoder_' in name for name in state):
+    weights = read_checkpoint(checkpoint)
+    if not weights.has_decoder:
         raise ValueError(
-            f'{checkpoint} holds an encoder only (no decoder_* weights), and without a decoder nothing can be '
-            'reconstructed; give the checkpoint that pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
+            f'{checkpoint} holds an encoder only (no decoder weights), and without a decoder nothing can be '
+            'reconstructed; give the file that pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
     model = MODELS.build(cfg.model)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = shorten(str(error), 300, placeholder=' …')
-        raise ValueError(f'{checkpoint} does not fit the model of the config: {reason}') from None
+    load_pretrained(model, weights)
     return model.to(device).eval()
-
-
-def read_state_dict(checkpoint: str) -> OrderedDict[str, Tensor]:
-    """Weights of a checkpoint that mmengine's Runner wrote, or of a plain state dict."""
-    array = np.empty(0)
-    trusted = [
-        HistoryBuffer, np.ndarray, np.dtype, array.__reduce__()[0], np.float64(0).__reduce__()[0],
-        *(type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64')), (_statistic, 'builtins.getattr')]
-    with torch.serialization.safe_globals(trusted):
-        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    return content.get('state_dict', content)
-
-
-def _statistic(owner: type, name: str) -> object:
-    """The one attribute access that mmengine's checkpoints need."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise ValueError(f'the checkpoint asks for {owner!r}.{name}, which is not trusted')
-    return getattr(owner, name)
 
 
 def list_images(paths: Iterable[str], num: int) -> list[str]:
@@ -96,7 +73,8 @@ def list_images(paths: Iterable[str], num: int) -> list[str]:
     """
     files = []
     for path in paths:
-        found = [os.path.join(path, name) for name in find_images(path)][:num] if os.path.isdir(path) else [path]
+        is_folder = os.path.isdir(path)
+        found = [os.path.join(path, name) for name in islice(find_images(path), num)] if is_folder else [path]
         if not found or not os.path.exists(found[0]):
             raise FileNotFoundError(f'{path}: {"no such file or folder" if found else "no image in this folder"}')
         files += found

@@ -190,7 +190,8 @@ def resize_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, 
 def _read_arch(arch: str | dict) -> dict:
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'arch={arch!r} is none of {", ".join(ARCHS)}; or give dict(embed_dim=, depth=, num_heads=)')
+            raise ValueError(
+                f'arch={arch!r} is none of {", ".join(ARCHS)}; or give dict(embed_dim=, depth=, num_heads=)')
         return ARCHS[arch]
     missing = {'embed_dim', 'depth', 'num_heads'} - set(arch)
     unknown = set(arch) - {'embed_dim', 'depth', 'num_heads', 'mlp_ratio'}
@@ -206,5 +207,6 @@ def _read_arch(arch: str | dict) -> dict:
 def _block_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:
     resolved = tuple(sorted(i + depth if i < 0 else i for i in indices))
     if not resolved or resolved[0] < 0 or resolved[-1] >= depth:
-        raise ValueError(f'out_indices={tuple(indices)} are not all blocks of a ViT with {depth} blocks (0 … {depth - 1})')
+        raise ValueError(
+            f'out_indices={tuple(indices)} are not all blocks of a ViT with {depth} blocks (0 … {depth - 1})')
     return resolved

@@ -1,6 +1,9 @@
 """Tiny models and images for every test: 32 px, patches of 8, width 32, depth 2."""
 
+import os
 from collections.abc import Callable
+
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # read when NumPy is first imported
 
 import pytest
 import torch
@@ -16,11 +19,6 @@ settings.load_profile('repeatable')
 
 ENCODER = dict(arch=dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8)
 DECODER = dict(embed_dim=16, depth=1, num_heads=2)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the one marker."""
-    config.addinivalue_line('markers', 'slow: takes more than 20 seconds on one core')
 
 
 @pytest.fixture(autouse=True)

@@ -41,16 +41,15 @@ def position_table(width: int, rows: int, cols: int) -> ndarray:
     for r in range(rows):
         for c in range(cols):
             for i in range(quarter):
-                wavelength = math.pow(10000, i / quarter)
-                table[r * cols + c, i::quarter] = (
-                    math.sin(c / wavelength), math.cos(c / wavelength), math.sin(r / wavelength), math.cos(r / wavelength))
+                x, y = c / math.pow(10000, i / quarter), r / math.pow(10000, i / quarter)
+                table[r * cols + c, i::quarter] = math.sin(x), math.cos(x), math.sin(y), math.cos(y)
     return table
 
 
 def choose_masked(noise: ndarray, ratio: float) -> ndarray:
     """(N, L) bool: in each image all patches are masked but the int(L * (1 - ratio)) with the lowest noise."""
     mask = np.ones(noise.shape, dtype=bool)
-    for row, scores in zip(mask, noise):
+    for row, scores in zip(mask, noise, strict=True):
         row[np.argsort(scores)[:int(len(scores) * (1 - ratio))]] = False
     return mask
 

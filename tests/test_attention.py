@@ -26,8 +26,7 @@ def results(module: nn.Module, x: torch.Tensor, **kwargs) -> list[torch.Tensor]:
 
 
 def assert_near(actual: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
-    assert len(actual) == len(expected)
-    for a, b in zip(actual, expected):
+    for a, b in zip(actual, expected, strict=True):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 

@@ -204,6 +204,13 @@ def test_the_forks_provide_the_same_modules():
     assert found['mmengine'].found == '0.10.12 (onedl-mmengine)'
 
 
+def test_a_fork_without_operators_is_built_from_the_same_fork():
+    finding = only_fault(versions={'mmcv': {'onedl-mmcv': '2.3.6'}},
+                         imports={'mmcv.ops': ModuleNotFoundError("No module named 'mmcv._ext'")})
+    assert '--no-build-isolation' in finding.mend
+    assert finding.mend.endswith(' onedl-mmcv==2.3.6')
+
+
 def test_an_unforeseen_failure_is_reported_and_the_other_checks_go_on():
     found = findings(imports={'mmengine.registry': OSError('disk on fire')})
     assert found['registry'].state == BROKEN

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import DECODER, ENCODER
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 
 from mae_mm.hooks import panel, summary
 from mae_mm.hooks.summary import box, draw_curve, read_points, verdict
-from mae_mm.visualize import GUTTER, HIDDEN, read_state_dict, reconstruction_panel
+from mae_mm.visualize import GUTTER, HIDDEN, load_model, reconstruction_panel
 
 BOTH = (dict(type='mae_mm.PanelHook', num_images=4), dict(type='mae_mm.SummaryHook'))
 LEARNED = {'recon/loss': 0.6, 'recon/patch_mean': 1.0, 'recon/interpolation': 0.8, 'recon/margin': 0.25}
@@ -158,9 +160,11 @@ def test_summary_keeps_and_reports_what_was_measured(run: Callable) -> None:
     assert Image.open(Path(runner.work_dir) / 'curve.png').size == (960, 600)
 
 
-def test_checkpoints_of_mmengine_can_be_drawn(run: Callable) -> None:
+def test_checkpoints_of_a_run_can_be_drawn(run: Callable) -> None:
     runner = run(train_cfg=dict(by_epoch=True, max_epochs=1))
-    state = read_state_dict(f'{runner.work_dir}/epoch_1.pth')
+    model = dict(
+        type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', **ENCODER), neck=dict(type='mae_mm.MAEDecoder', **DECODER))
+    state = load_model(Config(dict(model=model)), f'{runner.work_dir}/epoch_1.pth').state_dict()
     assert all(torch.equal(weight, state[name]) for name, weight in runner.model.state_dict().items())
 
 

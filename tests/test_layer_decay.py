@@ -26,7 +26,10 @@ def rates_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, tu
 
 
 def published(model: nn.Module, encoder: str, depth: int, rate: float) -> dict[str, tuple[float, float]]:
-    """The rule of BEiT and MAE: layer 0 is the embedding, i + 1 block i, depth + 1 the rest; lr * rate ** (depth + 1 - layer)."""
+    """The rule of BEiT and MAE: lr * rate ** (depth + 1 - layer).
+
+    Layer 0 is the embedding, layer i + 1 is block i, layer depth + 1 all the rest.
+    """
     expected = {}
     for name, param in model.named_parameters():
         if not param.requires_grad:
@@ -154,4 +157,4 @@ def test_bad_rate_is_refused(rate):
 def test_unknown_key_is_refused():
     with pytest.raises(ValueError, match=r"paramwise_cfg has \['custom_keys', 'norm_decay_mult'\].*layer_decay_rate"):
         LayerDecayOptimWrapperConstructor(
-            dict(optimizer=dict(type='AdamW', lr=LR)), dict(norm_decay_mult=0.0, custom_keys={}))
+            dict(optimizer=dict(type='AdamW', lr=LR, weight_decay=WD)), dict(norm_decay_mult=0.0, custom_keys={}))

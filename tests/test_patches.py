@@ -52,7 +52,7 @@ def test_size_that_patches_do_not_fill_is_refused_with_one_that_they_do(height, 
 
 
 def test_patchify_refuses_what_does_not_divide():
-    with pytest.raises(ValueError, match='20x16 px .* e.g. 16x16'):
+    with pytest.raises(ValueError, match=r'20x16 px .* e\.g\. 16x16'):
         patchify(torch.zeros(1, 3, 20, 16), 8)
 
 

@@ -1,10 +1,10 @@
 import numpy as np
+import numpy_mae
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy_mae
 from mae_mm.pos_embed import sincos_table
 
 

@@ -179,6 +179,6 @@ def test_baselines_are_per_image():
     together = baseline_losses(imgs, mask, 8, True)
     for i in range(3):
         alone = baseline_losses(imgs[i:i + 1], mask[i:i + 1], 8, True)
-        for a, b in zip(alone, together):
+        for a, b in zip(alone, together, strict=True):
             assert b.shape == (3, ) and b.dtype == torch.float32
             torch.testing.assert_close(a, b[i:i + 1])

@@ -66,7 +66,7 @@ def test_decode_gives_pillows_pixels(img, fmt, options):
     assert (gray.float() - pixels(reference.convert('L')).float()).abs().mean() < 1
 
 
-@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'TIFF'])
+@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_decode_applies_the_exif_orientation(fmt, orientation):
     exif = Image.Exif()

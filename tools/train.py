@@ -9,6 +9,7 @@ from mmengine.config import DictAction
 EXAMPLES = """examples:
   python tools/train.py configs/demo/mae_pretrain.py                      # minutes on a laptop; see `make demo`
   python tools/train.py configs/mae_pretrain.py                           # ViT-B/16, data/imagenet
+  python tools/train.py configs/classification/vit_b16_in1k.py --pretrained work_dirs/mae_pretrain/epoch_800.pth
   python tools/train.py CONFIG --resume                                   # go on from the newest checkpoint
   python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
   bash tools/dist_train.sh CONFIG 8                                       # 8 processes of one machine
@@ -24,6 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='auto|PATH',
         help='go on from the newest checkpoint of the work folder (none there: start), or from PATH')
+    parser.add_argument(
+        '--pretrained', metavar='CHECKPOINT',
+        help='start from these weights: any MAE checkpoint (this project, MAE release, mmpretrain, timm, Hugging Face)')
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on GPUs and CPUs')
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     parser.add_argument(
@@ -50,6 +54,8 @@ def main() -> None:
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
         if args.resume:
             cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+        if args.pretrained:
+            launch.start_from(cfg, args.pretrained)
         if args.amp:
             launch.use_autocast(cfg)
         if args.no_validate:

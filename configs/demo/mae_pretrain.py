@@ -1,6 +1,7 @@
 """MAE pre-training at demo scale: 48-px crops of the demo images, patch 8, about 4 minutes on 2 cores (`ours`).
 
-Run: make demo    # or: python tools/make_demo_data.py --out data/demo && python tools/train.py configs/demo/mae_pretrain.py
+Run: make demo
+     python tools/make_demo_data.py --out data/demo; python tools/train.py configs/demo/mae_pretrain.py    # the same
 """
 _base_ = '../mae_pretrain.py'
 model = dict(

@@ -94,9 +94,9 @@ class Checkpoint:
         grid = '{}x{}'.format(*self.grid) if self.grid else f'{self.num_positions} (rows and columns unknown)'
         text = (
             f'ViT {sizes.get((self.embed_dim, self.depth), "of no published size")}: {self.embed_dim} wide, '
-            f'{self.depth} blocks, {self.patch_size}-px patches, {self.in_chans} channels, {grid} positions')
+            f'{self.depth} deep, {self.patch_size}-px patches, {self.in_chans} channels, {grid} positions')
         if self.has_decoder:
-            text += f'; decoder {self.tensors["decoder_pred.weight"].shape[1]} wide, {self.decoder_depth} blocks'
+            text += f'; decoder {self.tensors["decoder_pred.weight"].shape[1]} wide, {self.decoder_depth} deep'
         return text
 
 

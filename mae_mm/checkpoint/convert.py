@@ -31,22 +31,22 @@ def convert(
         return
     written = checkpoint.encoder_only() if encoder_only else checkpoint
     write_checkpoint(written, out, to)
-    print(f'\nwritten     {out} ({to}): {_size(written.tensors)}')
+    print(f'\nwritten            {out} ({to}): {_size(written.tensors)}')
     for file in [Path(out)] if Path(out).is_file() else sorted(Path(out).glob('model*.safetensors')):
-        print(f'sha256      {sha256(file)}  {file.name}')
+        print(f'sha256             {sha256(file)}  {file.name}')
 
 
 def describe(checkpoint: Checkpoint) -> str:
     """What a checkpoint is, line by line."""
     lines = [
-        f'recognised  {checkpoint.source}: {checkpoint.format}',
-        f'model       {checkpoint}',
-        f'decoder     {"yes" if checkpoint.has_decoder else "no (encoder only: it cannot reconstruct images)"}',
-        f'weights     {_size(checkpoint.tensors)}']
-    lines += [f'{name:<12}{value}' for name, value in checkpoint.settings.items()]
+        f'recognised         {checkpoint.source}: {checkpoint.format}',
+        f'model              {checkpoint}',
+        f'decoder            {"yes" if checkpoint.has_decoder else "no (encoder only: it cannot reconstruct images)"}',
+        f'weights            {_size(checkpoint.tensors)}']
+    lines += [f'{name:<19}{value}' for name, value in checkpoint.settings.items()]
     if checkpoint.others:
-        lines.append(f'others      {_size(checkpoint.others)}: {shorten(checkpoint.others)} (not converted)')
-    lines += [f'sha256      {sha256(file)}  {file.name}' for file in weight_files(checkpoint.source)]
+        lines.append(f'others             {_size(checkpoint.others)}: {shorten(checkpoint.others)} (not converted)')
+    lines += [f'sha256             {sha256(file)}  {file.name}' for file in weight_files(checkpoint.source)]
     return '\n'.join(lines)
 
 

@@ -108,8 +108,8 @@ def from_canonical(tensors: Mapping[str, Tensor], form: Format) -> Tensors:
     names = {name: form.write(name) for name in tensors}
     if homeless := [name for name, key in names.items() if key is None]:
         raise ValueError(
-            f'the format has no place for {shorten(homeless)}; leave out the head with encoder_only (--encoder-only); '
-            'models fine-tuned with mean pooling (fc_norm) fit timm, mae, mmpretrain and mae_mm')
+            f'the format has no place for {shorten(homeless)}; encoder_only (--encoder-only) leaves out decoder and '
+            'head; fc_norm, of models fine-tuned with mean pooling, fits every format but huggingface')
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 

@@ -41,7 +41,7 @@ class LoadReport:
         lines.append(f'{"":>10}{"tensors":>8}{"parameters":>13}')
         for row in ('matched', 'resized', 'new', 'ignored'):
             sizes = getattr(self, row)
-            lines.append(f'{row:>10}{len(sizes):>8}{sum(sizes.values()):>13,}  {shorten(sizes)}')
+            lines.append(f'{row:>10}{len(sizes):>8}{sum(sizes.values()):>13,}  {shorten(sizes)}'.rstrip())
         return '\n'.join(lines)
 
 
@@ -217,8 +217,8 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
     file = (checkpoint.embed_dim, checkpoint.depth, checkpoint.settings.get('num_heads', heads))
     if file != model:
         return (
-            'another architecture: the file is {} wide, {} blocks, {} heads, '.format(*file)
-            + "the model {} wide, {} blocks, {} heads; set the backbone's arch".format(*model))
+            'another architecture: the file is {} wide, {} deep, {} heads, '.format(*file)
+            + "the model {} wide, {} deep, {} heads; set the backbone's arch".format(*model))
     if decoder is not None and not checkpoint.has_decoder:
         return (
             'an encoder-only file where a decoder is needed; give the file that pre-training wrote, or put init_cfg '

@@ -8,6 +8,8 @@ from mae_mm.registry import DATASETS
 
 from .listed_images import ListedImages
 
+YEARS, SPLITS = (2017, 2018, 2019), ('train', 'val')
+
 
 @DATASETS.register_module()
 class INaturalist(ListedImages):
@@ -18,17 +20,20 @@ class INaturalist(ListedImages):
     2018 and 2019 were published later: put their `categories.json` beside the annotations.
 
     Args:
-        data_root: folder that the `file_name`s start from; they begin with `train_val_images/` (2017),
-            `train_val2018/` or `train_val2019/`.
-        ann_file: `train2018.json`, `val2018.json`, …, relative to `data_root`.
+        data_root: folder of the json files and of the images, whose names in them begin with `train_val_images/`
+            (2017), `train_val2018/` or `train_val2019/`.
+        year: 2017, 2018 or 2019.
+        split: 'train' or 'val'. The test files have no labels.
     """
 
     LAYOUT = (
         'ROOT/train2018.json, ROOT/val2018.json, ROOT/train_val2018/<super category>/<category>/*.jpg '
         '(2017: train_val_images/; 2018, 2019: categories.json for the names)')
 
-    def __init__(self, data_root: str, ann_file: str, **kwargs) -> None:
-        super().__init__(ann_file=ann_file, data_root=data_root, **kwargs)
+    def __init__(self, data_root: str, year: int = 2018, split: str = 'train', **kwargs) -> None:
+        if year not in YEARS or split not in SPLITS:
+            raise ValueError(f'year={year!r} is none of {YEARS}, or split={split!r} none of {SPLITS}')
+        super().__init__(ann_file=f'{split}{year}.json', data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
         """Read the annotations; one dictionary look-up for each image."""

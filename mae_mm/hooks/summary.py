@@ -160,7 +160,7 @@ def draw_curve(points: Sequence[dict[str, float]], path: Path, unit: str, iters_
         unit: name of the horizontal axis.
         iters_per_unit: iterations in one of it.
     """
-    axes = (figure := Figure(figsize=(8, 5), layout='constrained')).add_subplot()
+    axes = (figure := Figure(figsize=(8, 5))).add_subplot()
     for name, label, style in (
             ('loss', 'training', dict(color='tab:blue', alpha=0.6)),
             ('recon/loss', 'held-out', dict(color='tab:orange', marker='o', markersize=4))):

@@ -1,0 +1,15 @@
+"""Fine-tuned ViT-B/16 on ImageNet-A: 35.9 top-1 (Table 13, `paper`).
+
+Answers are restricted to the 200 classes of the data set, as by its authors.
+Run: python tools/test.py configs/classification/robustness/vit_b16_in_a.py FINE_TUNED_CHECKPOINT
+     … --cfg-options model.backbone.arch=large model.head.in_channels=1024    # ViT-L/16: 57.1
+"""
+_base_ = '../vit_b16_in1k.py'
+custom_imports = dict(imports=['mae_mm.head', 'mae_mm.robustness'])
+test_dataloader = dict(dataset=dict(
+    _delete_=True,
+    type='mae_mm.ImageNetVariant',
+    data_root='data/imagenet-a',
+    pipeline=_base_.test_pipeline,
+    test_mode=True))
+test_evaluator = dict(_delete_=True, type='mae_mm.SubsetAccuracy')

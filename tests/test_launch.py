@@ -1,0 +1,167 @@
+"""What `tools/train.py` and `tools/test.py` promise: messages, flags, resuming, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mae_mm import launch
+from mae_mm.registry import DATASETS, MODELS
+
+ROOT = Path(__file__).parents[1]
+DEMO = 'configs/demo/mae_pretrain.py'
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of 24 small JPEGs."""
+    folder = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48), Image.BICUBIC).save(folder / f'{i:02}.jpg')
+    return folder
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess:
+    """A command in the project's root; its output as text."""
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env={**os.environ, 'OMP_NUM_THREADS': '1', **env}, text=True,
+        capture_output=True, timeout=300)
+
+
+def tiny(images: Path, **more: object) -> list[str]:
+    """--cfg-options that shrink the demo recipe to two steps an epoch."""
+    options = {
+        'train_dataloader.dataset.data_root': images, 'val_dataloader.dataset.data_root': images,
+        'test_dataloader.dataset.data_root': images, 'train_dataloader.batch_size': 12,
+        'train_dataloader.num_workers': 0, 'val_dataloader.num_workers': 0, 'test_dataloader.num_workers': 0,
+        'model.backbone.arch.embed_dim': 24, 'model.backbone.arch.depth': 1, 'model.neck.embed_dim': 24,
+        'model.neck.depth': 1, 'auto_scale_lr.base_batch_size': 12, 'param_scheduler.0.end': 1,
+        'param_scheduler.1.begin': 1, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 1,
+        'default_hooks.logger.interval': 1, **more}
+    return ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+
+
+def test_unknown_key_names_the_nearest_valid_one() -> None:
+    cfg = Config(dict(optim_wraper=dict()))
+    with pytest.raises(ValueError, match=r"unknown top-level key 'optim_wraper'.*did you mean 'optim_wrapper'"):
+        launch.check_keys(cfg)
+
+
+@pytest.mark.parametrize('path', sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py')))
+def test_every_config_loads_and_has_known_keys(path: str) -> None:
+    launch.load_config(str(ROOT / path))
+
+
+def test_missing_config_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r'no config file configs/mae_pretrian\.py'):
+        launch.load_config('configs/mae_pretrian.py')
+
+
+def test_missing_data_in_wrapped_and_annotated_sets(tmp_path: Path) -> None:
+    inner = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='annotations/instances_train2017.json')
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner))))
+    with pytest.raises(FileNotFoundError) as error:
+        launch.check_data(cfg)
+    for text in ('annotations/instances_train2017.json', 'CocoDataset', '{train,val}2017', 'make_demo_data.py'):
+        assert text in str(error.value)
+
+
+def test_pretrained_finds_the_vit_and_the_file(tmp_path: Path) -> None:
+    file = tmp_path / 'mae.pth'
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        launch.start_from(Config(dict(model=dict(type='mae_mm.MAE'))), str(file))
+    file.touch()
+    init_cfg = dict(type='mae_mm.Pretrained', checkpoint=str(file))
+    cfg = Config(dict(model=dict(type='X', backbone=dict(type='Pyramid', vit=dict(type='mae_mm.ViT')))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.backbone.vit.init_cfg == init_cfg
+    cfg = Config(dict(model=dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT'))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.init_cfg == init_cfg and 'init_cfg' not in cfg.model.backbone
+    with pytest.raises(ValueError, match='no backbone'):
+        launch.start_from(Config(dict(model=dict(type='X', backbone=dict(type='ResNet')))), str(file))
+
+
+def test_lr_scaling_counts_accumulation() -> None:
+    cfg = Config(dict(optim_wrapper=dict(accumulative_counts=4), auto_scale_lr=dict(enable=True, base_batch_size=256)))
+    launch.count_accumulation(cfg)
+    assert cfg.auto_scale_lr.base_batch_size == 64  # a loader batch of 64 is an effective batch of 256
+
+
+def test_lr_scaling_needs_a_base() -> None:
+    with pytest.raises(ValueError, match='base_batch_size'):
+        launch.enable_lr_scaling(Config(dict(auto_scale_lr=dict(enable=False))))
+
+
+def test_missing_data_ends_with_one_message_and_code_2() -> None:
+    result = run('tools/train.py', 'configs/mae_pretrain.py', '--cfg-options',
+                 'train_dataloader.dataset.data_root=/nowhere')
+    assert result.returncode == 2
+    assert 'no data at /nowhere' in result.stderr and 'make_demo_data.py' in result.stderr
+    assert 'Traceback' not in result.stdout + result.stderr
+
+
+def test_user_errors_end_with_their_message_alone(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'train_dataloader.dataset.data_root': str(tmp_path)})
+    with pytest.raises(SystemExit) as stop:
+        launch.exit_on_user_error(lambda: DATASETS.build(cfg.train_dataloader.dataset))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and 'Traceback' not in error
+
+
+@pytest.mark.parametrize(('options', 'text'), [
+    ({'model.mask_ratio': 75}, 'mask_ratio=75'),
+    ({'model.backbone.img_size': 50}, '50x50'),
+    ({'model.backbone.arch': 'gigantic'}, "'gigantic'"),
+])
+def test_bad_values_are_named(options: dict, text: str) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO))
+    cfg.merge_from_dict(options)
+    with pytest.raises(ValueError, match=text):
+        MODELS.build(cfg.model)
+
+
+def test_train_resume_and_test(images: Path, tmp_path: Path) -> None:
+    """Two epochs, then two more from the checkpoint: the same count of steps as four at once, and the same weights."""
+    work = tmp_path / 'work'
+    first = run('tools/train.py', DEMO, '--work-dir', str(work), *tiny(images, **{'train_cfg.max_epochs': 2}))
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert (work / 'epoch_2.pth').exists()
+    again = run('tools/train.py', DEMO, '--work-dir', str(work), '--resume',
+                *tiny(images, **{'train_cfg.max_epochs': 4}))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert 'Epoch(train)  [3]' in again.stdout + again.stderr
+    assert 'Epoch(train)  [2]' not in again.stdout + again.stderr
+    log = next(iter(sorted(work.glob('2*/vis_data/scalars.json'))[-1:]))
+    steps = [json.loads(line).get('iter') for line in log.read_text().splitlines()]
+    assert max(filter(None, steps)) == 8
+
+    result = run('tools/test.py', DEMO, str(work / 'epoch_4.pth'), '--work-dir', str(work), '--out',
+                 str(tmp_path / 'metrics.json'), *tiny(images))
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert 0.5 < metrics['recon/loss'] < 3 and 0.9 < metrics['recon/patch_mean'] < 1
+
+
+def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:
+    """`tools/dist_train.sh` with two gloo processes makes half as many steps an epoch, and one checkpoint."""
+    work = tmp_path / 'work'
+    result = subprocess.run(
+        ['bash', 'tools/dist_train.sh', DEMO, '2', '--work-dir', str(work),
+         *tiny(images, **{'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1})],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+        env={**os.environ, 'PORT': '29611', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'})
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert '[1][1/1]' in result.stdout and 'recon/loss' in result.stdout
+    weights = torch.load(work / 'epoch_1.pth', weights_only=False)['state_dict']
+    assert not any(key.startswith('module.') for key in weights)
