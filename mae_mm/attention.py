@@ -8,21 +8,55 @@ import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
+from mae_mm.rel_pos import extend_with_axes, offset_bias
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
 
 class Attention(timm.layers.Attention):
-    """timm's multi-head self-attention; parameters, names and results are timm's."""
+    """timm's multi-head self-attention; parameters, names and results are timm's.
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(N, T, D) -> (N, T, D); `attn_mask` is added to the scores or, if bool, False hides a key."""
+    `add_axis_tables` or `add_offset_tables` give it relative positions, which start as zeros: the same results.
+    """
+
+    def add_axis_tables(self, grid: tuple[int, int]) -> None:
+        """Decomposed relative positions for a grid of tokens without class token (`rel_pos.extend_with_axes`)."""
+        self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * side - 1, self.head_dim)) for side in grid)
+
+    def add_offset_tables(self, grid: tuple[int, int]) -> None:
+        """A bias for each offset in a grid of tokens behind a class token (`rel_pos.offset_bias`)."""
+        self.rel_pos_bias = nn.Parameter(torch.zeros(self.num_heads, *(2 * side - 1 for side in grid)))
+        self.rel_pos_class_bias = nn.Parameter(torch.zeros(self.num_heads, 3))
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (N, T, D).
+            attn_mask: added to the scores or, if bool, False hides a key; broadcast to (N, heads, T, T).
+            is_causal: as in timm.
+            grid: rows and columns of the patch tokens, which relative positions need.
+
+        Returns:
+            (N, T, D).
+        """
         n, num_tokens, _ = x.shape
         qkv = self.qkv(x).reshape(n, num_tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
+        scale = self.scale
+        if hasattr(self, 'rel_pos_h'):
+            q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
+            v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
+        elif hasattr(self, 'rel_pos_bias'):
+            attn_mask = offset_bias(self.rel_pos_bias, self.rel_pos_class_bias, grid).to(q.dtype)
         if attn_mask is None and not is_causal and plain_is_faster(q):
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+            x = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
         else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        x = x[..., :self.head_dim]
         return self.proj(x.transpose(1, 2).reshape(n, num_tokens, -1))
 
 
@@ -40,3 +74,11 @@ class Block(vision_transformer.Block):
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm)
         self.attn = Attention(dim, num_heads, qkv_bias=True)
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Any tokens, (N, T, D) -> (N, T, D); arguments as of `Attention.forward`."""
+        x = x + self.drop_path1(self.attn(self.norm1(x), attn_mask, is_causal, grid))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))

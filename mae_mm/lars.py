@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from mmengine import registry as root
-from mmengine.registry import Registry
 from torch import Tensor
 from torch.optim import Optimizer
 
-OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope='mae_mm', locations=['mae_mm.lars'])
+from mae_mm.registry import OPTIMIZERS
 
 
 @OPTIMIZERS.register_module()

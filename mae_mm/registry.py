@@ -7,11 +7,15 @@ registry, so no config needs `custom_imports`.
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=root.MODELS, scope='mae_mm', locations=['mae_mm.vit', 'mae_mm.mae', 'mae_mm.data_preprocessor'])
-DATASETS = Registry('dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets'])
+MODELS = Registry(
+    'model', parent=root.MODELS, scope='mae_mm',
+    locations=['mae_mm.vit', 'mae_mm.mae', 'mae_mm.data_preprocessor', 'mae_mm.head', 'mae_mm.pyramid'])
+DATASETS = Registry(
+    'dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets', 'mae_mm.robustness'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mae_mm', locations=['mae_mm.datasets'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mae_mm', locations=['mae_mm.hooks'])
-METRICS = Registry('metric', parent=root.METRICS, scope='mae_mm', locations=['mae_mm.metrics'])
+METRICS = Registry('metric', parent=root.METRICS, scope='mae_mm', locations=['mae_mm.metrics', 'mae_mm.robustness'])
+OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope='mae_mm', locations=['mae_mm.lars'])
 OPTIM_WRAPPERS = Registry(
     'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mae_mm', locations=['mae_mm.optim_wrapper'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(

@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mae_mm.attention import Block, LayerNorm
 from mae_mm.patches import grid_of
 from mae_mm.pos_embed import sincos_table
 from mae_mm.registry import MODELS
+from mae_mm.windows import from_windows, to_windows
 
 ARCHS = {
     'tiny': dict(embed_dim=192, depth=12, num_heads=3),
@@ -43,10 +45,17 @@ class ViT(BaseModule):
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
         tuned_blocks: partial fine-tuning (MAE, Fig. 9): only the last so many blocks, and the norm after them, are
             trained; 0.5 is the MLP of the last block alone, 0 none (linear probing), None everything.
+        window_size: side, in tokens, of the windows in which all blocks but the last of each quarter attend (ViTDet,
+            arXiv:2203.16527, section 3); 'featmap' only. There is no class token then: its parameter stays, frozen,
+            so that the same checkpoint fits. 0: every block attends to all tokens.
+        rel_pos: relative positions, zero at the start: decomposed ones with windows, a bias for each offset without.
+            Their tables have the size of the window or of the grid of `img_size`, and are resampled for others.
+        checkpointing: recompute each block's activations in the backward pass: less memory, equal results.
         init_cfg: e.g. dict(type='mae_mm.Pretrained', checkpoint=…).
 
     Raises:
-        ValueError: for an unknown `arch`, `out_type` or block index, or an `img_size` that patches do not fill.
+        ValueError: for an unknown `arch`, `out_type` or block index, an `img_size` that patches do not fill, or windows
+            with another `out_type`.
     """
 
     def __init__(
@@ -59,18 +68,25 @@ class ViT(BaseModule):
         out_indices: Sequence[int] = (-1,),
         drop_path_rate: float = 0.0,
         tuned_blocks: float | None = None,
+        window_size: int = 0,
+        rel_pos: bool = False,
+        checkpointing: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         dims = _read_arch(arch)
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type={out_type!r} is none of {", ".join(OUT_TYPES)}')
+        if window_size and out_type != 'featmap':
+            raise ValueError(f"window_size={window_size} needs out_type='featmap', not {out_type!r}")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.embed_dim, self.depth = dims['embed_dim'], dims['depth']
         self.patch_size, self.in_chans, self.out_type = patch_size, in_chans, out_type
         self.grid_size = grid_of(img_size, patch_size)
         self.out_indices = _block_indices(out_indices, self.depth)
         self.tuned_blocks = self.depth if tuned_blocks is None else tuned_blocks
+        self.window_size, self.checkpointing = window_size, checkpointing
+        self.global_blocks = set(range(self.depth)) if not window_size else last_of_quarters(self.depth)
 
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, self.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
@@ -83,6 +99,8 @@ class ViT(BaseModule):
             self.norm = LayerNorm(self.embed_dim)
         elif out_type == 'avg_featmap':
             self.fc_norm = LayerNorm(self.embed_dim)
+        if rel_pos:
+            self._add_rel_pos()
         self._freeze()
 
     def init_weights(self) -> None:
@@ -117,7 +135,7 @@ class ViT(BaseModule):
         """
         x = self._prepend_cls_token(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.norm(x) if hasattr(self, 'norm') else x
 
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
@@ -142,16 +160,36 @@ class ViT(BaseModule):
         return torch.cat([cls_token.to(tokens.dtype), tokens], dim=1)
 
     def _feature_maps(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
-        x = self._prepend_cls_token(tokens)
-        maps = []
+        x = tokens if self.window_size else self._prepend_cls_token(tokens)
+        size, maps = self.window_size, []
         for i, block in enumerate(self.blocks[:max(self.out_indices) + 1]):
-            x = block(x)
+            if i in self.global_blocks:
+                x = self._run(block, x, grid=grid)
+            else:
+                windows, mask = to_windows(x, grid, size)
+                x = from_windows(self._run(block, windows, attn_mask=mask, grid=(size, size)), grid, size)
             if i in self.out_indices:
-                maps.append(x[:, 1:].transpose(1, 2).reshape(len(x), self.embed_dim, *grid))
+                patches = x[:, -tokens.shape[1]:]
+                maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dim, *grid))
         return tuple(maps)
+
+    def _run(self, block: nn.Module, x: Tensor, **kwargs) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False, **kwargs)
+        return block(x, **kwargs)
+
+    def _add_rel_pos(self) -> None:
+        for i, block in enumerate(self.blocks):
+            if not self.window_size:
+                block.attn.add_offset_tables(self.grid_size)
+            else:
+                in_window = i not in self.global_blocks
+                block.attn.add_axis_tables((self.window_size, ) * 2 if in_window else self.grid_size)
 
     def _freeze(self) -> None:
         """Stop gradients below the tuned part. `fc_norm` is no part of a pre-trained encoder: always trained."""
+        if self.window_size:
+            self.cls_token.requires_grad_(False)
         if self.tuned_blocks >= self.depth:
             return
         self.requires_grad_(False)
@@ -164,6 +202,11 @@ class ViT(BaseModule):
             self.norm.requires_grad_(True)
         if hasattr(self, 'fc_norm'):
             self.fc_norm.requires_grad_(True)
+
+
+def last_of_quarters(depth: int) -> set[int]:
+    """The last block of each quarter: where ViTDet's windows meet, and where MAE taps the ViT for detection."""
+    return {depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1}
 
 
 def init_vit_weights(module: nn.Module) -> None:

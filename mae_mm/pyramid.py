@@ -1,0 +1,77 @@
+"""From the single scale of a plain ViT to the four or five scales that detectors and segmentors want.
+
+Scales are relative to the patch: with 16-px patches the strides are 4, 8, 16, 32 (and 64). Both are necks.
+"""
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from mae_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class FourTapPyramid(BaseModule):
+    """MAE's own adapter: four taps of the ViT become four scales (arXiv:2111.06377, appendix A.3).
+
+    The taps are `out_indices` of `mae_mm.ViT(out_type='featmap')`, one at the end of each quarter of the blocks. The
+    first is enlarged 4 times by two transposed convolutions, the second twice by one, the third is taken as it is, the
+    fourth is halved by max-pooling.
+
+    Args:
+        embed_dim: width D of the ViT.
+    """
+
+    def __init__(self, embed_dim: int, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.scales = nn.ModuleList([
+            nn.Sequential(_double(embed_dim, embed_dim), LayerNorm2d(embed_dim), nn.GELU(),
+                          _double(embed_dim, embed_dim)),
+            _double(embed_dim, embed_dim),
+            nn.Identity(),
+            nn.MaxPool2d(2),
+        ])
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Four (N, D, h, w) -> (N, D, 4h, 4w), (N, D, 2h, 2w), (N, D, h, w), (N, D, h // 2, w // 2)."""
+        return tuple(scale(x) for scale, x in zip(self.scales, maps, strict=True))
+
+
+@MODELS.register_module()
+class SimplePyramid(BaseModule):
+    """ViTDet's simple feature pyramid: all scales from the last map (arXiv:2203.16527, section 3 and appendix A.1).
+
+    Each scale: (transposed) convolutions, then 1x1 and 3x3 convolutions with LayerNorm after each. A fifth scale is
+    the fourth, subsampled, for the region proposals.
+
+    Args:
+        embed_dim: width D of the ViT.
+        out_channels: of every scale.
+    """
+
+    def __init__(self, embed_dim: int, out_channels: int = 256, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        half, quarter = embed_dim // 2, embed_dim // 4
+        resize = [
+            nn.Sequential(_double(embed_dim, half), LayerNorm2d(half), nn.GELU(), _double(half, quarter)),
+            _double(embed_dim, half),
+            nn.Identity(),
+            nn.MaxPool2d(2),
+        ]
+        self.scales = nn.ModuleList(
+            nn.Sequential(
+                layer, nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
+            for layer, width in zip(resize, (quarter, half, embed_dim, embed_dim), strict=True))
+        self.subsample = nn.MaxPool2d(1, stride=2)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A sequence whose last is (N, D, h, w) -> five (N, C, …) of 4h, 2h, h, h // 2 and (h // 2 + 1) // 2 rows."""
+        scales = [scale(maps[-1]) for scale in self.scales]
+        return (*scales, self.subsample(scales[-1]))
+
+
+def _double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
