@@ -5,11 +5,16 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from mmengine.dist import all_gather, get_world_size, is_main_process
-from mmengine.runner import Runner
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from mae_mm.checkpoint import load_pretrained
+from mae_mm.registry import MODELS
 
 TRAIN_CHUNK, QUERY_CHUNK = 16384, 1024  # similarities in memory at a time: 64 MB
 
@@ -119,3 +124,40 @@ def feature_loader(dataset: dict, batch_size: int = 256, num_workers: int = 2) -
     return Runner.build_dataloader(dict(
         dataset=dataset, batch_size=batch_size, num_workers=num_workers, drop_last=False,
         sampler=dict(type='DefaultSampler', shuffle=False)))
+
+
+def evaluate_encoder(
+    cfg: Config, checkpoint: str | None = None, ks: Sequence[int] = (10, 20), temperature: float = 0.07,
+    batch_size: int = 256, device: str | None = None,
+) -> dict[str, float]:
+    """Classify the validation images of a classification config by their nearest training images.
+
+    Both data sets go through the validation pipeline; of the model only the shape of the encoder is used.
+
+    Args:
+        cfg: any config of configs/classification, configs/linear, ….
+        checkpoint: pre-trained weights in any format; without, the encoder stays random (`cfg.randomness.seed`), which
+            is the number to compare with.
+        ks: numbers of neighbours.
+        device: a GPU if there is one.
+
+    Returns:
+        As `knn_accuracy`.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    backbone = MODELS.build({**cfg.model.backbone, **dict(out_type='raw', tuned_blocks=None, init_cfg=None)})
+    backbone.init_weights()
+    if checkpoint:
+        load_pretrained(backbone, checkpoint)
+    settings = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+    preprocessor = MODELS.build({'type': 'ClsDataPreprocessor', **settings})
+    val = cfg.val_dataloader.dataset
+    train = {**cfg.train_dataloader.dataset, 'pipeline': val.pipeline, 'test_mode': True}
+    workers = cfg.val_dataloader.num_workers
+    features = [
+        extract_features(
+            backbone.to(device).eval(), preprocessor.to(device), feature_loader(dataset, batch_size, workers), name)
+        for name, dataset in (('training images', train), ('validation images', val))]
+    return knn_accuracy(*features, ks, temperature)

@@ -181,6 +181,7 @@ def test_transformers_loads_what_we_write(make_mae: Callable, imgs: Tensor, tmp_
     folder = convert(
         ours, tmp_path / 'vit_mae', 'huggingface', num_heads=2, decoder_num_heads=2, norm_pix_loss=norm_pix)
     theirs = from_pretrained('ViTMAEForPreTraining', folder)
+    assert theirs.config.layer_norm_eps == 1e-6
     for left, right in zip(outcome(ours, imgs), hf_outcome(theirs, imgs), strict=True):
         assert_close(left, right)
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from PIL import Image
@@ -107,7 +107,7 @@ def test_sample_and_batch(folder):
 
 
 @pytest.mark.parametrize('indices, want', [
-    (5, range(5)), (-3, range(9, 12)), ([4, -1, 0], [4, 11, 0]), (99, range(12)), (-12, range(12))])
+    (5, range(5)), (-3, range(9, 12)), ([4, -1, -12], [4, 11, 0]), (99, range(12)), (-12, range(12))])
 @pytest.mark.parametrize('cache', ['none', 'memory'])
 def test_subsets(folder, indices, want, cache):
     whole = ImageFolder(folder, TEST, cache=cache)
@@ -117,6 +117,13 @@ def test_subsets(folder, indices, want, cache):
     assert len(whole) == 12
     whole.get_subset_(indices)
     assert len(whole) == len(want)
+
+
+def test_subsets_leave_mmengines_common_memo_alone(folder):
+    memo, = BaseDataset._copy_without_annotation.__defaults__  # entries of dead objects would meet new ones
+    before = dict(memo)
+    ImageFolder(folder, TEST).get_subset(3)
+    assert memo == before
 
 
 def test_a_path_costs_its_bytes(folder):

@@ -13,10 +13,10 @@ def draw(n: int, num_patches: int, seed: int) -> torch.Tensor:
 
 
 def test_lowest_noise_stays_visible():
-    ids_keep, ids_restore, mask = random_masking(torch.tensor([[0.3, 0.1, 0.2, 0.0], [0.0, 0.1, 0.2, 0.3]]), 0.5)
-    assert ids_keep.tolist() == [[3, 1], [0, 1]]
-    assert ids_restore.tolist() == [[3, 1, 2, 0], [0, 1, 2, 3]]  # rank of each patch's score
-    assert mask.tolist() == [[True, False, True, False], [False, False, True, True]]
+    ids_keep, ids_restore, mask = random_masking(torch.tensor([[0.2, 0.3, 0.1, 0.0], [0.0, 0.1, 0.2, 0.3]]), 0.5)
+    assert ids_keep.tolist() == [[3, 2], [0, 1]]
+    assert ids_restore.tolist() == [[2, 3, 1, 0], [0, 1, 2, 3]]  # rank of each patch's score
+    assert mask.tolist() == [[True, True, False, False], [False, False, True, True]]
 
 
 @pytest.mark.parametrize('num_patches, ratio, visible', [

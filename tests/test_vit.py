@@ -316,6 +316,7 @@ def test_initialisation_follows_the_seed():
     (dict(out_type='avg'), "out_type='avg' is none of raw, cls_token, avg_featmap, featmap"),
     (dict(out_indices=(0, 2)), r'out_indices=\(0, 2\) .* 2 blocks'),
     (dict(out_indices=(-3, )), r'out_indices=\(-3,\) .* 2 blocks'),
+    (dict(out_indices=(0, 2, 1)), r'out_indices=\(0, 2, 1\) .* 2 blocks'),
     (dict(out_indices=()), r'out_indices=\(\)'),
     (dict(img_size=30), '30x30 px .* patches of 8 px; .* e.g. 32x32'),
     (dict(img_size=(32, 36)), '32x36 px'),

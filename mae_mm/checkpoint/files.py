@@ -102,7 +102,10 @@ def write_content(content: Mapping, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     if path.suffix == '.safetensors':
+        partial.touch()
+        mode = partial.stat().st_mode
         safetensors.torch.save_file(dict(content), partial, metadata={'format': 'pt'})
+        partial.chmod(mode)  # safetensors lets nobody but the owner read
     else:
         torch.save(content, partial)
     partial.replace(path)

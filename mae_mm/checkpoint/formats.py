@@ -109,7 +109,8 @@ def from_canonical(tensors: Mapping[str, Tensor], form: Format) -> Tensors:
     if homeless := [name for name, key in names.items() if key is None]:
         raise ValueError(
             f'the format has no place for {shorten(homeless)}; encoder_only (--encoder-only) leaves out decoder and '
-            'head; fc_norm, of models fine-tuned with mean pooling, fits every format but huggingface')
+            'head; fc_norm (of models fine-tuned with mean pooling) fits every format but huggingface, relative '
+            'positions fit mae_mm alone')
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
@@ -217,8 +218,12 @@ def _write_mae_mm(name: str) -> str:
     return f'head.fc.{leaf}' if root == 'head' else f'neck.{name}' if root in DECODER else f'backbone.{name}'
 
 
+def _write_release(name: str) -> str | None:
+    return None if '.rel_pos' in name else name
+
+
 def _write_timm(name: str) -> str | None:
-    return None if name.split('.')[0] in DECODER else name
+    return None if name.split('.')[0] in DECODER else _write_release(name)
 
 
 def _mmpretrain_key(key: str) -> str:
@@ -237,7 +242,7 @@ def _huggingface_key(key: str) -> str:
 
 FORMATS = {
     'mae_mm': Format(_read_mae_mm, _write_mae_mm),
-    'mae': Format(_read_release, str),
+    'mae': Format(_read_release, _write_release),
     'timm': Format(_read_release, _write_timm),
     'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN)),
     'huggingface': Format(_reading(HUGGINGFACE, _huggingface_key), _renaming(HUGGINGFACE), splits_qkv=True),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from timm.layers import resample_patch_embed
@@ -150,9 +151,10 @@ def fit(
             f'{len(names)} {what}: {shorten(names)}' for what, names in (
                 ('missing in the file', missing), ('of another shape (file -> model)', misfits.values()),
                 ('without a place in the model', homeless)) if names]
+        cause = _cause(checkpoint, vit, decoder, [*missing, *misfits, *homeless])
         raise ValueError(
             f'{checkpoint.source} ({checkpoint.format}) does not fit the model, and nothing was loaded\n  '
-            + '\n  '.join([*complaints, f'likely cause: {_cause(checkpoint, vit, decoder, [*missing, *misfits])}']))
+            + '\n  '.join([*complaints, f'likely cause: {cause}']))
     return state, report
 
 
@@ -178,6 +180,17 @@ def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
     return resample_patch_embed(weight, [patch_size, patch_size])
 
 
+def resize_rel_pos(table: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample relative positions to another window or grid, as their attention does for images of other sizes.
+
+    Args:
+        table: of an axis, (2 S - 1, d), resampled linearly; or of both, (heads, 2 H - 1, 2 W - 1), bicubically.
+    """
+    if table.ndim == 2:
+        return F.interpolate(table.t()[None].float(), size=shape[0], mode='linear')[0].t().to(table.dtype)
+    return F.interpolate(table[None].float(), size=tuple(shape[1:]), mode='bicubic')[0].to(table.dtype)
+
+
 def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit: ViT) -> tuple[Tensor, str]:
     """A weight in the model's shape where there is a rule for it, and what was changed ('' for nothing)."""
     if name in TABLES and grid != vit.grid_size and source.shape[-1] == target.shape[-1]:
@@ -186,6 +199,8 @@ def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit
         chans, side = source.shape[1:3]
         change = f'{chans} -> {vit.in_chans} channels, {side} -> {vit.patch_size} px'
         return adapt_patch_embed(source, vit.in_chans, vit.patch_size), change
+    if '.rel_pos' in name and source.ndim == target.ndim and source.shape != target.shape:
+        return resize_rel_pos(source, target.shape), f'{tuple(source.shape)} -> {tuple(target.shape)}'
     return source, ''
 
 
@@ -235,5 +250,7 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
         return (
             "a file without final norm, as detectors and segmentors write (out_type='featmap'); load it with "
             "out_type='featmap', or give the pre-trained file")
+    if any('.rel_pos' in name for name in faulty):
+        return 'a file with relative positions of another kind than the model has; set rel_pos and window_size alike'
     return f'a partial file, or a ViT with other parts than these of {checkpoint}'
 

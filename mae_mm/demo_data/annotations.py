@@ -26,8 +26,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
 
 def mask_to_rle(mask: np.ndarray) -> dict:
     """Count runs of equal pixels, column by column, zeros first: COCO's uncompressed run lengths."""
-    pixels = np.concatenate([[0], mask.ravel(order='F'), [0]]).astype(np.int8)
-    changes = np.flatnonzero(np.diff(pixels))
+    changes = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
     return {'counts': counts.tolist(), 'size': list(mask.shape)}
 

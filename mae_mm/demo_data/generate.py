@@ -26,7 +26,7 @@ from mae_mm.demo_data.layouts import (
     write_scene,
 )
 
-VERSION = 1  # of the generator: raise it with every change of what it writes
+VERSION = 2  # of the generator: raise it with every change of what it writes
 GENERATOR = 'mae_mm.demo_data'
 MANIFEST = 'demo_data.json'
 PER_CATEGORY = dict(train=250, val=42)  # scenes at scale 1

@@ -30,8 +30,6 @@ class SummaryHook(Hook):
             held-out image) and `{work_dir}` are filled in.
     """
 
-    priority = 'LOWEST'  # after the last checkpoint is written
-
     def __init__(self, next_commands: Sequence[str] = (SEE_IT, )) -> None:
         self.next_commands = next_commands
         self.points: list[dict[str, float]] = []
@@ -42,7 +40,7 @@ class SummaryHook(Hook):
         self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         self.start_iter = runner.iter
         self.file = Path(runner.work_dir) / 'curve.jsonl'
-        self.points = [p for p in read_points(self.file) if p['iter'] <= runner.iter] if runner.iter else []
+        self.points = [point for point in read_points(self.file) if point['iter'] <= runner.iter]
         if is_main_process():
             self.file.write_text(''.join(json.dumps(point) + '\n' for point in self.points))
 
