@@ -18,7 +18,7 @@ STATE := $(shell { cat setup.py constraints.txt Makefile tools/build_mmcv.py; ec
 	$(or $(BASE),true) --version; } | sha256sum | cut -c1-16)
 STAMP := $(VENV)/installed-$(STATE)
 
-.PHONY: help install doctor test test-all lint clean demo
+.PHONY: help install doctor test test-all lint clean demo-data demo
 
 help: ## this list
 	@echo 'mae_mm: masked-autoencoder pre-training for OpenMMLab. Two commands do everything:'
@@ -70,11 +70,10 @@ clean: ## remove caches and builds; .venv, data/ and work_dirs/ stay
 	@rm -rf build dist .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# ---- Demos: each makes its data once and runs one recipe of configs/demo/. Add demo-<task> here and to .PHONY. ----
+# ---- Demos: make_demo_data.py makes nothing twice. Add demo-<task>: demo-data here, and to .PHONY. ----
 
-data/demo/.complete: | $(STAMP)
+demo-data: install
 	@$(PY) tools/make_demo_data.py --out data/demo
-	touch $@
 
-demo: install data/demo/.complete ## the main job: pre-train on generated images, about 4 minutes on 2 cores
+demo: demo-data ## the main job: pre-train on generated images, about 4 minutes on 2 cores
 	@$(PY) tools/train.py configs/demo/mae_pretrain.py

@@ -55,7 +55,7 @@ setup(
     install_requires=[
         'torch>=2.4,<2.14',  # from 2.14 on, its headers need C++20, which mmcv 2.1.0's sources are not
         'torchvision>=0.19,<0.29',
-        'timm>=1.0,<1.1',
+        'timm>=1.0.31,<1.1',  # older ones leave a 2x8 position table as it is for a 4x4 grid
         'mmengine>=0.10.4,<1',
         'mmpretrain>=1.2,<2',
         'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources

@@ -245,7 +245,7 @@ def check_hosts(env: Environment) -> Iterator[Finding]:
 def explain_import(env: Environment, host: str, error: Exception) -> tuple[str, str]:
     """Why a host does not import, and the command that mends it."""
     why = describe(error)
-    if 'mmcv' in why.lower():  # no `mmcv._ext`, one built for another torch, or a version over the host's cap
+    if 'mmcv' in why:  # no `mmcv._ext`, one built for another torch, or a version over the host's cap
         return why, env.rebuild_mmcv()
     transformers = env.versions('transformers')
     if transformers and any('transformers' in place or 'multimodal' in place for place in places(error)):

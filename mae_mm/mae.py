@@ -34,6 +34,9 @@ class MAEDecoder(BaseModule):
         depth: number of blocks.
         num_heads: attention heads, which divide the width.
         encoder_dim, patch_size, in_chans, grid_size: of the encoder; `MAE` fills them in.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class MAEDecoder(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if embed_dim % num_heads:
+            raise ValueError(f'decoder: embed_dim={embed_dim} is no multiple of num_heads={num_heads}')
         self.grid_size = grid_size
         self.decoder_embed = nn.Linear(encoder_dim, embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -95,7 +100,7 @@ class MAE(BaseSelfSupervisor):
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
 
     Raises:
-        ValueError: if `mask_ratio` is not in (0, 1).
+        ValueError: if `mask_ratio` is not in (0, 1), or the backbone's `out_type` is not 'raw'.
     """
 
     def __init__(
@@ -112,6 +117,8 @@ class MAE(BaseSelfSupervisor):
                 f'mask_ratio={mask_ratio} is not in (0, 1): it is the fraction of patches to hide and predict; '
                 'the paper uses 0.75')
         backbone = MODELS.build(backbone)
+        if backbone.out_type != 'raw':
+            raise ValueError(f"out_type={backbone.out_type!r} of the backbone: pre-training needs 'raw', the default")
         encoder = dict(
             encoder_dim=backbone.embed_dim, patch_size=backbone.patch_size, in_chans=backbone.in_chans,
             grid_size=backbone.grid_size)
@@ -169,6 +176,9 @@ class MAE(BaseSelfSupervisor):
         """Masks for (N, L, D) tokens, from `noise` (N, L) or from the device's own generator."""
         if noise is None:
             noise = torch.rand(tokens.shape[:2], device=tokens.device)
+        if noise.shape != tokens.shape[:2]:
+            raise ValueError(
+                f'noise of shape {tuple(noise.shape)}, want one score for each patch: {tuple(tokens.shape[:2])}')
         return random_masking(noise, self.mask_ratio)
 
     def target(self, imgs: Tensor) -> Tensor:
@@ -209,8 +219,9 @@ class MAE(BaseSelfSupervisor):
         pred, mask = self.reconstruct(inputs, noise)
         target = self.target(inputs)
         losses = [targets.masked_mse(p[None], t[None], m[None]) for p, t, m in zip(pred, target, mask, strict=True)]
-        patch_mean, interpolation = targets.baseline_losses(
-            inputs, mask, self.backbone.patch_size, self.norm_pix_loss)
+        with torch.autocast(inputs.device.type, enabled=False):
+            patch_mean, interpolation = targets.baseline_losses(
+                inputs, mask, self.backbone.patch_size, self.norm_pix_loss)
         columns = dict(
             loss=losses, patch_mean=patch_mean, interpolation=interpolation,
             reconstruction=self.to_images(pred, inputs), mask=mask)

@@ -25,4 +25,5 @@ class ReconstructionMetric(BaseMetric):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Mean over images, and the margin."""
         means = {name: sum(row[name] for row in results) / len(results) for name in results[0]}
-        return {**means, 'margin': 1 - means['loss'] / min(means['patch_mean'], means['interpolation'])}
+        baseline = min(means['patch_mean'], means['interpolation'])  # 0 for blank images, which nothing can beat
+        return {**means, 'margin': 1 - means['loss'] / baseline if baseline else float('nan')}

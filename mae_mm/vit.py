@@ -75,12 +75,14 @@ class ViT(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         dims = _read_arch(arch)
+        self.embed_dim, self.depth = dims['embed_dim'], dims['depth']
         if out_type not in OUT_TYPES:
             raise ValueError(f'out_type={out_type!r} is none of {", ".join(OUT_TYPES)}')
+        if tuned_blocks not in (None, 0, 0.5, *range(1, self.depth + 1)):
+            raise ValueError(f'tuned_blocks={tuned_blocks} is none of 0, 0.5, 1 … {self.depth} (all blocks), None')
         if window_size and out_type != 'featmap':
             raise ValueError(f"window_size={window_size} needs out_type='featmap', not {out_type!r}")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.embed_dim, self.depth = dims['embed_dim'], dims['depth']
         self.patch_size, self.in_chans, self.out_type = patch_size, in_chans, out_type
         self.grid_size = grid_of(img_size, patch_size)
         self.out_indices = _block_indices(out_indices, self.depth)
@@ -188,6 +190,8 @@ class ViT(BaseModule):
 
     def _freeze(self) -> None:
         """Stop gradients below the tuned part. `fc_norm` is no part of a pre-trained encoder: always trained."""
+        if self.out_type == 'featmap':  # what no output depends on
+            self.blocks[max(self.out_indices) + 1:].requires_grad_(False)
         if self.window_size:
             self.cls_token.requires_grad_(False)
         if self.tuned_blocks >= self.depth:

@@ -35,6 +35,8 @@ def test_round_trip(make_mae: Callable, tmp_path: Path, form: str, part: str, dt
     assert there.format == form
     assert there.has_decoder == (part == 'full')
     assert not there.others
+    if form in ('mae_mm', 'mmpretrain'):
+        assert there.settings == HEADS
     write(there, tmp_path / 'back.pth', 'mae_mm')
     assert_same(checkpoint.tensors, read_checkpoint(tmp_path / 'back.pth').tensors)
 

@@ -178,6 +178,14 @@ def test_shards_are_joined(make_vit: Callable, tmp_path: Path) -> None:
     assert_same(read_checkpoint(tmp_path).tensors, state)
 
 
+@pytest.mark.parametrize('name', ['x.pth', 'x.safetensors'])
+def test_a_written_file_is_whole_and_readable_by_others(make_vit: Callable, tmp_path: Path, name: str) -> None:
+    (tmp_path / 'usual').touch()
+    write(Checkpoint(dict(make_vit().state_dict())), tmp_path / 'new' / name, 'timm')
+    assert [file.name for file in (tmp_path / 'new').iterdir()] == [name]
+    assert (tmp_path / 'new' / name).stat().st_mode == (tmp_path / 'usual').stat().st_mode
+
+
 def test_urls(make_vit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     (tmp_path / 'www').mkdir()

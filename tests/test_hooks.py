@@ -193,7 +193,9 @@ def test_resumed_run_goes_on_with_its_points(run: Callable, monkeypatch: pytest.
     assert [p['iter'] for p in read_points(file)] == [2, 3, 3]
 
 
-def test_iteration_based_training(run: Callable) -> None:
+def test_iteration_based_training(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = []
+    monkeypatch.setattr(summary, 'draw_curve', lambda points, path, *unit: curves.append((len(points), *unit)))
     endless = dict(
         dataset=Noise(), batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler'),
         collate_fn=dict(type='default_collate'))
@@ -203,6 +205,7 @@ def test_iteration_based_training(run: Callable) -> None:
     assert sorted(drawn(runner)) == ['reconstruction_3', 'reconstruction_4']
     points = read_points(Path(runner.work_dir) / 'curve.jsonl')
     assert [p['iter'] for p in points if 'recon/loss' in p] == [3, 4]
+    assert curves == [(2, 'iteration', 1), (4, 'iteration', 1), (4, 'iteration', 1)]  # each validation, and the end
     assert 'Pre-trained 4 iterations in' in log_of(runner)
 
 

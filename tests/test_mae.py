@@ -68,7 +68,8 @@ def test_vit_b16_equals_numpy():
     assert shapes['backbone.patch_embed.proj.weight'] == (768, 3, 16, 16)
     assert shapes['neck.decoder_pos_embed'] == (1, 197, 512)
     assert shapes['neck.decoder_pred.weight'] == (768, 512)
-    assert 'backbone.blocks.11.mlp.fc2.weight' in shapes and 'neck.decoder_blocks.7.mlp.fc2.weight' in shapes
+    assert shapes['backbone.blocks.11.mlp.fc2.weight'] == (768, 3072)
+    assert shapes['neck.decoder_blocks.7.mlp.fc2.weight'] == (512, 2048)
     assert (mae.backbone.blocks[0].attn.num_heads, mae.neck.decoder_blocks[0].attn.num_heads) == (12, 16)
     assert_parity(mae, torch.randn(1, 3, 224, 224), torch.rand(1, 196))
 
@@ -187,6 +188,7 @@ def test_decoder_reads_what_it_needs_from_the_encoder(make_mae):
     neck = make_mae(backbone=dict(img_size=(16, 48), in_chans=5)).neck
     assert neck.decoder_embed.weight.shape == (16, 32)
     assert neck.decoder_pred.weight.shape == (8 * 8 * 5, 16)
+    assert neck.decoder_blocks[0].mlp.fc1.weight.shape == (64, 16)  # the paper's MLPs are 4 times as wide
     assert torch.equal(neck.decoder_pos_embed[0, 1:], sincos_table(16, (2, 6)))
     assert not neck.decoder_pos_embed[0, 0].any()
 

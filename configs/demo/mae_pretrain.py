@@ -25,3 +25,9 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=80, val_interval=20)
 default_hooks = dict(logger=dict(interval=11), checkpoint=dict(interval=20))
+custom_hooks = [
+    dict(type='mae_mm.PanelHook'),
+    dict(type='mae_mm.SummaryHook', next_commands=[
+        'python tools/visualize.py {config} {checkpoint} {images} --out panel.png',
+        'make demo-classification PRETRAINED={checkpoint}']),
+]

@@ -38,11 +38,12 @@ class LoadReport:
     ignored: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f'{self.checkpoint.source} ({self.checkpoint.format}) {self.checkpoint}']
-        lines.append(f'{"":>10}{"tensors":>8}{"parameters":>13}')
+        lines = [
+            f'{self.checkpoint.source} ({self.checkpoint.format})', f'{self.checkpoint}',
+            f'{"":>10}{"tensors":>8}{"parameters":>13}']
         for row in ('matched', 'resized', 'new', 'ignored'):
             sizes = getattr(self, row)
-            lines.append(f'{row:>10}{len(sizes):>8}{sum(sizes.values()):>13,}  {shorten(sizes)}'.rstrip())
+            lines.append(f'{row:>10}{len(sizes):>8}{sum(sizes.values()):>13,}  {shorten(sizes, 3)}'.rstrip())
         return '\n'.join(lines)
 
 
@@ -60,7 +61,7 @@ class Pretrained:
         """Load into a module whose other weights are, or will be, initialised otherwise."""
         # mmengine runs this before the children's own initialisation, which must not come on top.
         for part in find_parts(module):
-            if part is not None and part is not module and not part.is_init:
+            if part is not None and part is not module:
                 part.init_weights()
         load_pretrained(module, self.checkpoint, self.prefix, self.grid_size)
         if hasattr(module, '_params_init_info'):
@@ -125,7 +126,7 @@ def fit(
     Raises:
         ValueError: as `load_pretrained`.
     """
-    wanted = {**vit.state_dict(), **(decoder.state_dict() if decoder else {})}
+    wanted = {**vit.state_dict(), **({} if decoder is None else decoder.state_dict())}
     state, report, missing, misfits = {}, LoadReport(checkpoint), [], {}
     for name, target in wanted.items():
         source = checkpoint.tensors.get(name)

@@ -89,7 +89,7 @@ def _start_worker() -> None:
 def write_scenes(out: Path, keys: list[SceneKey], workers: int) -> list[SceneRecord]:
     """Write scenes in parallel; the result does not depend on the number of workers."""
     task = partial(write_scene, out)
-    bar = partial(tqdm, total=len(keys), desc='demo data', unit='scene')
+    bar = partial(tqdm, total=len(keys), desc='demo data', unit='scene', mininterval=0.5)
     if workers == 1:
         return list(bar(map(task, keys)))
     pool = ProcessPoolExecutor(workers, get_context('spawn'), _start_worker)

@@ -38,7 +38,7 @@ PHOTOS = (
     Photo('chelsea.png', 'fur', True, (0, 0, 400, 300), 1, 'CC0', 'Stefan van der Walt, Chelsea the cat'),
     Photo('coffee.png', 'table', True, (0, 0, 600, 400), 1, 'CC0', 'Rachel Michetti, Pikolo Espresso Bar'),
     Photo('rocket.jpg', 'sky', True, (0, 0, 640, 330), 1, 'public domain', 'SpaceX, launch of DSCOVR on Falcon 9'),
-    Photo('hubble_deep_field.jpg', 'stars', True, (0, 0, 1000, 872), 1, 'public domain', 'NASA, Hubble Deep Field'),
+    Photo('hubble_deep_field.jpg', 'stars', True, (0, 0, 1000, 872), 1, 'public domain', 'NASA, eXtreme Deep Field'),
     Photo('retina.jpg', 'vessels', True, (210, 210, 1200, 1200), 2, 'CC0', 'Mikael Häggström, Wikimedia Commons'),
     Photo('astronaut.png', 'cloth', False, (0, 225, 512, 512), 1, 'public domain', 'NASA Great Images, Eileen Collins'),
     Photo('camera.png', 'park', False, (290, 0, 512, 512), 1, 'CC0', 'Lav Varshney, photographer on a lawn'),
