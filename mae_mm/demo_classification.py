@@ -1,5 +1,6 @@
-"""Does pre-training help? Every classification protocol from an MAE checkpoint and from random weights, side by side."""
+"""Does pre-training help? Every classification protocol from an MAE checkpoint, beside one from random weights."""
 
+import copy
 import hashlib
 import json
 import os
@@ -62,8 +63,8 @@ class Run(NamedTuple):
 def run_demo(pretrained: str, out: Path, num_seeds: int = 3, options: dict | None = None) -> dict[str, dict]:
     """Make the runs that are not made yet, then write `table.md` and `results.json`.
 
-    Every run has a folder of its own in `out`: its log, its config and, once it is complete, `result.json`. A run of the
-    same config and the same checkpoint is not made twice.
+    Every run has a folder of its own in `out`: its log, its config and, once it is complete, `result.json`. A run of
+    the same config and the same checkpoint is not made twice.
 
     Args:
         pretrained: checkpoint in any format that fits the demo encoder.
@@ -77,7 +78,9 @@ def run_demo(pretrained: str, out: Path, num_seeds: int = 3, options: dict | Non
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
     checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
     runs = [Run(protocol, start, seed) for seed in range(num_seeds) for protocol in PROTOCOLS for start in STARTS]
-    configs = {run: make_config(run, out, options or {}) for run in runs}
+    names = {getattr(protocol, start) for protocol in PROTOCOLS.values() for start in STARTS}
+    bases = {name: launch.load_config(str(CONFIGS / f'{name}.py')) for name in names}
+    configs = {run: make_config(run, bases, out, options or {}) for run in runs}
     for cfg in configs.values():
         launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     accuracies: dict[str, dict[str, list[float]]] = {p: {s: [] for s in STARTS} for p in PROTOCOLS}
@@ -90,7 +93,8 @@ def run_demo(pretrained: str, out: Path, num_seeds: int = 3, options: dict | Non
             result = read_result(out / run.name, key)
             if result is None:
                 bar.set_description_str(run.name)
-                result = evaluate(run, cfg, weights, lambda cost=costs[run] / cfg.train_cfg.max_epochs: bar.update(cost))
+                (out / run.name).mkdir(parents=True, exist_ok=True)
+                result = evaluate(run, cfg, weights, lambda cost=PROTOCOLS[run.protocol].cost: bar.update(cost))
                 (out / run.name / 'result.json').write_text(json.dumps(dict(key=key, top1=result)))
                 bar.write(f'{run.name:<24}{result:6.2f} % top-1', file=sys.stderr)
             else:
@@ -103,10 +107,11 @@ def run_demo(pretrained: str, out: Path, num_seeds: int = 3, options: dict | Non
     return accuracies
 
 
-def make_config(run: Run, out: Path, options: dict) -> Config:
-    """The config of a run, as `tools/train.py` would load it; only the last epoch is evaluated, nothing is saved."""
+def make_config(run: Run, bases: dict[str, Config], out: Path, options: dict) -> Config:
+    """The config of a run: that of its file, but only the last epoch is evaluated and none is saved."""
     protocol = PROTOCOLS[run.protocol]
-    cfg = launch.load_config(str(CONFIGS / f'{getattr(protocol, run.start)}.py'), {**protocol.options, **options})
+    cfg = copy.deepcopy(bases[getattr(protocol, run.start)])
+    cfg.merge_from_dict({**protocol.options, **options})
     cfg.work_dir, cfg.experiment_name, cfg.launcher = str(out / run.name), run.name, 'none'
     cfg.randomness.seed = run.seed
     cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
@@ -116,13 +121,11 @@ def make_config(run: Run, out: Path, options: dict) -> Config:
 
 def evaluate(run: Run, cfg: Config, pretrained: str | None, after_epoch: Callable[[], None]) -> float:
     """Make a run, with its log in a file of its folder; returns top-1 accuracy on the held-out images, in percent."""
-    folder = Path(cfg.work_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with output_to(folder / 'log.txt'):
+    with output_to(Path(cfg.work_dir) / 'log.txt'):
         if run.protocol == 'knn':
             return evaluate_encoder(cfg, pretrained, ks=(20, ))['mean_patch/k20']
         if pretrained:
-            cfg.model.backbone.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=pretrained)
+            launch.start_from(cfg, pretrained)
         runner = launch.build_runner(cfg)
         runner.register_hook(AfterEpoch(after_epoch))
         runner.train()
@@ -158,7 +161,9 @@ def read_result(folder: Path, key: str) -> float | None:
 
 def describe(cfg: Config, pretrained: str, checkpoint_id: str, num_seeds: int) -> dict:
     """What the numbers depend on."""
-    train, held_out = (len(DATASETS.build(cfg[loader].dataset)) for loader in ('train_dataloader', 'val_dataloader'))
+    train, held_out = (
+        len(DATASETS.build({**cfg[loader].dataset, 'pipeline': [], 'serialize_data': False}))
+        for loader in ('train_dataloader', 'val_dataloader'))
     return dict(
         checkpoint=pretrained, checkpoint_sha256=checkpoint_id, seeds=num_seeds, epochs=cfg.train_cfg.max_epochs,
         labelled_images=train, held_out_images=held_out, chance=100 / cfg.model.head.num_classes, cores=os.cpu_count())
@@ -169,8 +174,8 @@ def table(accuracies: dict[str, dict[str, list[float]]], description: dict) -> s
     d = description
     lines = [
         f'Top-1 accuracy on {d["held_out_images"]} held-out demo images, in percent: mean ± standard deviation over '
-        f'{d["seeds"]} seeds; chance is {d["chance"]:.1f}. {d["labelled_images"]} labelled images, {d["epochs"]} epochs, '
-        f'the same augmentation on both sides. Checkpoint: {d["checkpoint"]}',
+        f'{d["seeds"]} seeds; chance is {d["chance"]:.1f}. {d["labelled_images"]} labelled images, {d["epochs"]} '
+        f'epochs, the same augmentation on both sides. Checkpoint: {d["checkpoint"]}',
         '', '| protocol | from random weights | from MAE | gain |', '|---|---|---|---|']
     for protocol, row in accuracies.items():
         gain = statistics.mean(row['mae']) - statistics.mean(row['random'])

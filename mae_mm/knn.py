@@ -113,7 +113,7 @@ def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataL
         tokens = backbone(batch['inputs'])[-1].float()
         labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
         batches.append((tokens[:, 1:].mean(1), tokens[:, 0], labels.to(tokens.device)))
-    columns = [torch.cat(column) for column in zip(*batches)]
+    columns = [torch.cat(column) for column in zip(*batches, strict=True)]
     if get_world_size() > 1:  # the sampler deals images out in turn, the last ones twice where they do not divide
         columns = [torch.stack(all_gather(column), 1).flatten(0, 1)[:len(loader.dataset)] for column in columns]
     return Features(*columns)

@@ -61,6 +61,22 @@ def check_keys(cfg: Config) -> None:
                 + f' (a helper variable of your own: write `del {key}` at the end of the file)')
 
 
+def check_schedule(cfg: Config) -> None:
+    """Refuse a training that ends before one of its schedulers begins, which mmengine would call begin and end.
+
+    Raises:
+        ValueError: naming both keys.
+    """
+    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    schedulers = cfg.get('param_scheduler') or []
+    for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
+        begin = scheduler.get('begin', 0)
+        if epochs is not None and scheduler.get('by_epoch', True) and begin >= epochs:
+            raise ValueError(
+                f'train_cfg.max_epochs={epochs} ends before param_scheduler.{i} begins (begin={begin}); shorten the '
+                'warm-up, too: --cfg-options param_scheduler.0.end=1 param_scheduler.1.begin=1')
+
+
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
     """Look for the files of every data set before anything is built.
 
@@ -174,12 +190,15 @@ def start_cpu_group(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs GPUs; on CPU machines use torchrun with --launcher pytorch')
     torch.distributed.init_process_group('gloo')
-    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    # Runner would hand the local rank over as the number of a GPU.
+    cpu_wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
+    cfg.setdefault('model_wrapper_cfg', cpu_wrapper)
 
 
 def build_runner(cfg: Config) -> Runner:
     """The Runner that the config asks for."""
     allow_mmengine_objects()
+    check_schedule(cfg)
     count_accumulation(cfg)
     disable_workers_keys(cfg)
     start_cpu_group(cfg)

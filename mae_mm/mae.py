@@ -62,7 +62,9 @@ class MAEDecoder(BaseModule):
         self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
 
     def init_weights(self) -> None:
-        """The release's initialisation, then `init_cfg` over it."""
+        """The release's initialisation, then `init_cfg` over it; once, as mmengine has it."""
+        if self.is_init:
+            return
         init_vit_weights(self)
         nn.init.normal_(self.mask_token, std=0.02)
         super().init_weights()

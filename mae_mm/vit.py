@@ -106,7 +106,9 @@ class ViT(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """The release's initialisation, then `init_cfg` (a checkpoint) over it."""
+        """The release's initialisation, then `init_cfg` (a checkpoint) over it; once, as mmengine has it."""
+        if self.is_init:
+            return
         init_vit_weights(self)
         nn.init.normal_(self.cls_token, std=0.02)
         # The patch projection is a linear layer on P values, and initialised as one.

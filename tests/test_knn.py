@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
@@ -18,7 +19,7 @@ from mae_mm.registry import DATASETS
 
 
 def test_votes_by_hand():
-    """Similarities 0.9 (class 0), 0.8 and 0.8 (class 1): exp(0.9/t) against 2 exp(0.8/t); they are equal at t = 0.144."""
+    """Similarities 0.9 (class 0), 0.8 and 0.8 (class 1): exp(0.9/t) against 2 exp(0.8/t), equal at t = 0.144."""
     similarities, labels = torch.tensor([[0.9, 0.8, 0.8]]), torch.tensor([[0, 1, 1]])
     assert vote(similarities, labels, 0.10, 3).tolist() == [0]
     assert vote(similarities, labels, 0.20, 3).tolist() == [1]
@@ -98,7 +99,7 @@ class TwoColours(Dataset):
 def loader(indices: list[int]) -> DataLoader:
     dataset = TwoColours(7)
     batches = [indices[i:i + 3] for i in range(0, len(indices), 3)]
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=lambda rows: {k: [r[k] for r in rows] for k in rows[0]})
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=pseudo_collate)
 
 
 def test_features_are_the_encoders(make_vit):
@@ -120,7 +121,7 @@ def test_processes_share_the_work_in_order(make_vit, monkeypatch):
     monkeypatch.setattr(knn, 'get_world_size', lambda: 2)
     monkeypatch.setattr(knn, 'all_gather', lambda column: [column, other.pop(0)])
     shared = extract_features(vit, preprocessor, loader([0, 2, 4, 6]))
-    for actual, expected in zip(shared, whole):
+    for actual, expected in zip(shared, whole, strict=True):
         torch.testing.assert_close(actual, expected)
 
 
@@ -151,7 +152,8 @@ def test_hook_logs_and_leaves_training_alone(tmp_path):
     """Before training, every epoch: three numbers. Weights end as without the hook, to the bit."""
     dataset = dict(type='mae_mm.TwoColours', length=12)
     hook = dict(
-        type='mae_mm.KNNHook', train_dataset=dataset, val_dataset={**dataset, 'length': 6}, interval=1, k=3, num_workers=0)
+        type='mae_mm.KNNHook', train_dataset=dataset, val_dataset={**dataset, 'length': 6}, interval=1, k=3,
+        num_workers=0)
     with_hook, without = pretrain(tmp_path / 'with', [hook]), pretrain(tmp_path / 'without', [])
     for name, value in with_hook.model.state_dict().items():
         assert torch.equal(value, without.model.state_dict()[name]), name

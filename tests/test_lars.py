@@ -12,7 +12,7 @@ from mae_mm.lars import LARS
 def numpy_lars(weight, bias, grads, lrs, momentum=0.9, decay=0.0, trust=0.001):
     """Two parameters through any number of steps: arXiv:1708.03888, algorithm 1, with lr outside the buffer."""
     m_weight, m_bias = np.zeros_like(weight), np.zeros_like(bias)
-    for (g_weight, g_bias), lr in zip(grads, lrs):
+    for (g_weight, g_bias), lr in zip(grads, lrs, strict=True):
         g_weight = g_weight + decay * weight
         g_weight = g_weight * trust * np.linalg.norm(weight) / np.linalg.norm(g_weight)
         m_weight = momentum * m_weight + g_weight
@@ -24,9 +24,9 @@ def numpy_lars(weight, bias, grads, lrs, momentum=0.9, decay=0.0, trust=0.001):
 def take_steps(weight, bias, grads, lrs, **options):
     params = [nn.Parameter(torch.from_numpy(value.copy())) for value in (weight, bias)]
     optimizer = LARS(params, lr=lrs[0], **options)
-    for step_grads, lr in zip(grads, lrs):
+    for step_grads, lr in zip(grads, lrs, strict=True):
         optimizer.param_groups[0]['lr'] = lr
-        for param, grad in zip(params, step_grads):
+        for param, grad in zip(params, step_grads, strict=True):
             param.grad = torch.from_numpy(grad)
         optimizer.step()
     return [param.detach().numpy() for param in params]
@@ -48,7 +48,7 @@ def test_steps_of_changing_lr_follow_the_rule(decay):
     grads = [(rng.normal(size=(4, 6)), rng.normal(size=4)) for _ in range(4)]
     lrs = [1e-4, 6.4, 3.2, 0.0]
     expected = numpy_lars(weight, bias, grads, lrs, decay=decay)
-    for value, reference in zip(take_steps(weight, bias, grads, lrs, weight_decay=decay), expected):
+    for value, reference in zip(take_steps(weight, bias, grads, lrs, weight_decay=decay), expected, strict=True):
         np.testing.assert_allclose(value, reference, rtol=1e-12)
 
 
@@ -83,7 +83,8 @@ def test_it_is_registered():
     assert type(optimizer) is LARS and optimizer.defaults['momentum'] == 0.9
 
 
-@pytest.mark.parametrize('wrong', [dict(lr=-1.0), dict(momentum=1.0), dict(weight_decay=-0.1), dict(trust_coefficient=0)])
+@pytest.mark.parametrize(
+    'wrong', [dict(lr=-1.0), dict(momentum=1.0), dict(weight_decay=-0.1), dict(trust_coefficient=0)])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match='none may be negative'):
         LARS([nn.Parameter(torch.ones(1))], **{**dict(lr=0.1), **wrong})

@@ -109,7 +109,8 @@ def test_fine_tuning_augmentation_and_head(name):
     assert (randaugment.policies, randaugment.num_policies, randaugment.magnitude_level, randaugment.magnitude_std,
             randaugment.total_level) == ('timm_increasing', 2, 9, 0.5, 10)
     assert (erasing.erase_prob, erasing.mode) == (0.25, 'rand')
-    assert (step(train, 'RandomResizedCrop').scale, step(train, 'RandomResizedCrop').interpolation) == (pixels, 'bicubic')
+    crop = step(train, 'RandomResizedCrop')
+    assert (crop.scale, crop.interpolation, 'crop_ratio_range' in crop) == (pixels, 'bicubic', False)  # (0.08, 1)
     assert step(train, 'RandomFlip').prob == 0.5
     assert step(val, 'CenterCrop').crop_size == pixels
     assert step(val, 'ResizeEdge').scale == (256 if pixels == 224 else pixels)

@@ -53,7 +53,7 @@ def test_subset_accuracy_by_hand():
     metric.dataset_meta = dict(labels=[1, 3])
     scores = torch.tensor([[0.9, 0.06, 0.0, 0.04], [0.1, 0.2, 0.6, 0.1], [0.0, 0.3, 0.3, 0.4], [0.0, 0.6, 0.0, 0.4]])
     labels = [1, 1, 3, 3]
-    metric.process({}, [dict(pred_score=s, gt_label=torch.tensor([y])) for s, y in zip(scores, labels)])
+    metric.process({}, [dict(pred_score=s, gt_label=torch.tensor([y])) for s, y in zip(scores, labels, strict=True)])
     assert metric.evaluate(4) == {'accuracy/top1': 75.0}
 
 
@@ -68,7 +68,8 @@ def test_mean_corruption_error_by_hand():
     metric, count = MeanCorruptionError(), 0
     for corruption in ALEXNET_ERRORS:
         for severity in range(1, 6):
-            rows = samples(corruption, severity, severity, 10) if corruption == 'fog' else samples(corruption, severity, 1, 4)
+            wrong, total = (severity, 10) if corruption == 'fog' else (1, 4)
+            rows = samples(corruption, severity, wrong, total)
             metric.process({}, rows)
             count += len(rows)
     metric.process({}, samples('spatter', 1, 4, 4))  # an "extra" corruption does not count
@@ -93,7 +94,7 @@ def test_alexnet_has_an_error_of_100():
         .886428, .894468, .922640, .819880, .826268, .785948, .798360, .866816, .826572, .819324, .564592, .853204,
         .646056, .717840, .606500)
     metric = MeanCorruptionError()
-    for name, error in zip(ALEXNET_ERRORS, published):
+    for name, error in zip(ALEXNET_ERRORS, published, strict=True):
         for severity in range(1, 6):
             metric.process({}, samples(name, severity, round(250 * error), 250))
     assert metric.evaluate(len(metric.results))['corruption/mCE'] == pytest.approx(100, abs=0.1)

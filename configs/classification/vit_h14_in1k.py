@@ -1,6 +1,6 @@
 """Fine-tuning on ImageNet-1K, ViT-H/14: 86.9 top-1 from MAE, 1600 epochs (Table 3, `paper`; 86.93, `release`).
 
-Run:  bash tools/dist_train.sh configs/classification/vit_h14_in1k.py 32 --pretrained CHECKPOINT    # 32 GPUs x 32 images
+Run:  bash tools/dist_train.sh configs/classification/vit_h14_in1k.py 32 --pretrained CHECKPOINT   # 32 GPUs x 32 images
 Cost: 64 V100 x 13 h 9 min (`release`).
 """
 _base_ = './vit_l16_in1k.py'

@@ -2,7 +2,7 @@
 
 Epochs, lr and drop path at 448 px were not published: those at 224 px (`ours`). The 1,024 tokens of an image take five
 times the memory. Test images are resized to 448 px and not cropped (`release`).
-Run: bash tools/dist_train.sh configs/classification/vit_h14_in1k_448px.py 64 --pretrained CHECKPOINT    # 64 x 16 images
+Run: bash tools/dist_train.sh configs/classification/vit_h14_in1k_448px.py 64 --pretrained CHECKPOINT   # 64 x 16 images
 """
 _base_ = './vit_h14_in1k.py'
 model = dict(backbone=dict(img_size=448))

@@ -1,6 +1,6 @@
 """Fine-tuning on ImageNet-1K, ViT-L/16: 85.9 top-1 from MAE, 1600 epochs (Table 3, `paper`; 85.87 ± 0.07, `release`).
 
-Run:  bash tools/dist_train.sh configs/classification/vit_l16_in1k.py 16 --pretrained CHECKPOINT    # 16 GPUs x 64 images
+Run:  bash tools/dist_train.sh configs/classification/vit_l16_in1k.py 16 --pretrained CHECKPOINT   # 16 GPUs x 64 images
 Cost: 32 V100 x 8 h 52 min (`release`).
 """
 _base_ = './vit_b16_in1k.py'

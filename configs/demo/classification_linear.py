@@ -1,9 +1,8 @@
-"""Linear probing at demo scale: frozen class token, BatchNorm, linear layer, LARS (`ours`); data as in classification.py.
+"""Linear probing at demo scale: frozen class token, BatchNorm, linear layer, LARS (`ours`).
 
 Run: python tools/train.py configs/demo/classification_linear.py --pretrained CHECKPOINT
 """
 _base_ = './classification.py'
-custom_imports = dict(imports=['mae_mm.head', 'mae_mm.lars'])
 model = dict(
     backbone=dict(out_type='cls_token', drop_path_rate=0.0, tuned_blocks=0),
     neck=dict(type='ClsBatchNormNeck', input_features=192),

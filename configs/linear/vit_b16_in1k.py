@@ -6,7 +6,6 @@ Run:  bash tools/dist_train.sh configs/linear/vit_b16_in1k.py 32 --pretrained CH
 Cost: 32 V100 x 2 h 20 min (`release`).
 """
 _base_ = '../classification/vit_b16_in1k.py'
-custom_imports = dict(imports=['mae_mm.head', 'mae_mm.lars'])
 data_preprocessor = dict(to_rgb=False)
 model = dict(
     backbone=dict(out_type='cls_token', drop_path_rate=0.0, tuned_blocks=0),

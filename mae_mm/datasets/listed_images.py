@@ -46,7 +46,7 @@ class ListedImages(BaseDataset):
         raise FileNotFoundError(
             f'no {" or ".join(os.path.abspath(path) for path in candidates)}\n'
             f'  {type(self).__name__} expects:  {self.LAYOUT}\n'
-            '  own data:   --cfg-options train_dataloader.dataset.data_root=PATH val_dataloader.dataset.data_root=PATH\n'
+            '  own data:   --cfg-options {train,val}_dataloader.dataset.data_root=PATH\n'
             '  demo data:  python tools/make_demo_data.py --out data/demo')
 
     def _inside(self, folder: str, name: str) -> str:

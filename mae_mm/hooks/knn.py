@@ -55,6 +55,7 @@ class KNNHook(Hook):
             train, val = (extract_features(model.backbone, model.data_preprocessor, loader) for loader in self.loaders)
         model.train()
         top1 = knn_accuracy(train, val, (self.k, ), self.temperature)[f'{self.feature}/k{self.k}']
-        runner.logger.info(f'epoch {epoch}: knn/top1 {top1:.2f} ({self.feature}, k = {self.k}, {len(val.labels)} images)')
+        runner.logger.info(
+            f'epoch {epoch}: knn/top1 {top1:.2f} ({self.feature}, k = {self.k}, {len(val.labels)} images)')
         runner.visualizer.add_scalars({'knn/top1': top1}, step=epoch)
         return top1

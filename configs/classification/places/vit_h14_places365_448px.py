@@ -1,6 +1,6 @@
 """Fine-tuning on Places365-Standard at 448 px, ViT-H/14: 60.3 top-1 (Table 6, `paper`).
 
-Epochs, lr and drop path were not published: those of ImageNet-1K (`ours`). The images are the large ones: 256 px hold no 448.
+Epochs, lr and drop path were not published: those of ImageNet-1K (`ours`). It reads the large images.
 Run: bash tools/dist_train.sh configs/classification/places/vit_h14_places365_448px.py 8 --pretrained CHECKPOINT
 """
 _base_ = '../vit_h14_in1k_448px.py'

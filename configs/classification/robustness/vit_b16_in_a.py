@@ -5,7 +5,6 @@ Run: python tools/test.py configs/classification/robustness/vit_b16_in_a.py FINE
      … --cfg-options model.backbone.arch=large model.head.in_channels=1024    # ViT-L/16: 57.1
 """
 _base_ = '../vit_b16_in1k.py'
-custom_imports = dict(imports=['mae_mm.head', 'mae_mm.robustness'])
 test_dataloader = dict(dataset=dict(
     _delete_=True,
     type='mae_mm.ImageNetVariant',
