@@ -6,6 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
+PRETRAINED := work_dirs/mae_pretrain/epoch_64.pth
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
@@ -18,7 +19,7 @@ STATE := $(shell { cat setup.py constraints.txt Makefile tools/build_mmcv.py; ec
 	$(or $(BASE),true) --version; } | sha256sum | cut -c1-16)
 STAMP := $(VENV)/installed-$(STATE)
 
-.PHONY: help install doctor test test-all lint clean demo-data demo
+.PHONY: help install doctor test test-all lint clean demo-data demo demo-classification
 
 help: ## this list
 	@echo 'mae_mm: masked-autoencoder pre-training for OpenMMLab. Two commands do everything:'
@@ -77,3 +78,6 @@ demo-data: install
 
 demo: demo-data ## the main job: pre-train on generated images, about 4 minutes on 2 cores
 	@$(PY) tools/train.py configs/demo/mae_pretrain.py
+
+demo-classification: demo-data ## few-label classification, MAE start beside random start; PRETRAINED=CHECKPOINT
+	@$(PY) tools/demo_classification.py --pretrained '$(PRETRAINED)'

@@ -26,13 +26,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 train and 12 val images in all layouts, and those that the demo data do not have."""
     root = make_demo_data(tmp_path_factory.mktemp('demo'), scale=0.01, say=lambda message: None)
     lists = dict(train='places365_train_standard.txt', val='places365_val.txt')
-    places205 = root / 'places205'
+    lists205 = root / 'places205/trainvalsplit_places205'
     for split, folder in (('train', 'data_256_standard'), ('val', 'val_256')):
         lines = (root / 'places365' / lists[split]).read_text().replace('/', '', 1).replace('\n/', '\n')
-        places205.mkdir(exist_ok=True)
-        (places205 / f'{split}_places205.csv').write_text(
+        lists205.mkdir(parents=True, exist_ok=True)
+        (lists205 / f'{split}_places205.csv').write_text(
             ''.join(f'{folder}/{line}\n' for line in lines.splitlines()))
-    (places205 / 'images256').symlink_to(root / 'places365')
+    images205 = root / 'places205/data/vision/torralba/deeplearning/images256'
+    images205.parent.mkdir(parents=True)
+    images205.symlink_to(root / 'places365')
     folders = sorted((root / 'imagenet/val').iterdir())
     for wnid, folder in zip(WNIDS, folders, strict=True):
         for target in (root / 'imagenet-a' / wnid, root / 'imagenet-c/fog/1' / wnid):

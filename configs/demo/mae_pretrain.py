@@ -23,8 +23,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=4, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=4, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=80, val_interval=20)
-default_hooks = dict(logger=dict(interval=11), checkpoint=dict(interval=20))
+train_cfg = dict(max_epochs=64, val_interval=16)
+default_hooks = dict(logger=dict(interval=11), checkpoint=dict(interval=16))
 custom_hooks = [
     dict(type='mae_mm.PanelHook'),
     dict(type='mae_mm.SummaryHook', next_commands=[

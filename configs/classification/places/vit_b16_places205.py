@@ -7,9 +7,17 @@ _base_ = '../vit_b16_in1k.py'
 data_preprocessor = dict(num_classes=205)
 model = dict(head=dict(num_classes=205))
 train_dataloader = dict(dataset=dict(
-    _delete_=True, type='Places205', data_root='data/places205', data_prefix='images256',
-    ann_file='train_places205.csv', pipeline=_base_.train_pipeline))
+    _delete_=True,
+    type='Places205',
+    data_root='data/places205',
+    data_prefix='data/vision/torralba/deeplearning/images256',
+    ann_file='trainvalsplit_places205/train_places205.csv',
+    pipeline=_base_.train_pipeline))
 val_dataloader = dict(dataset=dict(
-    _delete_=True, type='Places205', data_root='data/places205', data_prefix='images256',
-    ann_file='val_places205.csv', pipeline=_base_.test_pipeline, test_mode=True))
+    _delete_=True,
+    type='Places205',
+    data_root='data/places205',
+    data_prefix='data/vision/torralba/deeplearning/images256',
+    ann_file='trainvalsplit_places205/val_places205.csv',
+    pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
