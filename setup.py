@@ -53,7 +53,8 @@ setup(
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
     python_requires='>=3.10,<3.13',
     install_requires=[
-        'torch>=2.6,<2.14',  # 2.6: exact allow-lists for checkpoints; 2.14: headers in C++20, mmcv 2.1.0's sources are not
+        # 2.6 brought exact allow-lists for checkpoints; the headers of 2.14 need C++20, which mmcv 2.1.0 is not.
+        'torch>=2.6,<2.14',
         'torchvision>=0.21,<0.29',
         'timm>=1.0.31,<1.1',  # older ones leave a 2x8 position table as it is for a 4x4 grid
         'mmengine>=0.10.4,<1',

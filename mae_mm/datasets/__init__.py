@@ -8,6 +8,6 @@ from .places365 import Places365
 from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365',
-    'decode',
+    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop',
+    'Places365', 'decode',
 ]
