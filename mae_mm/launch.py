@@ -124,6 +124,23 @@ def _data_paths(dataset: ConfigDict) -> Iterator[Path]:
             yield root / prefix
 
 
+def default_work_dir(config: str) -> str:
+    """The config's place below `configs/`, below `work_dirs/`: two configs of one name do not meet in one folder."""
+    parts = Path(config).with_suffix('').parts
+    below = parts[len(parts) - parts[::-1].index('configs'):] if 'configs' in parts else parts[-1:]
+    return str(Path('work_dirs', *below))
+
+
+def check_file(path: str, flag: str) -> None:
+    """Refuse a checkpoint that is not there before anything is built.
+
+    Raises:
+        FileNotFoundError: naming the flag.
+    """
+    if '://' not in path and not Path(path).exists():
+        raise FileNotFoundError(f'{flag} {path}: no such file')
+
+
 def start_from(cfg: Config, checkpoint: str) -> None:
     """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
 
@@ -131,8 +148,7 @@ def start_from(cfg: Config, checkpoint: str) -> None:
         FileNotFoundError: if there is no such file.
         ValueError: if the model has no `mae_mm.ViT`.
     """
-    if '://' not in checkpoint and not Path(checkpoint).exists():
-        raise FileNotFoundError(f'--pretrained {checkpoint}: no such file')
+    check_file(checkpoint, '--pretrained')
     part = cfg.model if cfg.model.type == 'mae_mm.MAE' else _find_vit(cfg.model)
     if part is None:
         raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone of type mae_mm.ViT to start')
@@ -175,9 +191,11 @@ def count_accumulation(cfg: Config) -> None:
         cfg.auto_scale_lr.base_batch_size /= steps
 
 
-def disable_workers_keys(cfg: Config) -> None:
-    """`num_workers=0` on the command line is enough: persistent workers and prefetching need some."""
+def adapt_loaders(cfg: Config) -> None:
+    """`num_workers=0` alone is enough (persistent workers need some), and only GPUs need pinned memory."""
     for loader in LOADERS:
+        if cfg.get(loader) and not torch.cuda.is_available():
+            cfg[loader].pin_memory = False
         if (cfg.get(loader) or {}).get('num_workers') == 0:
             cfg[loader].persistent_workers = False
             cfg[loader].pop('prefetch_factor', None)
@@ -200,20 +218,54 @@ def build_runner(cfg: Config) -> Runner:
     allow_mmengine_objects()
     check_schedule(cfg)
     count_accumulation(cfg)
-    disable_workers_keys(cfg)
+    adapt_loaders(cfg)
     start_cpu_group(cfg)
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake (ValueError, FileNotFoundError) ends with its message alone and exit code 2.
+def check_batches(runner: Runner) -> None:
+    """Refuse a training set that gives no batch.
 
-    `MAE_MM_DEBUG=1` in the environment prints the traceback, too.
+    Raises:
+        ValueError: naming the number of images and the batch.
+    """
+    loader = runner.train_dataloader
+    if len(loader) == 0:
+        raise ValueError(
+            f'{len(loader.dataset)} training images for batches of {loader.batch_size}, and drop_last=True: not one '
+            'batch; lower it: --cfg-options train_dataloader.batch_size=N')
+
+
+def load_exactly(runner: Runner, checkpoint: str) -> None:
+    """Load a checkpoint of this very model, head and decoder included: a half-loaded one must not be evaluated.
+
+    Raises:
+        ValueError: if any weight is missing, left over or of another shape.
+    """
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f'{checkpoint} is no checkpoint of {runner.cfg.filename}: {error}') from error
+
+
+def exit_on_user_error(main: Callable[[], None]) -> None:
+    """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
+
+    Mistakes are ValueError, FileNotFoundError, and a config key that a constructor does not know. `MAE_MM_DEBUG=1` in
+    the environment prints the traceback, too.
     """
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+        print('stopped; the same command with --resume goes on from the newest checkpoint', file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, FileNotFoundError, TypeError) as error:
+        message = str(error)
+        if isinstance(error, TypeError) and 'unexpected keyword argument' not in message:
+            raise
         if os.environ.get('MAE_MM_DEBUG'):
             traceback.print_exc()
-        print(f'error: {error}', file=sys.stderr)
+        if 'Traceback (most recent call last)' in message:  # a loader's worker sends its whole traceback as message
+            message = message.strip().splitlines()[-1]
+        print(f'error: {message}', file=sys.stderr)
         sys.exit(2)

@@ -109,6 +109,32 @@ def test_lr_scaling_needs_a_base() -> None:
         launch.enable_lr_scaling(Config(dict(auto_scale_lr=dict(enable=False))))
 
 
+def test_work_folders_of_configs_of_one_name_differ() -> None:
+    assert launch.default_work_dir('configs/mae_pretrain.py') == 'work_dirs/mae_pretrain'
+    assert launch.default_work_dir('/x/configs/demo/mae_pretrain.py') == 'work_dirs/demo/mae_pretrain'
+    assert launch.default_work_dir('mine.py') == 'work_dirs/mine'
+
+
+@pytest.mark.parametrize(('error', 'code', 'text'), [
+    (KeyboardInterrupt(), 130, '--resume'),
+    (TypeError("f() got an unexpected keyword argument 'max_epoch'"), 2, 'max_epoch'),
+    (ValueError('In worker.\nTraceback (most recent call last):\n  File x\nDecodeError: a.jpg'), 2, 'error: Dec'),
+])
+def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        launch.exit_on_user_error(fail)
+    message = capsys.readouterr().err
+    assert stop.value.code == code and text in message and 'Traceback' not in message
+
+
+def test_programming_errors_keep_their_traceback() -> None:
+    with pytest.raises(TypeError, match='operand'):
+        launch.exit_on_user_error(lambda: 1 + 'a')
+
+
 def test_missing_data_ends_with_one_message_and_code_2() -> None:
     result = run('tools/train.py', 'configs/mae_pretrain.py', '--cfg-options',
                  'train_dataloader.dataset.data_root=/nowhere')
@@ -156,8 +182,24 @@ def test_train_resume_and_test(images: Path, tmp_path: Path) -> None:
     result = run('tools/test.py', DEMO, str(work / 'epoch_4.pth'), '--work-dir', str(work), '--out',
                  str(tmp_path / 'metrics.json'), *tiny(images))
     assert result.returncode == 0, result.stderr[-3000:]
+    # The encoder alone is no model to evaluate: nothing half-loaded gets a score.
+    encoder = {name: value for name, value in torch.load(work / 'epoch_4.pth', weights_only=False)['state_dict'].items()
+               if name.startswith('backbone.')}
+    torch.save(dict(state_dict=encoder), tmp_path / 'encoder.pth')
+    refused = run('tools/test.py', DEMO, str(tmp_path / 'encoder.pth'), '--work-dir', str(work), *tiny(images))
+    assert refused.returncode == 2 and 'decoder_pred' in refused.stderr and 'recon/loss' not in refused.stdout
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     assert 0.5 < metrics['recon/loss'] < 3 and 0.9 < metrics['recon/patch_mean'] < 1
+
+
+def test_batch_larger_than_the_data_is_named(images: Path, tmp_path: Path) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'train_dataloader.batch_size': 25, 'train_dataloader.num_workers': 0})
+    cfg.train_dataloader.dataset.data_root = str(images)
+    cfg.work_dir, cfg.launcher, cfg.log_level = str(tmp_path), 'none', 'ERROR'
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    with pytest.raises(ValueError, match='24 training images for batches of 25'):
+        launch.check_batches(launch.build_runner(cfg))
 
 
 def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ formats (IN is recognised by its keys, never by its name; details: docs/checkpoi
   huggingface   transformers' ViTMAE; OUT is a folder
 
 examples:
-  python tools/convert_checkpoint.py work_dirs/mae_pretrain/epoch_64.pth --inspect
-  python tools/convert_checkpoint.py work_dirs/mae_pretrain/epoch_64.pth vit.safetensors --to timm --encoder-only
+  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_64.pth --inspect
+  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_64.pth vit.safetensors --to timm --encoder-only
   python tools/convert_checkpoint.py mae_visualize_vit_large.pth vit_mae --to huggingface --set norm_pix_loss=False
 """
 

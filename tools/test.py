@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from mmengine.config import DictAction
 
 EXAMPLES = """examples:
-  python tools/test.py configs/demo/mae_pretrain.py work_dirs/mae_pretrain/epoch_40.pth     # held-out masked loss
+  python tools/test.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_64.pth    # held-out masked loss
   python tools/test.py CONFIG CHECKPOINT --out result.json
   bash tools/dist_test.sh CONFIG CHECKPOINT 8"""
 
@@ -17,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint written by tools/train.py with that config')
-    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<config name>)')
+    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<place of the config below configs/>)')
     parser.add_argument('--out', help='write the metrics to this json file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of the config')
@@ -37,10 +36,13 @@ def main() -> None:
     def test() -> None:
         cfg = launch.load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
-        cfg.load_from, cfg.resume = args.checkpoint, False
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
+        cfg.load_from, cfg.resume = None, False
+        launch.check_file(args.checkpoint, 'CHECKPOINT')
         launch.check_data(cfg, ('test_dataloader', ))
-        metrics = launch.build_runner(cfg).test()
+        runner = launch.build_runner(cfg)
+        launch.load_exactly(runner, args.checkpoint)
+        metrics = runner.test()
         if args.out:
             mmengine.dump({name: float(value) for name, value in metrics.items()}, args.out, indent=2)
 

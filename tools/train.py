@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from mmengine.config import DictAction
 
@@ -14,14 +13,15 @@ EXAMPLES = """examples:
   python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
   bash tools/dist_train.sh CONFIG 8                                       # 8 processes of one machine
 
-exit codes: 0 done; 2 a mistake in the config, the data's place or the command line"""
+exit codes: 0 done; 2 a mistake in the config, the data's place or the command line; 130 stopped by Ctrl-C"""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<config name>)')
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<place of the config below configs/>)')
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='auto|PATH',
         help='go on from the newest checkpoint of the work folder (none there: start), or from PATH')
@@ -51,9 +51,12 @@ def main() -> None:
     def train() -> None:
         cfg = launch.load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
-        cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         if args.resume:
-            cfg.resume, cfg.load_from = True, None if args.resume == 'auto' else args.resume
+            cfg.resume, cfg.load_from = True, None
+            if args.resume != 'auto':
+                launch.check_file(args.resume, '--resume')
+                cfg.load_from = args.resume
         if args.pretrained:
             launch.start_from(cfg, args.pretrained)
         if args.amp:
@@ -63,7 +66,9 @@ def main() -> None:
         if args.auto_scale_lr:
             launch.enable_lr_scaling(cfg)
         launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-        launch.build_runner(cfg).train()
+        runner = launch.build_runner(cfg)
+        launch.check_batches(runner)
+        runner.train()
 
     launch.exit_on_user_error(train)
 

@@ -91,7 +91,7 @@ class SummaryHook(Hook):
             points=self.file, panel=work_dir / 'panel.png')
         files = {name: _short(path) for name, path in files.items() if path and path.exists()}
         fields = dict(
-            config=_short(Path(runner.cfg.filename or 'CONFIG')), checkpoint=files.get('checkpoint', 'CHECKPOINT'),
+            config=_short(_dumped_config(runner)), checkpoint=files.get('checkpoint', 'CHECKPOINT'),
             images=_held_out_folder(runner), work_dir=_short(work_dir))
         return [
             self._effort(runner), '', *verdict(self.points), '',
@@ -111,6 +111,13 @@ class SummaryHook(Hook):
             rate = self.images_per_iter * get_world_size() / np.median(seconds[self.start_iter - runner.iter:])
             done += f', {rate:,.0f} images/s'
         return f'Pre-trained {done}.'
+
+
+def _dumped_config(runner: Runner) -> Path:
+    """The config with all overrides of the command line, as Runner wrote it into the work folder."""
+    filename = Path(runner.cfg.filename or 'CONFIG')
+    dumped = Path(runner.work_dir) / filename.name
+    return dumped if dumped.exists() else filename
 
 
 def read_points(file: Path) -> list[dict[str, float]]:
