@@ -9,7 +9,7 @@ EXAMPLES = """examples:
   python tools/demo_classification.py --pretrained work_dirs/demo/mae_pretrain_long/epoch_720.pth
   python tools/demo_classification.py --pretrained CHECKPOINT --seeds 1 --cfg-options train_cfg.max_epochs=10
 
-Started again after an interruption, the same command goes on; finished runs are not repeated. About 10 minutes on two
+Started again after an interruption, the same command goes on; finished runs are not repeated. About 25 minutes on two
 cores. The runs are the configs configs/demo/classification*.py; each leaves its log and result in a folder of --out."""
 
 

@@ -5,7 +5,7 @@ The complete parent of every classification recipe; leaves hold only their diffe
 except where `release` stands: its lr and layer decay go with normalised pixels (the paper has 1e-3 and 0.75).
 Run:  bash tools/dist_train.sh configs/classification/vit_b16_in1k.py 8 --pretrained CHECKPOINT   # 8 GPUs x 128 images
       … --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=4   # less memory, same lr
-Test: python tools/test.py configs/classification/vit_b16_in1k.py work_dirs/vit_b16_in1k/epoch_100.pth
+Test: python tools/test.py configs/classification/vit_b16_in1k.py work_dirs/classification/vit_b16_in1k/epoch_100.pth
 Cost: 32 V100 x 7 h 11 min (`release`).
 """
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
