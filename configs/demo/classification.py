@@ -14,10 +14,10 @@ train_pipeline = [
     dict(type='mae_mm.LoadRandomResizedCrop', size=48, scale=(0.35, 1.0)), dict(type='PackInputs', input_key='inputs')]
 test_pipeline = [dict(type='mae_mm.LoadResizeCenterCrop', size=48), dict(type='PackInputs', input_key='inputs')]
 train_dataloader = dict(
-    batch_size=63, num_workers=1,
+    batch_size=63, num_workers=0, persistent_workers=False,
     dataset=dict(type='mae_mm.Places365', data_root='data/demo/places365', indices=1008, pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=252, num_workers=1,
+    batch_size=252, num_workers=0, persistent_workers=False,
     dataset=dict(type='mae_mm.Places365', data_root='data/demo/places365', pipeline=test_pipeline))
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
