@@ -96,6 +96,7 @@ def run_demo(
     with tqdm(total=total, bar_format=layout, desc='runs', smoothing=0, file=sys.stderr) as bar:
         for run, accuracy in evaluate_all([(run, configs[run], weights[run]) for run in todo], workers):
             results[run] = accuracy
+            (out / run.name).mkdir(parents=True, exist_ok=True)
             (out / run.name / 'result.json').write_text(json.dumps(dict(key=keys[run], top1=accuracy)))
             bar.write(f'{run.name:<24}{accuracy:6.2f} % top-1', file=sys.stderr)
             bar.update(PROTOCOLS[run.protocol].cost)
