@@ -1,4 +1,4 @@
-"""The demo pre-training, eleven times as long: 2.0 M images, 82 minutes on one core (`ours`).
+"""The demo pre-training, eleven times as long: 2.0 M images, 78 minutes on one core (`ours`).
 
 The run that transfers at demo scale start from.
 
