@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mae_mm.registry import MODELS
 
+MODELS.register_module(module=LayerNorm2d)  # for mmdet's heads: norm_cfg=dict(type='mae_mm.LayerNorm2d', eps=1e-6)
+
 
 @MODELS.register_module()
 class FourTapPyramid(BaseModule):
@@ -71,6 +73,26 @@ class SimplePyramid(BaseModule):
         """A sequence whose last is (N, D, h, w) -> five (N, C, …) of 4h, 2h, h, h // 2 and (h // 2 + 1) // 2 rows."""
         scales = [scale(maps[-1]) for scale in self.scales]
         return (*scales, self.subsample(scales[-1]))
+
+
+@MODELS.register_module()
+class BatchNormMaps(BaseModule):
+    """A BatchNorm without affine on each map: all that linear probing puts between features and linear layer.
+
+    So the probe sees features of unit variance, as in MAE's linear probing of the class token (appendix A.1).
+
+    Args:
+        embed_dim: width D of the ViT.
+        num_maps: number of maps, each with statistics of its own.
+    """
+
+    def __init__(self, embed_dim: int, num_maps: int = 1, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(embed_dim, eps=1e-6, affine=False) for _ in range(num_maps))
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """(N, D, h, w) each -> the same shapes."""
+        return tuple(norm(x) for norm, x in zip(self.norms, maps, strict=True))
 
 
 def _double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:
