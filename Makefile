@@ -80,4 +80,4 @@ demo: demo-data ## the main job: pre-train on generated images, about 4 minutes 
 	@$(PY) tools/train.py configs/demo/mae_pretrain.py
 
 demo-classification: demo-data ## few-label classification, MAE start beside random start; PRETRAINED=CHECKPOINT
-	@$(PY) tools/demo_classification.py --pretrained '$(PRETRAINED)'
+	@$(PY) tools/transfer.py '$(PRETRAINED)' --suite $@

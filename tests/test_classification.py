@@ -1,8 +1,6 @@
 """Every recipe family trains: two iterations of the real recipe, shrunk, on demo data through mmengine's Runner."""
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mae_mm import demo_classification, launch
+from mae_mm import launch
 from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.registry import DATASETS
 
@@ -154,74 +152,6 @@ def test_lr_follows_the_release(data, tmp_path):
 
 
 # ---- the demo -------------------------------------------------------------------------------------------------------
-
-@pytest.fixture
-def demo(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict]:
-    """A function that runs the demo with a tiny encoder on 24 images: fine-tuning and k-NN, one epoch."""
-    monkeypatch.chdir(CONFIGS.parent)
-    monkeypatch.setattr(demo_classification, 'PROTOCOLS', {
-        name: demo_classification.PROTOCOLS[name] for name in ('finetune', 'knn')})
-    options = {f'{name}.dataset.data_root': str(data / 'places365') for name in LOADERS}
-    options.update({f'{name}.num_workers': 0 for name in LOADERS})
-    options.update({f'{name}.dataset.serialize_data': False for name in LOADERS})  # it collects garbage: seconds
-    options.update({
-        'model.backbone.arch': dict(embed_dim=32, depth=2, num_heads=2), 'model.head.in_channels': 32,
-        'train_dataloader.batch_size': 12, 'train_cfg.max_epochs': 1, 'param_scheduler': []})
-    return lambda seeds=1: demo_classification.run_demo(str(tmp_path / 'mae.pth'), tmp_path / 'out', seeds, options)
-
-
-def write_checkpoint(path: Path, make_mae: Callable, seed: int) -> None:
-    torch.manual_seed(seed)
-    torch.save(dict(state_dict=make_mae(dict(img_size=48)).state_dict()), path)
-
-
-def test_demo_resumes(demo, tmp_path, make_mae, monkeypatch):
-    """Complete runs are not repeated; a new checkpoint repeats the runs that start from it, and those alone."""
-    write_checkpoint(tmp_path / 'mae.pth', make_mae, 0)
-    first = demo()
-    assert {protocol: {start: len(values) for start, values in row.items()} for protocol, row in first.items()} == {
-        protocol: dict(random=1, mae=1) for protocol in ('finetune', 'knn')}
-    assert '| fine-tuning |' in (tmp_path / 'out/table.md').read_text()
-    results = json.loads((tmp_path / 'out/results.json').read_text())
-    assert (results['labelled_images'], results['held_out_images'], results['accuracies']) == (24, 12, first)
-    assert 'loss:' in (tmp_path / 'out/finetune_mae_seed0/log.txt').read_text()
-
-    made: list[str] = []
-    evaluate = demo_classification.evaluate
-
-    def record(run, *args):
-        made.append(run.name)
-        return evaluate(run, *args)
-
-    monkeypatch.setattr(demo_classification, 'evaluate', record)
-    assert demo() == first and not made
-    (tmp_path / 'out/knn_random_seed0/result.json').unlink()  # as if interrupted there
-    assert demo() == first and made == ['knn_random_seed0']
-    made.clear()
-    write_checkpoint(tmp_path / 'mae.pth', make_mae, 1)
-    demo()
-    assert made == ['finetune_mae_seed0', 'knn_mae_seed0']
-    monkeypatch.setattr(demo_classification, 'evaluate', lambda run, *_: made.append(run.name) or 50.0)
-    made.clear()
-    assert demo(2)['finetune']['mae'][1] == 50
-    assert made == [f'{protocol}_{start}_seed1' for protocol in ('finetune', 'knn') for start in ('random', 'mae')]
-
-
-def test_demo_refuses_a_missing_checkpoint_first(demo, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'mae\.pth'):
-        demo()
-    assert not (tmp_path / 'out').exists()
-
-
-def test_table_by_hand():
-    """Sample deviation of 20, 22, 24 is 2; equal values have none to show."""
-    row = dict(random=[20.0, 22.0, 24.0], mae=[30.0, 30.0, 30.0])
-    description = dict(
-        checkpoint='mae.pth', seeds=3, epochs=30, labelled_images=1008, held_out_images=504, chance=100 / 12)
-    lines = demo_classification.table(dict(linear=row), description).splitlines()
-    assert lines[-1] == '| linear probing | 22.0 ± 2.0 | 30.0 | +8.0 |'
-    assert '504 held-out' in lines[0] and 'chance is 8.3' in lines[0] and '1008 labelled' in lines[0]
-
 
 @pytest.mark.parametrize(('name', 'folder', 'kind'), [
     ('', 'places365', 'Places365'), ('_scratch', 'places365', 'Places365'), ('_places', 'places365', 'Places365'),
