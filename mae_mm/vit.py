@@ -51,6 +51,8 @@ class ViT(BaseModule):
         rel_pos: relative positions, zero at the start: decomposed ones with windows, a bias for each offset without.
             Their tables have the size of the window or of the grid of `img_size`, and are resampled for others.
         checkpointing: recompute each block's activations in the backward pass: less memory, equal results.
+        bf16: compute in bfloat16 under autocast but return float32, for hosts whose other operators take no bfloat16
+            (mmcv's nms and RoIAlign). Whole models do better with `mae_mm.AutocastOptimWrapper`.
         init_cfg: e.g. dict(type='mae_mm.Pretrained', checkpoint=…).
 
     Raises:
@@ -71,6 +73,7 @@ class ViT(BaseModule):
         window_size: int = 0,
         rel_pos: bool = False,
         checkpointing: bool = False,
+        bf16: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -87,7 +90,7 @@ class ViT(BaseModule):
         self.grid_size = grid_of(img_size, patch_size)
         self.out_indices = _block_indices(out_indices, self.depth)
         self.tuned_blocks = self.depth if tuned_blocks is None else tuned_blocks
-        self.window_size, self.checkpointing = window_size, checkpointing
+        self.window_size, self.checkpointing, self.bf16 = window_size, checkpointing, bf16
         self.global_blocks = set(range(self.depth)) if not window_size else last_of_quarters(self.depth)
 
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, self.embed_dim)
@@ -144,13 +147,10 @@ class ViT(BaseModule):
 
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) float -> features as `out_type` says: one for each tapped block, or just one."""
-        tokens = self.embed(imgs)
-        if self.out_type == 'featmap':
-            return self._feature_maps(tokens, grid_of(tuple(imgs.shape[2:]), self.patch_size))
-        x = self.encode(tokens)
-        if self.out_type == 'avg_featmap':
-            return (self.fc_norm(x[:, 1:].mean(1)), )
-        return (x[:, 0] if self.out_type == 'cls_token' else x, )
+        if not self.bf16:
+            return self._features(imgs)
+        with torch.autocast(imgs.device.type, dtype=torch.bfloat16):
+            return tuple(x.float() for x in self._features(imgs))
 
     def train(self, mode: bool = True) -> 'ViT':
         """Frozen blocks stay in evaluation mode: no stochastic depth there."""
@@ -158,6 +158,15 @@ class ViT(BaseModule):
         for block in self.blocks[:self.depth - math.ceil(self.tuned_blocks)]:
             block.eval()
         return self
+
+    def _features(self, imgs: Tensor) -> tuple[Tensor, ...]:
+        tokens = self.embed(imgs)
+        if self.out_type == 'featmap':
+            return self._feature_maps(tokens, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+        x = self.encode(tokens)
+        if self.out_type == 'avg_featmap':
+            return (self.fc_norm(x[:, 1:].mean(1)), )
+        return (x[:, 0] if self.out_type == 'cls_token' else x, )
 
     def _prepend_cls_token(self, tokens: Tensor) -> Tensor:
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
