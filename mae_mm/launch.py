@@ -13,14 +13,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
 
 # Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
 HELPER_KEYS = {
-    'backend_args', 'bgr_mean', 'bgr_std', 'compile', 'crop_size', 'custom_imports', 'data_root', 'dataset_type',
-    'find_unused_parameters', 'image_size', 'img_ratios', 'img_scale', 'metainfo', 'model_wrapper_cfg', 'norm_cfg',
-    'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline', 'train_pipeline',
-    'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
+    'backend_args', 'bgr_mean', 'bgr_std', 'classes', 'compile', 'crop_size', 'custom_imports', 'data_root',
+    'dataset_type', 'find_unused_parameters', 'image_size', 'img_ratios', 'img_scale', 'metainfo', 'model_wrapper_cfg',
+    'norm_cfg', 'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline',
+    'train_pipeline', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
 }
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
@@ -34,11 +35,11 @@ LAYOUTS = {
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
-    """Read a config file, apply `--cfg-options`, and refuse unknown keys at the top level.
+    """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown keys at the top level.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown key; the message names the nearest valid one.
+        ValueError: for an unknown key, the message names the nearest valid one; and as `coco.adopt_classes`.
     """
     if not Path(path).is_file():
         near = difflib.get_close_matches(str(path), map(str, Path('configs').rglob('*.py')), n=3)
@@ -46,6 +47,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     cfg = Config.fromfile(path)
     cfg.merge_from_dict(options or {})
     check_keys(cfg)
+    coco.adopt_classes(cfg)
     return cfg
 
 
@@ -78,16 +80,18 @@ def check_schedule(cfg: Config) -> None:
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
-    """Look for the files of every data set before anything is built.
+    """Look for the files of every data set, and into COCO annotations, before anything is built.
 
     Raises:
         FileNotFoundError: naming the path, the layout expected, and the command for demo data.
+        ValueError, FileNotFoundError: as `coco.check_loader`.
     """
     for loader in loaders:
         for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
             for path in _data_paths(dataset):
                 if not path.exists():
                     raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{loader}.dataset'))
+        coco.check_loader(cfg, loader)
 
 
 def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
@@ -167,7 +171,10 @@ def _find_vit(cfg: object) -> ConfigDict | None:
 
 
 def use_autocast(cfg: Config) -> None:
-    """`--amp`: bfloat16 autocast on any device."""
+    """`--amp`: bfloat16 autocast on any device; in mmdet of the ViT alone, for mmcv's nms and RoIAlign refuse it."""
+    if cfg.get('default_scope') == 'mmdet' and (vit := _find_vit(cfg.model)):
+        vit.bf16 = True
+        return
     cfg.optim_wrapper.type = 'mae_mm.AutocastOptimWrapper'
     for key in ('loss_scale', 'dtype', 'use_fp16'):
         cfg.optim_wrapper.pop(key, None)
@@ -184,11 +191,14 @@ def enable_lr_scaling(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def count_accumulation(cfg: Config) -> None:
-    """Let lr scaling see gradient accumulation, which mmengine's leaves out of the effective batch."""
-    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
-    if (cfg.get('auto_scale_lr') or {}).get('enable') and steps > 1:
-        cfg.auto_scale_lr.base_batch_size /= steps
+def count_effective_batch(cfg: Config) -> None:
+    """Let lr scaling see gradient accumulation and repeated views, which mmengine's leaves out of the batch."""
+    factor = cfg.optim_wrapper.get('accumulative_counts', 1)
+    for dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
+        factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
+        break  # data sets joined together have one pipeline
+    if (cfg.get('auto_scale_lr') or {}).get('enable') and factor > 1:
+        cfg.auto_scale_lr.base_batch_size /= factor
 
 
 def adapt_loaders(cfg: Config) -> None:
@@ -208,6 +218,7 @@ def start_cpu_group(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs GPUs; on CPU machines use torchrun with --launcher pytorch')
     torch.distributed.init_process_group('gloo')
+    cfg.pop('sync_bn', None)  # SyncBatchNorm takes GPU tensors only
     # Runner would hand the local rank over as the number of a GPU.
     cpu_wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
     cfg.setdefault('model_wrapper_cfg', cpu_wrapper)
@@ -217,7 +228,7 @@ def build_runner(cfg: Config) -> Runner:
     """The Runner that the config asks for."""
     allow_mmengine_objects()
     check_schedule(cfg)
-    count_accumulation(cfg)
+    count_effective_batch(cfg)
     adapt_loaders(cfg)
     start_cpu_group(cfg)
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

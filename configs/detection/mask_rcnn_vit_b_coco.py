@@ -2,11 +2,11 @@
 
 The complete parent of every detection recipe; leaves hold only their differences. Model, data set, evaluator and
 runtime are mmdet's. The block stack is tapped at the end of each quarter, and four scales made of the taps go into
-mmdet's FPN (appendix A.3, `paper`). The paper searched lr, weight decay, drop path and epochs for each entry and published
-none of them: those here are ViTDet's (arXiv:2203.16527, appendix A.2), whose windows and relative positions are taken,
-too (all `ours`).
-Run:  bash tools/dist_train.sh configs/detection/mask_rcnn_vit_b_coco.py 32 --pretrained CHECKPOINT    # 32 GPUs x 2 images
-      python tools/train.py CONFIG --pretrained CHECKPOINT --cfg-options model.backbone.checkpointing=True  # less memory
+mmdet's FPN (appendix A.3, `paper`). The paper searched lr, weight decay, drop path and epochs for each entry and
+published none of them: those here are ViTDet's (arXiv:2203.16527, appendix A.2), whose windows and relative positions
+are taken, too (all `ours`).
+Run:  bash tools/dist_train.sh configs/detection/mask_rcnn_vit_b_coco.py 32 --pretrained CHECKPOINT    # 32 GPUs x 2
+      … --cfg-options model.backbone.checkpointing=True                                    # less memory, equal results
 Test: python tools/test.py CONFIG CHECKPOINT
 """
 _base_ = [

@@ -1,6 +1,6 @@
 """Mask R-CNN on COCO, ViT-L/16, the paper's adapter: box/mask AP 53.3/47.2 from MAE, 1600 epochs (Table 4, `paper`).
 
-Run: bash tools/dist_train.sh configs/detection/mask_rcnn_vit_l_coco.py 64 --pretrained CHECKPOINT    # 64 GPUs x 1 image
+Run: bash tools/dist_train.sh configs/detection/mask_rcnn_vit_l_coco.py 64 --pretrained CHECKPOINT   # 64 GPUs x 1 image
 Drop path and layer decay are ViTDet's (`ours`): the paper's are not published.
 """
 _base_ = './mask_rcnn_vit_b_coco.py'

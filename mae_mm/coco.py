@@ -1,0 +1,241 @@
+"""COCO-format annotations: classes taken from the file when asked; what does not fit is said before training."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+from PIL import Image
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+NUM_SIZES = 100  # images of a data set whose size is compared with the file's; all of them would take minutes
+PALETTE_SIZE = 80  # colours of mmdet's COCO palette
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width when the image is loaded
+
+
+def coco_datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
+    """Configs of type CocoDataset: the data set's own, or those that it wraps."""
+    if dataset is None:
+        return
+    if dataset.get('type', '').rsplit('.', 1)[-1] == 'CocoDataset':
+        yield dataset
+    for inner in [dataset.get('dataset'), *dataset.get('datasets', [])]:
+        yield from coco_datasets(inner)
+
+
+def annotation_path(dataset: ConfigDict) -> Path:
+    """Where a data set's annotations are."""
+    return Path(dataset.get('data_root') or '', dataset['ann_file'])
+
+
+def adopt_classes(cfg: Config) -> None:
+    """Resolve the top-level key `classes`: a list of names, or 'json' for the categories of the training file.
+
+    The names go into every CocoDataset, their number into every box and mask head, and the key goes away; it stays only
+    where the training file is not there (`check_data` of launch says so).
+
+    Raises:
+        ValueError: if the file cannot be read, or `classes` is something else.
+    """
+    names = cfg.get('classes')
+    datasets = [one for key in LOADERS for one in coco_datasets((cfg.get(key) or {}).get('dataset'))]
+    if names is None or not datasets:
+        return
+    if names == 'json':
+        path = annotation_path(datasets[0])
+        if not path.is_file():
+            return
+        names = [category['name'] for category in read_annotations(path)['categories']]
+    elif isinstance(names, str):
+        raise ValueError(f"classes={names!r} is neither 'json' nor a list of names")
+    for dataset in datasets:
+        dataset.metainfo = dict(classes=tuple(names))
+        if len(names) > PALETTE_SIZE:
+            dataset.metainfo.palette = 'random'
+    for _, head in class_heads(cfg.model):
+        head.num_classes = len(names)
+    cfg.pop('classes')
+
+
+def class_heads(model: ConfigDict, key: str = 'model') -> Iterator[tuple[str, ConfigDict]]:
+    """Box and mask heads of a detector, one- or two-stage, cascades included, each with its place in the config."""
+    for name in ('roi_head', 'bbox_head', 'mask_head'):
+        heads = model.get(name) or []
+        for head in heads if isinstance(heads, list | tuple) else [heads]:
+            if name != 'roi_head' and 'num_classes' in head:
+                yield f'{key}.{name}', head
+            yield from class_heads(head, f'{key}.{name}')
+
+
+def read_annotations(path: Path) -> dict:
+    """Parse a COCO file.
+
+    Raises:
+        ValueError: if it is no json, or not one of COCO's layout.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path} is no readable json: {error}') from error
+    missing = [key for key in ('images', 'annotations', 'categories')
+               if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    if missing:
+        raise ValueError(
+            f'{path} is no COCO annotation file: it has no list of {", ".join(missing)}; wanted: '
+            '{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", "category_id", '
+            '"bbox": [x, y, w, h] in pixels, "area", "segmentation", "iscrowd"}], "categories": [{"id", "name"}]}')
+    return content
+
+
+def check_loader(cfg: Config, loader: str) -> None:
+    """Compare each CocoDataset of a loader with its images, with the heads, and with the evaluator.
+
+    Raises:
+        ValueError: naming the first thing that does not fit, with examples and the way out.
+        FileNotFoundError: if `classes` are those of a training file that is not there.
+    """
+    for dataset in coco_datasets((cfg.get(loader) or {}).get('dataset')):
+        if cfg.get('classes') == 'json':
+            path = annotation_path(next(coco_datasets(cfg.train_dataloader.dataset)))
+            raise FileNotFoundError(
+                f"classes='json' means the categories of the training annotations {path}, which are not there; "
+                "write the names: classes=['cat', 'dog']")
+        path = annotation_path(dataset)
+        content = read_annotations(path)
+        folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
+        try:
+            check_entries(content, path, with_masks=_loads_masks(dataset))
+            check_categories(content, path, _names(dataset), dict(class_heads(cfg.model)))
+            check_images(content['images'], path, folder)
+        except KeyError as error:
+            raise ValueError(f'{path}: an image, annotation or category has no {error}') from error
+        evaluator = cfg.get(loader.replace('dataloader', 'evaluator')) or {}
+        for one in evaluator if isinstance(evaluator, list) else [evaluator]:
+            if one.get('ann_file') and Path(one['ann_file']).absolute() != path.absolute():
+                key = loader.replace('dataloader', 'evaluator')
+                raise ValueError(
+                    f'{key}.ann_file={one["ann_file"]} is not the file that {loader} reads, {path}; the metric would '
+                    f'be of other images: --cfg-options {key}.ann_file={path}')
+
+
+def check_entries(content: dict, path: Path, with_masks: bool) -> None:
+    """Every annotation belongs to an image and a category of the file, and has what training needs.
+
+    Raises:
+        ValueError: as `check_loader`.
+    """
+    images = {image['id']: image for image in content['images']}
+    categories = {category['id'] for category in content['categories']}
+    annotations = content['annotations']
+    for key in ('area', 'iscrowd'):
+        _refuse([a['id'] for a in annotations if key not in a], path, f'annotations have no {key}')
+    strays = [a['id'] for a in annotations if a['image_id'] not in images]
+    _refuse(strays, path, 'annotations are of images that are not in the file')
+    _refuse([a['id'] for a in annotations if a['category_id'] not in categories], path,
+            'annotations are of categories that are not in the file')
+    _refuse([a['id'] for a in annotations if len(a.get('bbox') or ()) != 4], path,
+            'annotations have no bbox [x, y, width, height]')
+    # mmdet drops these in silence.
+    outside = [a['id'] for a in annotations if not _shows(a['bbox'], images[a['image_id']])]
+    if annotations and len(outside) == len(annotations):
+        raise ValueError(
+            f'{path}: not one bbox lies in its image with at least one pixel a side (annotation {outside[0]}: '
+            f'{annotations[0]["bbox"]}); COCO boxes are [x, y, width, height] in pixels, not fractions')
+    if with_masks:
+        _refuse([a['id'] for a in annotations if not a.get('segmentation') and not a.get('iscrowd')], path,
+                'annotations have no segmentation, which a mask head learns from; add them, or train on boxes alone '
+                '(docs/detection.md, "Boxes alone")')
+
+
+def check_categories(content: dict, path: Path, names: Sequence[str], heads: dict[str, ConfigDict]) -> None:
+    """The file's categories are the data set's classes, in their order, and the heads have as many.
+
+    mmdet numbers the labels in the file's order whatever the order of `names`, and drops what it does not find.
+
+    Raises:
+        ValueError: as `check_loader`.
+    """
+    in_file = [category['name'] for category in content['categories']]
+    out = "the classes of the file: --cfg-options classes=json, or classes = 'json' in the config"
+    if twice := [name for name, count in Counter(in_file).items() if count > 1]:
+        raise ValueError(f'{path} has several categories named {twice[0]!r}')
+    if missing := [name for name in names if name not in in_file]:
+        raise ValueError(
+            f'{path} has {len(in_file)} categories ({_some(in_file)}), and {len(missing)} of the {len(names)} classes '
+            f'of the data set are not among them ({_some(missing)}); {out}')
+    if [name for name in in_file if name in names] != list(names):
+        raise ValueError(
+            f'{path} has the categories in another order ({_some(in_file)}) than the classes of the data set '
+            f'({_some(names)}), and labels would be mixed up; {out}')
+    for key, head in heads.items():
+        if head.num_classes != len(names):
+            raise ValueError(f'{key}.num_classes={head.num_classes}, but {path} gives {len(names)} classes; {out}')
+
+
+def check_images(images: list[dict], path: Path, folder: Path) -> None:
+    """The images are there, and those looked at have the size that the file says.
+
+    Raises:
+        ValueError: as `check_loader`.
+    """
+    if not images:
+        raise ValueError(f'{path} has no images')
+    listed: dict[Path, set[str]] = {}
+    missing = []
+    for image in images:
+        file = folder / image['file_name']
+        if file.parent not in listed:
+            listed[file.parent] = set(os.listdir(file.parent)) if file.parent.is_dir() else set()
+        if file.name not in listed[file.parent]:
+            missing.append(image['file_name'])
+    _refuse(missing, path, f'images are not in {folder} (data_root + data_prefix.img + file_name)')
+    for image in images[::-(-len(images) // NUM_SIZES)]:
+        size = _loaded_size(folder / image['file_name'])
+        if size != (image['width'], image['height']):
+            raise ValueError(
+                f'{path} says that {image["file_name"]} has {image["width"]}x{image["height"]} pixels, but it has '
+                f'{size[0]}x{size[1]} (as loaded, EXIF rotation applied); make the file anew from the images')
+
+
+def _loaded_size(file: Path) -> tuple[int, int]:
+    """Width and height of an image as it will be loaded, from its header."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112) in TRANSPOSED else (width, height)
+    except OSError as error:
+        raise ValueError(f'{file} is no readable image: {error}') from error
+
+
+def _names(dataset: ConfigDict) -> Sequence[str]:
+    """The classes that a CocoDataset is built with."""
+    names = (dataset.get('metainfo') or {}).get('classes')
+    if isinstance(names, str):  # a file of names, one a line
+        return Path(names).read_text().split('\n')[:-1]
+    if names is None:
+        from mmdet.datasets import CocoDataset
+        names = CocoDataset.METAINFO['classes']
+    return names
+
+
+def _loads_masks(dataset: ConfigDict) -> bool:
+    return any(transform.get('with_mask') for transform in dataset.get('pipeline', []))
+
+
+def _shows(bbox: Sequence[float], image: dict) -> bool:
+    """mmdet's rule for boxes that it keeps."""
+    x, y, width, height = bbox
+    across = min(x + width, image['width']) - max(x, 0)
+    down = min(y + height, image['height']) - max(y, 0)
+    return width >= 1 and height >= 1 and across > 0 and down > 0
+
+
+def _refuse(found: Sequence, path: Path, complaint: str) -> None:
+    if found:
+        raise ValueError(f'{path}: {len(found)} {complaint} ({_some(found)})')
+
+
+def _some(names: Sequence) -> str:
+    return ', '.join(map(str, names[:3])) + (', …' if len(names) > 3 else '')
