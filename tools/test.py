@@ -30,6 +30,7 @@ def main() -> None:
     import mmengine
 
     from mae_mm import launch
+    from mae_mm.label_maps import check_labels
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
@@ -41,6 +42,7 @@ def main() -> None:
         launch.check_file(args.checkpoint, 'CHECKPOINT')
         launch.check_data(cfg, ('test_dataloader', ))
         runner = launch.build_runner(cfg)
+        check_labels(runner, ('test_dataloader', ))
         launch.load_exactly(runner, args.checkpoint)
         metrics = runner.test()
         if args.out:

@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm import launch  # after --help, which need not wait for torch
+    from mae_mm.label_maps import check_labels
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
@@ -67,6 +68,7 @@ def main() -> None:
             launch.enable_lr_scaling(cfg)
         launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
         runner = launch.build_runner(cfg)
+        check_labels(runner, ('train_dataloader', 'val_dataloader'))
         launch.check_batches(runner)
         runner.train()
 

@@ -2,7 +2,7 @@
 
 The complete parent of every segmentation recipe; leaves hold only their differences. Data set, its augmentation and
 UperNet are mmseg's. 512 px, batch 16, 160k iterations (100 epochs) and relative position bias, in transfer only and
-zero at the start: `paper`. lr, weight decay, layer decay, drop path, warm-up, poly, taps, slide inference: `reproduced`.
+zero at the start: `paper`. lr, wd, layer decay, drop path, warm-up, poly, taps, slide inference: `reproduced`.
 Run:  bash tools/dist_train.sh configs/segmentation/upernet_vit_b_ade20k.py 8 --pretrained CHECKPOINT   # 8 x 2 images
       … --cfg-options model.test_cfg.mode=whole    # the image at once instead of windows of 512 px
 Test: python tools/test.py configs/segmentation/upernet_vit_b_ade20k.py \
