@@ -1,0 +1,6 @@
+"""The other side of configs/demo/detection.py: the same budget from random weights (`ours`).
+
+Run: python tools/train.py configs/demo/detection_scratch.py
+"""
+_base_ = './detection.py'
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))
