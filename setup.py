@@ -51,6 +51,7 @@ setup(
     long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
+    package_data={'mae_mm': ['report.html']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         # 2.6 brought exact allow-lists for checkpoints; the headers of 2.14 need C++20, which mmcv 2.1.0 is not.
@@ -60,8 +61,10 @@ setup(
         'mmengine>=0.10.4,<1',
         'mmpretrain>=1.2,<2',
         'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources
+        'fsspec',
         'matplotlib',
         'numpy>=1.26',
+        'jinja2',
         'packaging',
         'pillow',
         'safetensors',

@@ -5,42 +5,22 @@ import hashlib
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import redirect_stderr, redirect_stdout
+from itertools import product
 from multiprocessing import Manager, get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mae_mm import launch
 from mae_mm.checkpoint import read_checkpoint
+from mae_mm.runs import Job, Metric, Protocol, make_run
 
 STARTS = ('random', 'mae')
-
-
-class Metric(NamedTuple):
-    """A column of results."""
-
-    title: str
-    factor: float = 1.0  # from the evaluator's value to percent
-
-
-class Protocol(NamedTuple):
-    """One way to use a checkpoint, and its other side."""
-
-    title: str
-    random: str | None  # config of the run from random weights, if there is one
-    mae: str  # config of the run from the checkpoint
-    options: dict = {}  # of `--cfg-options`, for both
-    cost: float = 1.0  # of a whole run, relative to the other protocols
-    measure: Callable[[Config, str | None], dict[str, float]] | None = None  # instead of training; gives the metrics
 
 
 class Suite(NamedTuple):
@@ -51,6 +31,8 @@ class Suite(NamedTuple):
     metrics: dict[str, Metric]  # by the evaluator's names
     note: str = ''  # a sentence under the table
     seeds: int = 3
+    starts: tuple[str, ...] = STARTS  # sides to run
+    save: bool = False  # long runs: keep checkpoints, and go on inside a run
 
 
 class Run(NamedTuple):
@@ -65,18 +47,9 @@ class Run(NamedTuple):
         return f'{self.protocol}_{self.start}_seed{self.seed}'
 
 
-class Job(NamedTuple):
-    """What a worker needs to make a run."""
-
-    name: str
-    cfg: Config
-    pretrained: str | None
-    protocol: Protocol
-    metrics: dict[str, Metric]
-
-
 def compare(
     suite: Suite, pretrained: str, out: Path, seeds: int | None = None, options: dict | None = None, workers: int = 1,
+    gpus: int = 0,
 ) -> dict:
     """Make the runs that are not made yet, then write `results.json` and `table.md`.
 
@@ -89,6 +62,7 @@ def compare(
         seeds: runs of each kind, with seeds 0, 1, … (default: the suite's).
         options: of `--cfg-options`, for every config.
         workers: runs at a time; with more than one, each has one thread.
+        gpus: train each run on so many GPUs with `tools/dist_train.sh`; 0 and 1 train in a process of this machine.
 
     Returns:
         What `results.json` holds: `results` has, for each protocol and start, a list of {metric: percent}, one for
@@ -97,8 +71,9 @@ def compare(
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
     checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
     seeds = seeds or suite.seeds
-    runs = [Run(protocol, start, seed) for seed in range(seeds) for protocol in suite.protocols for start in STARTS]
-    jobs = {run: make_job(run, suite, pretrained, out, options or {})
+    runs = [Run(*kind) for kind in product(suite.protocols, suite.starts, range(seeds))]
+    runs.sort(key=lambda run: run.seed)  # a first answer for each protocol before the repetitions
+    jobs = {run: make_job(run, suite, pretrained, out, options or {}, gpus)
             for run in runs if getattr(suite.protocols[run.protocol], run.start)}
     keys = {run: hashlib.sha256(f'{job.cfg.pretty_text}{job.pretrained and checkpoint_id}'.encode()).hexdigest()
             for run, job in jobs.items()}
@@ -115,7 +90,7 @@ def compare(
     make_runs({run: job for run, job in jobs.items() if results[run] is None}, workers, record)
     summary = dict(
         task=suite.task, checkpoint=pretrained, checkpoint_sha256=checkpoint_id, seeds=seeds,
-        **describe([results[run] for run in jobs if results[run]], jobs[next(iter(jobs))].cfg),
+        **describe([results[run] for run in jobs if results[run]], [job.cfg for job in jobs.values()]),
         results={name: {start: [results[run]['metrics'] for run in jobs if run[:2] == (name, start) and results[run]]
                         for start in STARTS} for name in suite.protocols},
         failed=failed)
@@ -125,8 +100,8 @@ def compare(
     return summary
 
 
-def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict) -> Job:
-    """The config of a run: that of its file, but only the end is evaluated and no checkpoint is saved.
+def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict, gpus: int) -> Job:
+    """What a run needs: the config of its file; in short suites only the end is evaluated, and nothing is saved.
 
     Raises:
         FileNotFoundError: if there are no data.
@@ -136,9 +111,13 @@ def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict) 
     launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.work_dir, cfg.experiment_name, cfg.launcher = str(out / run.name), run.name, 'none'
     cfg.merge_from_dict({'randomness.seed': run.seed})
-    cfg.train_cfg.val_interval = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
-    cfg.default_hooks.checkpoint = None
-    return Job(run.name, cfg, pretrained if run.start == 'mae' else None, protocol, suite.metrics)
+    if suite.save:
+        cfg.resume = True
+    else:
+        cfg.train_cfg.val_interval = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+        cfg.default_hooks.checkpoint = None
+    start = pretrained if run.start == 'mae' else None
+    return Job(run.name, cfg, start, protocol, suite.metrics, draw=run.seed == 0 and run.start == 'mae', gpus=gpus)
 
 
 def make_runs(jobs: dict[Run, Job], workers: int, record: Callable[[Run, Future], None]) -> None:
@@ -168,48 +147,6 @@ def make_runs(jobs: dict[Run, Job], workers: int, record: Callable[[Run, Future]
             pool.shutdown(cancel_futures=True)
 
 
-def make_run(job: Job, progress: dict[str, float]) -> dict:
-    """Make one run, with its log in `log.txt` of its folder.
-
-    Returns:
-        metrics: {metric: percent} on the held-out images at the end; train_images, val_images: how many; seconds.
-    """
-    folder = Path(job.cfg.work_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    begun = time.time()
-    with (folder / 'log.txt').open('a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
-        if job.protocol.measure:
-            values, sizes = job.protocol.measure(job.cfg, job.pretrained), {}
-        else:
-            values, sizes = train(job, progress)
-    metrics = {name: values[name] * metric.factor for name, metric in job.metrics.items()}
-    return dict(metrics=metrics, seconds=time.time() - begun, **sizes)
-
-
-def train(job: Job, progress: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
-    """Train and evaluate as the config says; returns the metrics and the numbers of images."""
-    if job.pretrained:
-        launch.start_from(job.cfg, job.pretrained)
-    runner = launch.build_runner(job.cfg)
-    runner.register_hook(ReportProgress(job.name, progress))
-    runner.train()
-    values = {name: runner.message_hub.get_scalar(f'val/{name}').current() for name in job.metrics}
-    return values, dict(
-        train_images=len(runner.train_dataloader.dataset), val_images=len(runner.val_dataloader.dataset))
-
-
-class ReportProgress(Hook):
-    """Tell another process how far a training is, about once a second."""
-
-    def __init__(self, name: str, progress: dict[str, float]) -> None:
-        self.name, self.progress, self.told = name, progress, 0.0
-
-    def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        if time.time() > self.told + 1:
-            self.progress[self.name] = (runner.iter + 1) / runner.max_iters
-            self.told = time.time()
-
-
 def outcome(future: Future, metrics: dict[str, Metric]) -> str:
     """'57.3 top-1', or why there is none."""
     if error := future.exception():
@@ -227,29 +164,46 @@ def read_result(folder: Path, key: str) -> dict | None:
     return result if result.pop('key', None) == key else None
 
 
-def describe(results: list[dict], cfg: Config) -> dict:
-    """What the numbers depend on, as far as the complete runs tell."""
+def describe(results: list[dict], cfgs: list[Config]) -> dict:
+    """What the numbers depend on: images as far as the complete runs tell, and the length, if they share one."""
     known = {key: value for result in results for key, value in result.items() if key in ('train_images', 'val_images')}
-    unit = 'epochs' if 'max_epochs' in cfg.train_cfg else 'iterations'
-    return {**known, unit: cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters}
+    lengths = {(unit, cfg.train_cfg[f'max_{unit}']) for cfg in cfgs for unit in ('epochs', 'iters')
+               if cfg.train_cfg.get(f'max_{unit}')}
+    return known | (dict(lengths) if len(lengths) == 1 else {})
 
 
 def table(suite: Suite, summary: dict) -> str:
     """Markdown: mean ± sample standard deviation, and the difference of the means."""
-    length = next(f'{summary[unit]} {unit}' for unit in ('epochs', 'iterations') if unit in summary)
-    lines = [
-        f'{suite.task}: {summary.get("train_images", "?")} training and {summary.get("val_images", "?")} held-out '
-        f'images, {length}, the same budget and augmentation on both sides; percent, mean ± standard deviation over '
-        f'{summary["seeds"]} seeds. {suite.note}',
-        '', '| | metric | from random weights | from MAE | gain |', '|---|---|---|---|---|']
+    lines = [caption(suite, summary), '']
+    for i, row in enumerate(rows(suite, summary)):
+        lines += [f'| {" | ".join(row)} |'] + ['|---' * len(row) + '|'] * (i == 0)
+    lines += [f'\nFailed: {name}: {error}' for name, error in summary['failed'].items()]
+    return '\n'.join(lines) + f'\n\nCheckpoint: {summary["checkpoint"]}\n'
+
+
+def caption(suite: Suite, summary: dict) -> str:
+    """What was compared, in a sentence or two."""
+    length = ''.join(f', {summary[unit]} {unit}' for unit in ('epochs', 'iters') if unit in summary)
+    images = ''
+    if 'train_images' in summary:
+        images = f'{summary["train_images"]} training and {summary["val_images"]} held-out images'
+    budget = ', the same budget and augmentation on both sides' if len(suite.starts) > 1 else ''
+    spread = f', mean ± standard deviation over {summary["seeds"]} seeds' if summary['seeds'] > 1 else ''
+    return f'{suite.task}: {images}{length}{budget}; percent{spread}. {suite.note}'.replace(': , ', ': ').strip()
+
+
+def rows(suite: Suite, summary: dict) -> list[list[str]]:
+    """The cells of the table, headings first."""
+    published = any(protocol.published for protocol in suite.protocols.values())
+    table = [['', 'metric', 'from random weights', 'from MAE', 'gain', *['published'] * published]]
     for name, row in summary['results'].items():
+        protocol = suite.protocols[name]
         for key, metric in suite.metrics.items():
             random, mae = ([result[key] for result in row[start]] for start in STARTS)
             gain = f'{statistics.mean(mae) - statistics.mean(random):+.1f}' if random and mae else '–'
-            lines.append(f'| {suite.protocols[name].title} | {metric.title} | {mean_and_deviation(random)} | '
-                         f'{mean_and_deviation(mae)} | {gain} |')
-    lines += [f'\nFailed: {name}: {error}' for name, error in summary['failed'].items()]
-    return '\n'.join(lines) + f'\n\nCheckpoint: {summary["checkpoint"]}\n'
+            cells = [protocol.title, metric.title, mean_and_deviation(random), mean_and_deviation(mae), gain]
+            table.append(cells + [str(protocol.published.get(key, '–'))] * published)
+    return table
 
 
 def mean_and_deviation(values: list[float]) -> str:

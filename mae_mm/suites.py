@@ -2,7 +2,9 @@
 
 from mmengine.config import Config
 
-from mae_mm.comparison import Metric, Protocol, Suite
+from mae_mm.checkpoint import Checkpoint
+from mae_mm.comparison import Suite
+from mae_mm.runs import Metric, Protocol
 
 
 def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:
@@ -16,6 +18,80 @@ def _demo(name: str) -> str:
     return f'configs/demo/{name}.py'
 
 
+GROUPS = {'demo': ('demo-classification', 'demo-detection', 'demo-segmentation'),
+          'all': ('imagenet', 'coco', 'ade20k', 'inat', 'places')}
+SIZES = {768: 'b', 1024: 'l', 1280: 'h'}  # by width
+PATCHES = dict(b='b16', l='l16', h='h14')
+TOP1 = {'accuracy/top1': Metric('top-1')}
+BOX_MASK = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/segm_mAP': Metric('mask AP', 100.0)}
+
+# Published results from MAE pre-training of 1600 epochs: all from the MAE paper but ViTDet's (arXiv:2203.16527).
+FINE_TUNING = dict(b=83.6, l=85.9, h=86.9)
+LINEAR_PROBING = dict(b=68.0, l=75.8, h=76.6)
+MASK_RCNN = dict(b=(50.3, 44.9), l=(53.3, 47.2))
+VITDET = dict(b=(51.6, 45.9), l=(55.5, 49.2), h=(56.7, 50.2))
+UPERNET = dict(b=48.1, l=53.6)
+INAT = {2017: dict(b=70.5, l=75.7, h=79.3), 2018: dict(b=75.4, l=80.1, h=83.0), 2019: dict(b=80.5, l=83.4, h=85.7)}
+PLACES = {205: dict(b=63.9, l=65.8, h=65.9), 365: dict(b=57.9, l=59.4, h=59.8)}
+
+
+def find_suites(name: str, checkpoint: Checkpoint) -> dict[str, Suite]:
+    """The suites of a name or of a group (demo, all); those on real data are for the size of the checkpoint.
+
+    Raises:
+        ValueError: for an unknown name, or a checkpoint of no published size.
+    """
+    names = GROUPS.get(name, (name, ))
+    if unknown := [name for name in names if name not in (*SUITES, *GROUPS['all'])]:
+        raise ValueError(f'--suite {unknown[0]!r} is none of {", ".join([*SUITES, *GROUPS["all"], *GROUPS])}')
+    return {name: SUITES[name] if name in SUITES else published_suite(name, checkpoint) for name in names}
+
+
+def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
+    """The transfers of the paper on one data set, long runs from the checkpoint alone, with the published results."""
+    if checkpoint.embed_dim not in SIZES:
+        raise ValueError(
+            f'{checkpoint.source} is a {checkpoint}; there are recipes for ViT-B, -L and -H (768, 1024, 1280 wide). '
+            '--suite demo takes checkpoints of configs/demo/')
+    size = SIZES[checkpoint.embed_dim]
+    patches = PATCHES[size]
+
+    def protocol(title: str, config: str, *published: float, metrics: dict = TOP1) -> Protocol:
+        path = f'configs/{config}.py'
+        return Protocol(title, path, path, published=dict(zip(metrics, published, strict=True)))
+
+    if name == 'coco':
+        protocols = dict(vitdet=protocol('ViTDet', f'detection/vitdet_{size}_coco', *VITDET[size], metrics=BOX_MASK))
+        if size in MASK_RCNN:
+            protocols['mask_rcnn'] = protocol(
+                'Mask R-CNN', f'detection/mask_rcnn_vit_{size}_coco', *MASK_RCNN[size], metrics=BOX_MASK)
+        return _long('Object detection and instance segmentation, COCO', protocols, BOX_MASK)
+    if name == 'ade20k':
+        if size not in UPERNET:
+            raise ValueError('--suite ade20k: the paper has no UperNet with ViT-H; there are recipes for ViT-B and -L')
+        metrics = {'mIoU': Metric('mIoU')}
+        config = f'segmentation/upernet_vit_{size}_ade20k'
+        return _long('Semantic segmentation, ADE20K', dict(
+            upernet=protocol('UperNet', config, UPERNET[size], metrics=metrics)), metrics)
+    if name == 'imagenet':
+        return _long('Classification, ImageNet-1K', dict(
+            finetune=protocol('fine-tuning', f'classification/vit_{patches}_in1k', FINE_TUNING[size])._replace(
+                random=f'configs/classification/vit_{patches}_in1k_scratch.py'),
+            linear=protocol('linear probing', f'linear/vit_{patches}_in1k', LINEAR_PROBING[size])), TOP1)
+    if name == 'inat':
+        return _long('Classification, iNaturalist', {f'inat{year}': protocol(
+            f'iNaturalist {year}', f'classification/inat/vit_{patches}_inat{year}', published[size])
+            for year, published in INAT.items()}, TOP1)
+    return _long('Classification, Places', {f'places{classes}': protocol(
+        f'Places{classes}', f'classification/places/vit_{patches}_places{classes}', published[size])
+        for classes, published in PLACES.items()}, TOP1)
+
+
+def _long(task: str, protocols: dict[str, Protocol], metrics: dict[str, Metric]) -> Suite:
+    note = 'Published: from MAE pre-training of 1600 epochs (`paper`).'
+    return Suite(task, protocols, metrics, note, seeds=1, starts=('mae', ), save=True)
+
+
 SUITES = {
     'demo-classification': Suite(
         'Few-label classification of demo images',
@@ -27,6 +103,11 @@ SUITES = {
                 'partial fine-tuning, k = 4', None, _demo('classification_partial'),
                 {'model.backbone.tuned_blocks': 4}, cost=0.8),
             knn=Protocol('k-NN, k = 20', *[_demo('classification')] * 2, cost=0.05, measure=measure_knn)),
-        {'accuracy/top1': Metric('top-1')},
-        'Chance is 8.3.'),
+        TOP1, 'Chance is 8.3.'),
+    'demo-detection': Suite(
+        'Mask R-CNN on demo images',
+        dict(mask_rcnn=Protocol('Mask R-CNN', _demo('detection_scratch'), _demo('detection'))),
+        {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/bbox_mAP_50': Metric('box AP50', 100.0),
+         'coco/segm_mAP': Metric('mask AP', 100.0), 'coco/segm_mAP_50': Metric('mask AP50', 100.0)},
+        'AP: mean over IoU 0.50:0.95, pycocotools.', seeds=2),
 }

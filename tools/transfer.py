@@ -1,4 +1,4 @@
-"""What a checkpoint is worth: transfers from it beside equal ones from random weights, as one table for each task."""
+"""What a checkpoint is worth: transfers from it, as tables and one HTML report."""
 
 import argparse
 import os
@@ -7,24 +7,40 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-EXAMPLES = """examples:
-  python tools/transfer.py work_dirs/demo/mae_pretrain_long/epoch_720.pth --suite demo-classification
+EXAMPLES = """suites:
+  demo       demo-classification, demo-detection and demo-segmentation: each from the checkpoint and from random
+             weights under one budget, on demo images; about 40 minutes on two cores, for checkpoints of configs/demo/
+  imagenet   fine-tuning and linear probing
+  coco       ViTDet, Mask R-CNN with the paper's pyramid
+  ade20k     UperNet
+  inat       iNaturalist 2017, 2018, 2019
+  places     Places205, Places365
+  all        these five, with the recipes for the size of the checkpoint and the published results beside
+
+examples:
+  python tools/transfer.py work_dirs/demo/mae_pretrain_long/epoch_720.pth --suite demo
+  python tools/transfer.py mae_pretrain_vit_base.pth --suite coco --gpus 8 --out work_dirs/transfer_b
   python tools/transfer.py CHECKPOINT --suite demo-classification --seeds 1 --cfg-options train_cfg.max_epochs=4
 
 CHECKPOINT may be in any format that tools/convert_checkpoint.py reads. Started again after an interruption, the same
-command goes on; finished runs are not repeated. Every run leaves its log, config and result in a folder of --out. A run
-that fails does not stop the others: it is named at the end, and the exit code is 1."""
+command goes on: complete runs are not repeated, long ones resume from their newest checkpoint. A transfer that fails
+does not stop the others: it is named at the end, and the exit code is 1."""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help="MAE weights that fit the suite's encoder")
-    parser.add_argument('--suite', required=True, metavar='NAME', help='which transfers; a wrong name lists them')
-    parser.add_argument('--out', metavar='DIR', help='(default: work_dirs/transfer)')
-    parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 2 or 3)")
+    parser.add_argument('--suite', required=True, metavar='NAME', help='which transfers, see below')
+    parser.add_argument('--out', default='work_dirs/transfer', metavar='DIR',
+                        help='for report.html, results.json and a folder for each run (default: %(default)s)')
+    parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
+    parser.add_argument('--starts', nargs='+', choices=['random', 'mae'],
+                        help='sides to run (default: both in the demo, mae in the others)')
     parser.add_argument('--workers', type=int, metavar='N',
                         help='runs at a time (default: one for each core; with a GPU: 1)')
+    parser.add_argument('--gpus', type=int, default=0, metavar='N',
+                        help='GPUs of this machine for each run (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of all configs')
     return parser.parse_args()
@@ -37,16 +53,30 @@ def main() -> None:
     def run() -> None:
         import torch
 
+        from mae_mm.checkpoint import read_checkpoint
         from mae_mm.comparison import compare
-        from mae_mm.suites import SUITES
+        from mae_mm.report import write_report
+        from mae_mm.suites import find_suites
 
-        if args.suite not in SUITES:
-            raise ValueError(f'--suite {args.suite!r} is none of {", ".join(SUITES)}')
-        out = Path(args.out or 'work_dirs/transfer') / args.suite
+        launch.check_file(args.checkpoint, 'CHECKPOINT')
+        suites = find_suites(args.suite, read_checkpoint(args.checkpoint))
+        out, summaries, failed = Path(args.out), {}, {}
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
-        summary = compare(SUITES[args.suite], args.checkpoint, out, args.seeds, args.cfg_options, workers)
-        print(f'{(out / "table.md").read_text()}\ntable.md and results.json are in {out}')
-        if summary['failed']:
+        for name, suite in suites.items():
+            suite = suite._replace(starts=tuple(args.starts or suite.starts))
+            try:
+                summaries[name] = compare(
+                    suite, args.checkpoint, out / name, args.seeds, args.cfg_options, workers, args.gpus)
+            except (ValueError, OSError) as error:  # no data, say: the other suites may have theirs
+                failed[name] = str(error)
+                continue
+            failed.update({f'{name}/{run}': error for run, error in summaries[name]['failed'].items()})
+            print(f'\n{(out / name / "table.md").read_text()}')
+        write_report(out / 'report.html', args.checkpoint, suites, summaries, failed)
+        print(f'{out / "report.html"}: tables, curves, pictures, configs; {out / "results.json"}: the figures')
+        if failed:
+            names = '\n'.join(f'failed: {name}: {error}' for name, error in failed.items())
+            print(f'{names}\nThe same command repeats these alone.', file=sys.stderr)
             sys.exit(1)
 
     launch.exit_on_user_error(run)
