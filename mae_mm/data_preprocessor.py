@@ -42,7 +42,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
         Args:
             data: `inputs`, (N, C, H, W) or a list of (C, H, W), uint8 or float; whatever else it holds (`sample_idx`,
-                `data_samples`, …) is moved along.
+                `data_samples`, …) is moved along. (N, k, C, H, W), k views of each image, become k N images.
             training: not used.
 
         Returns:
@@ -51,6 +51,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
         batch = self.cast_data(data)
         imgs = batch['inputs']
         imgs = imgs if isinstance(imgs, Tensor) else torch.stack(list(imgs))
+        if imgs.ndim == 5:
+            imgs = imgs.flatten(0, 1)
         if len(self.mean) not in (1, imgs.shape[1]):
             raise ValueError(
                 f'images have {imgs.shape[1]} channels but data_preprocessor has mean and std of {len(self.mean)}; '

@@ -5,7 +5,9 @@ import json
 
 EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain                     # ViT-B/16, about 3 minutes on 2 cores
-  python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json"""
+  python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
+  python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
+  python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -13,15 +15,28 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True)
     step = commands.add_parser('step', help='one training step of MAE (forward, backward, optimizer)')
-    step.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='the peer')
-    step.add_argument('--arch', default='base', choices=['base', 'large'], help='size of the ViT (default: base)')
+    step.add_argument('--arch', default='base', choices=['base', 'large', 'huge'], help='of the ViT (default: base)')
     step.add_argument('--img-size', type=int, default=224, help='side in pixels (default: 224)')
     step.add_argument('--patch-size', type=int, default=16, help='side in pixels (default: 16)')
     step.add_argument('--batch', type=int, default=16, help='images a step (default: 16)')
-    step.add_argument('--rounds', type=int, default=7, help='timed steps of each contestant (default: 7)')
     step.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
-    step.add_argument('--json', metavar='FILE', help='write figures and environment there, too')
+    loader = commands.add_parser('loader', help='reading, decoding and cropping, in CPU time of one thread')
+    loader.add_argument('--data', metavar='FOLDER', help='JPEGs to read (default: drawn ones of 500x375 pixels)')
+    loader.add_argument('--size', type=int, default=224, help='side of a crop in pixels (default: 224)')
+    loader.add_argument('--images', type=int, default=60, help='number of drawn files (default: 60)')
+    end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
+    end2end.add_argument('--epochs', type=int, default=1, help='of each run (default: 1)')
+    for command, rounds in ((step, 7), (loader, 7), (end2end, 3)):
+        command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='the peer')
+        command.add_argument(
+            '--rounds', type=int, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
+        command.add_argument('--json', metavar='FILE', help='write figures and environment there, too')
     return parser.parse_args()
+
+
+def show(timing: tuple[float, float, float], digits: int = 3) -> str:
+    median, low, high = timing
+    return f'{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})'
 
 
 def main() -> None:
@@ -29,15 +44,32 @@ def main() -> None:
     import logging
 
     logging.disable(logging.INFO)  # initialisation and optimizer groups, told once for each contestant
-    from mae_mm.benchmark.step import compare_steps
     from mae_mm.benchmark.timing import environment, markdown_table
 
-    rows = compare_steps(args.arch, args.img_size, args.patch_size, args.batch, args.rounds, args.device)
-    print(markdown_table(
-        ['dtype', 'mae_mm s/step (quartiles)', 'mmpretrain s/step (quartiles)', 'mmpretrain / mae_mm'],
-        [[row['dtype'], *(f'{t.median:.3f} ({t.low:.3f}–{t.high:.3f})' for t in (row['mae_mm'], row['mmpretrain'])),
-          f'{row["ratio"]:.2f}'] for row in rows]))
-    print(f'\nViT-{args.arch}/{args.patch_size}, {args.img_size} px, batch {args.batch}; {environment()}')
+    if args.command == 'step':
+        from mae_mm.benchmark.step import compare_steps
+
+        rows = compare_steps(args.arch, args.img_size, args.patch_size, args.batch, args.rounds, args.device)
+        header = ['dtype', 'mae_mm s/step (quartiles)', 'mmpretrain s/step (quartiles)', 'mmpretrain / mae_mm']
+        cells = [[row['dtype'], show(row['mae_mm']), show(row['mmpretrain']), f'{row["ratio"]:.2f}'] for row in rows]
+        title = f'ViT-{args.arch}/{args.patch_size}, {args.img_size} px, batch {args.batch}'
+    elif args.command == 'loader':
+        from mae_mm.benchmark.loader import compare_loading
+
+        rows = compare_loading(args.size, args.images, args.rounds, args.data)
+        header = ['loading', 'ms of CPU a crop (quartiles)', 'times mmpretrain']
+        cells = [[row['name'], show(row['ms'], 2), f'{row["ratio"]:.2f}'] for row in rows]
+        title = f'{args.data or "drawn JPEGs of 500x375 pixels"}, crops of {args.size} px, one thread'
+    else:
+        from mae_mm.benchmark.end2end import compare_runs
+
+        rows = compare_runs(args.epochs, args.rounds)
+        header = ['run', 's (quartiles)', 's of CPU', 'images/s in training', 'times mmpretrain']
+        cells = [[row['name'], show(row['seconds'], 1), show(row['cpu_seconds'], 1),
+                  f'{row["images_per_second"]:.0f}', f'{row["ratio"]:.2f}'] for row in rows]
+        title = f'configs/demo/mae_pretrain.py, {args.epochs} epoch(s), build to last checkpoint, without imports'
+    print(markdown_table(header, cells))
+    print(f'\n{title}; {environment()}')
     if args.json:
         with open(args.json, 'w') as file:
             json.dump(dict(arguments=vars(args), environment=environment(), rows=rows), file, indent=2)

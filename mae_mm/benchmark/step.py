@@ -15,6 +15,8 @@ OPTIMIZER = dict(type='AdamW', lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05)
 MMPRETRAIN_DECAY = dict(
     custom_keys={key: dict(decay_mult=0.0) for key in ('ln', 'bias', 'pos_embed', 'mask_token', 'cls_token')})
 
+MMPRETRAIN_ARCHS = {'base': 'b', 'large': 'l', 'huge': 'h'}
+
 
 def build_ours(arch: str, img_size: int, patch_size: int) -> nn.Module:
     """This project's MAE with the published decoder."""
@@ -25,22 +27,27 @@ def build_ours(arch: str, img_size: int, patch_size: int) -> nn.Module:
 
 
 def build_mmpretrain(arch: str, img_size: int, patch_size: int) -> nn.Module:
-    """mmpretrain's MAE, as its config `mae_vit-base-p16` builds it."""
-    num_patches = (img_size // patch_size)**2
-    return MODELS.build(dict(
+    """mmpretrain's MAE with the published decoder."""
+    decoder = dict(embed_dim=512, depth=8, num_heads=16)
+    return MODELS.build(
+        mmpretrain_model(MMPRETRAIN_ARCHS[arch], ARCHS[arch]['embed_dim'], img_size, patch_size, decoder))
+
+
+def mmpretrain_model(arch: str | dict, embed_dim: int, img_size: int, patch_size: int, decoder: dict) -> dict:
+    """mmpretrain's MAE as its config `mae_vit-base-p16` builds it, in any size; `decoder` as of `mae_mm.MAEDecoder`."""
+    return dict(
         type='mmpretrain.MAE',
         data_preprocessor=dict(
             type='mmpretrain.SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
             to_rgb=True),
-        backbone=dict(
-            type='mmpretrain.MAEViT', arch=arch[0], img_size=img_size, patch_size=patch_size, mask_ratio=0.75),
+        backbone=dict(type='mmpretrain.MAEViT', arch=arch, img_size=img_size, patch_size=patch_size, mask_ratio=0.75),
         neck=dict(
-            type='mmpretrain.MAEPretrainDecoder', num_patches=num_patches, patch_size=patch_size, in_chans=3,
-            embed_dim=ARCHS[arch]['embed_dim'], decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16,
-            mlp_ratio=4.),
+            type='mmpretrain.MAEPretrainDecoder', num_patches=(img_size // patch_size)**2, patch_size=patch_size,
+            in_chans=3, embed_dim=embed_dim, decoder_embed_dim=decoder['embed_dim'], decoder_depth=decoder['depth'],
+            decoder_num_heads=decoder['num_heads'], mlp_ratio=4.),
         head=dict(
             type='mmpretrain.MAEPretrainHead', norm_pix=True, patch_size=patch_size,
-            loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2'))))
+            loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2')))
 
 
 def train_step(model: nn.Module, imgs: torch.Tensor, autocast: bool, ours: bool, device: str) -> Callable[[], None]:

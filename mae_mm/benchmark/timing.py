@@ -20,13 +20,17 @@ class Timing(NamedTuple):
     high: float  # third quartile
 
 
-def interleave(contestants: dict[str, Callable[[], None]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
+def interleave(
+    contestants: dict[str, Callable[[], None]], rounds: int, warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
     """Time each contestant once a round, in turn, so that a noisy neighbour disturbs all alike.
 
     Args:
         contestants: name -> a call to time; it returns when its work is done (synchronise a GPU inside).
         rounds: timed calls of each.
         warmup: calls of each before that.
+        clock: `time.process_time` counts this process's own work only, whatever else the machine does.
 
     Returns:
         Name -> seconds a call.
@@ -35,16 +39,17 @@ def interleave(contestants: dict[str, Callable[[], None]], rounds: int, warmup: 
     bar = tqdm(total=(rounds + warmup) * len(contestants), unit='call', leave=False)
     for i in range(rounds + warmup):
         for name, call in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             call()
             if i >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
             bar.update()
     bar.close()
-    return {name: _summarise(times) for name, times in seconds.items()}
+    return {name: summarise(times) for name, times in seconds.items()}
 
 
-def _summarise(times: list[float]) -> Timing:
+def summarise(times: list[float]) -> Timing:
+    """Median and quartiles."""
     low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     return Timing(median, low, high)
 

@@ -3,11 +3,12 @@
 from .cache import ImageCache
 from .decode import DecodeError, decode
 from .image_folder import ImageFolder
+from .image_tar import ImageTar
 from .inaturalist import INaturalist
 from .places365 import Places365
 from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop',
+    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop',
     'Places365', 'decode',
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mae_mm.registry import TRANSFORMS
 
 from .decode import CHANNELS, DecodeError, decode
+from .jpeg import Box, decode_reduced, reduce_box, reducible_size, reduction
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
@@ -77,22 +78,44 @@ class LoadView:
         self.channels = channels
 
     def load(self, results: dict) -> np.ndarray:
-        """Take `img` ((H, W, C) array or (C, H, W) tensor, uint8) out of the results, or decode `img_path`.
+        """Take the image out of the results, decoded: (H, W, C) uint8. Arguments and errors as of `read`."""
+        source = self.read(results)
+        return self.decode(source, results) if isinstance(source, bytes) else source
+
+    def read(self, results: dict) -> bytes | np.ndarray:
+        """Take out of the results `img` ((H, W, C) array or (C, H, W) tensor, uint8), else the bytes of a file.
+
+        They are what `read()` in the results gives, or the content of `img_path`.
 
         Returns:
-            (H, W, C) uint8.
+            The content of a file, or (H, W, C) uint8.
 
         Raises:
-            DecodeError: if the file cannot be read or decoded; names the file and the reason.
+            DecodeError: if the file cannot be read; names the file and the reason.
         """
-        img = results.pop('img', None)
-        if img is None:
-            try:
-                with open(results['img_path'], 'rb') as file:
-                    img = decode(file.read(), self.channels)
-            except (DecodeError, OSError) as error:
-                raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
-        return img.permute(1, 2, 0).numpy() if isinstance(img, Tensor) else img
+        img, read = results.pop('img', None), results.pop('read', None)
+        if img is not None:
+            return img.permute(1, 2, 0).numpy() if isinstance(img, Tensor) else img
+        try:
+            if read is not None:
+                return read()
+            with open(results['img_path'], 'rb') as file:
+                return file.read()
+        except OSError as error:
+            raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
+
+    def decode(self, data: bytes, results: dict, factor: int = 1) -> np.ndarray:
+        """Decode to (H, W, C) uint8, at 1 / factor of the size.
+
+        Raises:
+            DecodeError: if that fails; names the file and the reason.
+        """
+        try:
+            if factor > 1:
+                return decode_reduced(data, factor, self.channels)
+            return decode(data, self.channels).permute(1, 2, 0).numpy()
+        except (DecodeError, OSError) as error:
+            raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({", ".join(f"{key}={value!r}" for key, value in vars(self).items())})'
@@ -106,6 +129,9 @@ class LoadRandomResizedCrop(LoadView):
     pixels) and `flip` (bool). Each view takes the same number of draws from NumPy's global generator, which mmengine
     seeds in every worker when it starts: with `persistent_workers=False` each epoch repeats the same draws.
 
+    A JPEG of which the crop has at least three times the pixels wanted, in height and width, is decoded at a half, a
+    quarter or an eighth of its size so that 1.5 times remain; its crop then lies on pixels of the reduced image.
+
     Args:
         size: pixels of the result, one number or (height, width).
         scale: range of the crop's area, as a fraction of the image's.
@@ -113,13 +139,17 @@ class LoadRandomResizedCrop(LoadView):
         flip_prob: probability of a horizontal flip, in [0, 1].
         interpolation: 'bicubic' or 'bilinear'.
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+        repeats: k views from each decoded image. Above 1, `inputs` is (k, C, height, width), `crop` and `flip` are
+            lists, and a loader's batch of N images is k N views, each with a mask of its own.
     """
 
     def __init__(
             self, size: int | tuple[int, int], scale: tuple[float, float] = (0.2, 1.0),
             ratio: tuple[float, float] = (3 / 4, 4 / 3), flip_prob: float = 0.5, interpolation: str = 'bicubic',
-            channels: str = 'rgb') -> None:
+            channels: str = 'rgb', repeats: int = 1) -> None:
         super().__init__(size, interpolation, channels)
+        if repeats < 1:
+            raise ValueError(f'repeats is {repeats}; give the number of views of each decoded image, 1 or more')
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f'scale is {scale}; give two increasing fractions of the image in (0, 1]')
         if not 0 < ratio[0] <= ratio[1]:
@@ -127,16 +157,37 @@ class LoadRandomResizedCrop(LoadView):
         if not 0 <= flip_prob <= 1:
             raise ValueError(f'flip_prob is {flip_prob}; give a probability in [0, 1]')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
+        self.repeats = repeats
 
     def __call__(self, results: dict) -> dict:
-        img = self.load(results)
-        noise = np.random.random_sample(NOISE).tolist()
-        top, left, height, width = crop_box(*img.shape[:2], noise, self.scale, self.ratio)
-        view = resize(img[top:top + height, left:left + width], self.size, self.interpolation)
-        results['crop'] = (top, left, height, width)
-        results['flip'] = noise[-1] < self.flip_prob
-        results['inputs'] = view.flip(-1) if results['flip'] else view
+        noise = np.random.random_sample((self.repeats, NOISE)).tolist()
+        source, img, factor = self.read(results), None, 1
+        size = self._reducible_size(source)
+        if size is None:  # not a large JPEG
+            img = self.decode(source, results) if isinstance(source, bytes) else source
+            size = img.shape[:2]
+        boxes = [crop_box(*size, row, self.scale, self.ratio) for row in noise]
+        if img is None:
+            factor = reduction(boxes, self.size)
+            img = self.decode(source, results, factor)
+            boxes = [reduce_box(box, factor, size) for box in boxes]
+        flips = [row[-1] < self.flip_prob for row in noise]
+        views = [self._view(img, box, flip) for box, flip in zip(boxes, flips, strict=True)]
+        crops = [tuple(factor * side for side in box) for box in boxes]
+        if self.repeats == 1:
+            results.update(inputs=views[0], crop=crops[0], flip=flips[0])
+        else:
+            results.update(inputs=torch.stack(views), crop=crops, flip=flips)
         return results
+
+    def _reducible_size(self, source: bytes | np.ndarray) -> tuple[int, int] | None:
+        encoded = isinstance(source, bytes) and self.channels != 'unchanged'
+        return reducible_size(source, self.size) if encoded else None
+
+    def _view(self, img: np.ndarray, box: Box, flip: bool) -> Tensor:
+        top, left, height, width = box
+        view = resize(img[top:top + height, left:left + width], self.size, self.interpolation)
+        return view.flip(-1) if flip else view
 
 
 @TRANSFORMS.register_module()

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
 
 from mae_mm.registry import HOOKS
 
@@ -48,7 +49,7 @@ class SummaryHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None,
     ) -> None:
         """Keep the loss once in an interval."""
-        self.images_per_iter = max(self.images_per_iter, len(data_batch['inputs']))
+        self.images_per_iter = max(self.images_per_iter, count_views(data_batch['inputs']))
         if self.every_n_train_iters(runner, self.interval):
             self._keep_loss(runner, runner.iter + 1, self.interval)
 
@@ -111,6 +112,11 @@ class SummaryHook(Hook):
             rate = self.images_per_iter * get_world_size() / np.median(seconds[self.start_iter - runner.iter:])
             done += f', {rate:,.0f} images/s'
         return f'Pre-trained {done}.'
+
+
+def count_views(inputs: Tensor | Sequence[Tensor]) -> int:
+    """Number of images in a batch: (N, C, H, W), a list of N, or (N, k, C, H, W) with k views of each."""
+    return inputs.shape[:-3].numel() if isinstance(inputs, Tensor) else len(inputs)
 
 
 def _dumped_config(runner: Runner) -> Path:

@@ -1,0 +1,109 @@
+"""Whole training runs at demo scale, from files to the last checkpoint: this project's tool against mmpretrain's runner.
+
+Both read the same files and train models of one shape on batches of one size, each as its own recipes have it: ours in
+bfloat16 with its loader and its cache, theirs in float32 (mmengine's mixed precision needs a GPU) with its transforms.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mae_mm import launch
+from mae_mm.benchmark.loader import MMPRETRAIN
+from mae_mm.benchmark.step import MMPRETRAIN_DECAY, OPTIMIZER, mmpretrain_model
+from mae_mm.benchmark.timing import Timing, summarise
+
+ROOT = Path(__file__).parents[2]
+RECIPE = 'configs/demo/mae_pretrain.py'
+
+
+def our_config(epochs: int) -> Config:
+    """The demo recipe, shortened, without validation."""
+    options = {'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.interval': epochs}
+    cfg = launch.load_config(str(ROOT / RECIPE), options)
+    cfg.param_scheduler = None  # the warm-up alone is longer
+    cfg.auto_scale_lr.enable = False
+    cfg.custom_hooks = []
+    return cfg
+
+
+def mmpretrain_config(epochs: int) -> Config:
+    """The same in mmpretrain's parts."""
+    ours = our_config(epochs)
+    backbone, loader = ours.model.backbone, ours.train_dataloader
+    load, crop, *rest = MMPRETRAIN
+    arch = dict(
+        embed_dims=backbone.arch.embed_dim, num_layers=backbone.arch.depth, num_heads=backbone.arch.num_heads,
+        feedforward_channels=4 * backbone.arch.embed_dim)
+    model = mmpretrain_model(arch, backbone.arch.embed_dim, backbone.img_size, backbone.patch_size, ours.model.neck)
+    dataset = dict(
+        type='mmpretrain.CustomDataset', data_root=loader.dataset.data_root, with_label=False,
+        pipeline=[load, dict(crop, scale=backbone.img_size), *rest])
+    return Config({
+        **ours.to_dict(), 'model': model,
+        'train_dataloader': dict(loader.to_dict(), dataset=dataset),
+        'optim_wrapper': dict(type='OptimWrapper', optimizer=OPTIMIZER, paramwise_cfg=MMPRETRAIN_DECAY),
+    })
+
+
+def run(name: str, epochs: int, folder: str) -> dict[str, float]:
+    """Train in this process; seconds from building to the end, of wall and of CPU (workers included)."""
+    cfg = our_config(epochs) if name == 'mae_mm' else mmpretrain_config(epochs)
+    cfg.train_dataloader.persistent_workers = False  # their CPU time counts once they have ended
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    cfg.work_dir, cfg.launcher, cfg.log_level = folder, 'none', 'WARNING'
+    start, cpu = time.perf_counter(), _cpu_seconds()
+    runner: Runner = launch.build_runner(cfg)
+    runner.train()
+    seconds = time.perf_counter() - start
+    return dict(
+        seconds=seconds, cpu_seconds=_cpu_seconds() - cpu,
+        images_per_second=runner.iter * cfg.train_dataloader.batch_size / seconds)
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def compare_runs(epochs: int = 1, rounds: int = 3) -> list[dict]:
+    """Run both in turn, each in a process of its own.
+
+    Returns:
+        A row for each: `name`, `seconds` and `cpu_seconds` (`Timing`), `images_per_second` (whole run), and `ratio`,
+        mmpretrain's median seconds of CPU / this one's.
+    """
+    results = {'mmpretrain': [], 'mae_mm': []}
+    for _ in range(rounds):
+        for name, runs in results.items():
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, '-m', __name__, name, str(epochs), folder]
+                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-2000:]}')
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for name, runs in results.items():
+        seconds, cpu = (summarise([r[key] for r in runs]) for key in ('seconds', 'cpu_seconds'))
+        rate = summarise([r['images_per_second'] for r in runs]).median
+        rows.append(dict(name=name, seconds=seconds, cpu_seconds=cpu, images_per_second=rate))
+    peer: Timing = rows[0]['cpu_seconds']
+    return [dict(row, ratio=peer.median / row['cpu_seconds'].median) for row in rows]
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser()
+    parser.add_argument('name', choices=['mae_mm', 'mmpretrain'])
+    parser.add_argument('epochs', type=int)
+    parser.add_argument('folder')
+    args = parser.parse_args()
+    print(json.dumps(run(args.name, args.epochs, args.folder)))

@@ -1,0 +1,96 @@
+"""Large JPEGs at a half, a quarter or an eighth of their size: the decoder then skips most of its work.
+
+A JPEG of 8x8 blocks of cosine coefficients can be decoded to 4x4, 2x2 or 1x1 pixels a block. That is a box filter, not
+the antialiased one of a resize: worth it only where much more than the wanted pixels remain.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from .decode import DecodeError
+
+REDUCTIONS = (8, 4, 2)
+MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
+ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
+STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a whole file has the marker among its last bytes
+REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Read the (height, width) of a JPEG, as stored, from its header; None for anything else."""
+    if data[:2] != b'\xff\xd8':
+        return None
+    place = 2
+    while place + 9 < len(data) and data[place] == 0xFF:
+        if data[place + 1] in STARTS_OF_FRAME:
+            return int.from_bytes(data[place + 5:place + 7], 'big'), int.from_bytes(data[place + 7:place + 9], 'big')
+        place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+    return None
+
+
+def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Tell whether any crop of an image to `size` could come from a reduced decode.
+
+    Args:
+        data: the content of an image file.
+        size: (height, width) of the result, in pixels.
+
+    Returns:
+        (height, width) of the upright image if it could, else None.
+    """
+    stored = jpeg_size(data)
+    if stored is None or min(stored) < MARGIN * REDUCTIONS[-1] * min(size) or END_OF_IMAGE not in data[-TAIL:]:
+        return None  # OpenCV says nothing about a file that was cut off: the usual decoder shall
+    with Image.open(BytesIO(data)) as img:
+        if img.mode not in ('RGB', 'L'):
+            return None
+        orientation = img.getexif().get(ORIENTATION, 1)
+    if orientation != 1 and any(side % REDUCTIONS[0] for side in stored):
+        return None  # the last, incomplete block would come first
+    return stored[::-1] if orientation > 4 else stored
+
+
+def reduction(boxes: Sequence[Box], size: tuple[int, int]) -> int:
+    """Choose the largest of 8, 4, 2 that leaves each box `MARGIN` times `size`, or 1."""
+    room = min(min(box[2] / size[0], box[3] / size[1]) for box in boxes)
+    return next((factor for factor in REDUCTIONS if room >= MARGIN * factor), 1)
+
+
+def decode_reduced(data: bytes, factor: int, channels: str) -> np.ndarray:
+    """Decode a JPEG to 1 / factor of its size and apply its EXIF orientation; Pillow's `draft`, in less time.
+
+    Args:
+        data: the content of a JPEG file, RGB or gray.
+        factor: 2, 4 or 8.
+        channels: 'rgb' or 'gray'.
+
+    Returns:
+        (ceil(H / factor), ceil(W / factor), C) uint8.
+
+    Raises:
+        DecodeError: if the file is broken.
+    """
+    flags = (REDUCED_GRAY if channels == 'gray' else REDUCED_COLOR)[factor]
+    try:
+        img = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # larger than OpenCV allows
+        raise DecodeError(f'OpenCV: {error.err}') from None
+    if img is None:
+        raise DecodeError('broken JPEG')
+    return img[..., None] if channels == 'gray' else cv2.cvtColor(img, cv2.COLOR_BGR2RGB, dst=img)
+
+
+def reduce_box(box: Box, factor: int, size: tuple[int, int]) -> Box:
+    """Move a box of an image of (height, width) `size` into the reduced image, to whole pixels inside it."""
+    top, left = box[0] // factor, box[1] // factor
+    height = min(round(box[2] / factor), size[0] // factor - top)
+    width = min(round(box[3] / factor), size[1] // factor - left)
+    return top, left, height, width

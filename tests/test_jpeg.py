@@ -1,0 +1,130 @@
+"""Reduced decoding of large JPEGs against Pillow's, and several views of one decode."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
+
+from mae_mm.benchmark.images import draw_jpegs
+from mae_mm.data_preprocessor import ImagePreprocessor
+from mae_mm.datasets import DecodeError, ImageFolder, LoadRandomResizedCrop
+from mae_mm.datasets.jpeg import decode_reduced, jpeg_size, reduce_box, reducible_size, reduction
+
+
+@pytest.fixture(scope='module')
+def photo(tmp_path_factory) -> Image.Image:
+    """301x403 pixels with the spectrum of a photograph."""
+    folder = draw_jpegs(tmp_path_factory.mktemp('photo'), 1, 301, 403, blur=1.0)
+    return Image.open(folder / '00000.jpg').convert('RGB')
+
+
+def encode(img: Image.Image, orientation: int = 1, fmt: str = 'JPEG', **options) -> bytes:
+    buffer, exif = BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    img.save(buffer, fmt, exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('options', [{}, {'progressive': True}, {'subsampling': 0}])
+def test_size_is_read_from_the_header(photo, mode, options):
+    assert jpeg_size(encode(photo.convert(mode), 3, **options)) == (301, 403)
+
+
+@pytest.mark.parametrize('data', [b'', b'\xff\xd8', b'\xff\xd8\xff\xe0', b'\xff\xd8' + bytes(50), b'PNG'])
+def test_size_of_what_is_no_jpeg(data):
+    assert jpeg_size(data) is None
+
+
+def test_what_may_be_reduced(photo):
+    assert reducible_size(encode(photo), (48, 48)) == (301, 403)
+    assert reducible_size(encode(photo, 6), (48, 48)) is None  # no whole blocks
+    assert reducible_size(encode(photo.crop((0, 0, 400, 296)), 6), (48, 48)) == (400, 296)  # upright
+    assert reducible_size(encode(photo), (101, 101)) is None  # no crop can have 303 rows
+    assert reducible_size(encode(photo)[:-2], (48, 48)) is None  # cut off
+    assert reducible_size(encode(photo.convert('CMYK')), (48, 48)) is None
+    assert reducible_size(encode(photo, fmt='PNG'), (48, 48)) is None
+
+
+@pytest.mark.parametrize(('boxes', 'factor'), [
+    ([(0, 0, 96, 144)], 1), ([(0, 0, 144, 144)], 2), ([(0, 0, 287, 999)], 2), ([(0, 0, 288, 288)], 4),
+    ([(0, 0, 576, 999)], 8), ([(0, 0, 999, 999), (0, 0, 100, 999)], 1)])
+def test_half_as_many_pixels_again_are_left(boxes, factor):
+    assert reduction(boxes, (48, 48)) == factor
+
+
+@pytest.mark.parametrize('channels', ['rgb', 'gray'])
+@pytest.mark.parametrize('factor', [2, 4, 8])
+@pytest.mark.parametrize('orientation', [1, 2, 3, 6, 8])
+def test_reduced_pixels_are_those_of_pillow(photo, channels, factor, orientation):
+    data = encode(photo, orientation)
+    reference = Image.open(BytesIO(data))
+    reference.draft({'rgb': 'RGB', 'gray': 'L'}[channels], (403 // factor, 301 // factor))
+    assert reference.size == (-(-403 // factor), -(-301 // factor))
+    want = np.array(ImageOps.exif_transpose(reference))
+    assert np.array_equal(decode_reduced(data, factor, channels).squeeze(), want)
+
+
+def test_boxes_stay_inside():
+    assert reduce_box((10, 20, 100, 200), 4, (300, 400)) == (2, 5, 25, 50)
+    assert reduce_box((1, 0, 300, 403), 2, (301, 403)) == (0, 0, 150, 201)
+    assert reduce_box((7, 3, 20, 30), 1, (300, 400)) == (7, 3, 20, 30)
+
+
+@pytest.mark.parametrize(('width', 'height', 'orientation'), [(403, 301, 1), (400, 296, 6), (400, 296, 3)])
+def test_view_is_the_recorded_crop_of_the_reduced_image(photo, tmp_path, width, height, orientation):
+    """What is returned is the crop that is recorded, within the 2/255 by which the box filter of the DCT differs."""
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(encode(photo.crop((0, 0, width, height)), orientation, quality=95))
+    upright = ImageOps.exif_transpose(Image.open(path))
+    transform, reduced = LoadRandomResizedCrop((40, 32)), 0
+    for seed in range(12):
+        np.random.seed(seed)
+        results = transform({'img_path': str(path)})
+        top, left, height, width = results['crop']
+        assert top + height <= upright.height and left + width <= upright.width
+        cut = upright.crop((left, top, left + width, top + height)).resize((32, 40), Image.BICUBIC)
+        want = np.array(ImageOps.mirror(cut) if results['flip'] else cut).transpose(2, 0, 1)
+        error = np.abs(results['inputs'].numpy().astype(int) - want).mean()
+        factor = reduction([(0, 0, height, width)], (40, 32))
+        assert error < (0.05 if factor == 1 else 2), (factor, error)
+        reduced += factor > 1
+    assert reduced > 0
+
+
+def test_a_cut_off_large_file_is_still_an_error(photo, tmp_path):
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(encode(photo)[:-3000])
+    with pytest.raises(DecodeError, match=r'cannot read .*a\.jpg: .*truncated'):
+        LoadRandomResizedCrop(32)({'img_path': str(path)})
+
+
+def test_views_of_one_decode(photo, tmp_path):
+    """k views take the draws, and give the pixels, of k single ones."""
+    img, singles = np.array(photo), []
+    np.random.seed(3)
+    several = LoadRandomResizedCrop((40, 32), repeats=3)({'img': img})
+    np.random.seed(3)
+    for _ in range(3):
+        singles.append(LoadRandomResizedCrop((40, 32))({'img': img}))
+    assert several['inputs'].shape == (3, 3, 40, 32)
+    for i, single in enumerate(singles):
+        assert torch.equal(several['inputs'][i], single['inputs'])
+        assert (several['crop'][i], several['flip'][i]) == (single['crop'], single['flip'])
+    with pytest.raises(ValueError, match='repeats is 0'):
+        LoadRandomResizedCrop(8, repeats=0)
+
+
+def test_views_become_images_of_the_batch(photo, tmp_path):
+    for i in range(4):
+        (tmp_path / f'{i}.jpg').write_bytes(encode(photo.rotate(i)))
+    pipeline = [Config(dict(type='mae_mm.LoadRandomResizedCrop', size=16, repeats=2))._cfg_dict]
+    batch = next(iter(DataLoader(ImageFolder(tmp_path, pipeline), 4)))
+    assert batch['inputs'].shape == (4, 2, 3, 16, 16)
+    preprocessor = ImagePreprocessor(mean=[0], std=[1])
+    views = preprocessor(batch)['inputs']
+    assert views.shape == (8, 3, 16, 16) and torch.equal(views[5], batch['inputs'][2, 1].float())
