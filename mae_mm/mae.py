@@ -10,10 +10,10 @@ from mmengine.model import BaseModule
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from mae_mm import targets
+from mae_mm import target_generators, targets
 from mae_mm.attention import Block, LayerNorm
-from mae_mm.masking import PatchMask, fixed_noise, random_masking, take
-from mae_mm.patches import grid_of, patchify, unpatchify
+from mae_mm.masking import SAMPLERS, PatchMask, fixed_noise, take
+from mae_mm.patches import grid_of
 from mae_mm.registry import MODELS
 from mae_mm.vit import fixed_table, init_vit_weights, resize_table
 
@@ -33,7 +33,7 @@ class MAEDecoder(BaseModule):
         embed_dim: width.
         depth: number of blocks.
         num_heads: attention heads, which divide the width.
-        encoder_dim, patch_size, in_chans, grid_size: of the encoder; `MAE` fills them in.
+        encoder_dim, grid_size: of the encoder, and num_values, P of the target; `MAE` fills them in.
 
     Raises:
         ValueError: if the heads do not divide the width.
@@ -45,9 +45,8 @@ class MAEDecoder(BaseModule):
         depth: int = 8,
         num_heads: int = 16,
         encoder_dim: int = 768,
-        patch_size: int = 16,
-        in_chans: int = 3,
         grid_size: tuple[int, int] = (14, 14),
+        num_values: int = 768,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -59,7 +58,7 @@ class MAEDecoder(BaseModule):
         self.decoder_pos_embed = nn.Parameter(fixed_table(embed_dim, grid_size), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
         self.decoder_norm = LayerNorm(embed_dim)
-        self.decoder_pred = nn.Linear(embed_dim, patch_size**2 * in_chans)
+        self.decoder_pred = nn.Linear(embed_dim, num_values)
 
     def init_weights(self) -> None:
         """The release's initialisation, then `init_cfg` over it; once, as mmengine has it."""
@@ -73,7 +72,7 @@ class MAEDecoder(BaseModule):
         """Predict every patch.
 
         Args:
-            latent: (N, 1 + K, D) encoded visible tokens, class token first.
+            latent: (N, 1 + K, D) encoded visible tokens, class token first; or all L, if the encoder saw mask tokens.
             ids_restore: (N, L) int64, index that undoes the shuffle.
             grid: rows and columns of patches, their product is L.
 
@@ -99,10 +98,16 @@ class MAE(BaseSelfSupervisor):
         neck: config of `mae_mm.MAEDecoder`; what it must know of the encoder is filled in.
         mask_ratio: fraction of patches hidden, in (0, 1).
         norm_pix_loss: whether each target patch is normalised by its own mean and deviation.
+        mask_sampling: which patches to hide: 'random', 'block' (as BEiT) or 'grid' (three of each 2x2; ratio 0.75).
+        mask_token: whether the encoder sees mask tokens in place of hidden patches ([M] in Table 1c): slower, worse.
+        loss_on: 'masked' patches, or 'all'.
+        loss_type: 'l2' or 'l1', of pixels.
+        target: config of `mae_mm.PCATarget` or `mae_mm.TokenTarget`, in place of pixels; `norm_pix_loss` then does
+            not count.
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
 
     Raises:
-        ValueError: if `mask_ratio` is not in (0, 1), or the backbone's `out_type` is not 'raw'.
+        ValueError: if `mask_ratio` is not in (0, 1), the backbone's `out_type` is not 'raw', or an option is unknown.
     """
 
     def __init__(
@@ -111,6 +116,11 @@ class MAE(BaseSelfSupervisor):
         neck: dict,
         mask_ratio: float = 0.75,
         norm_pix_loss: bool = True,
+        mask_sampling: str = 'random',
+        mask_token: bool = False,
+        loss_on: str = 'masked',
+        loss_type: str = 'l2',
+        target: dict | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -121,15 +131,35 @@ class MAE(BaseSelfSupervisor):
         backbone = MODELS.build(backbone)
         if backbone.out_type != 'raw':
             raise ValueError(f"out_type={backbone.out_type!r} of the backbone: pre-training needs 'raw', the default")
+        if mask_sampling not in SAMPLERS or loss_on not in ('masked', 'all'):
+            raise ValueError(
+                f"mask_sampling={mask_sampling!r}, loss_on={loss_on!r}: the first is one of {', '.join(SAMPLERS)}, the "
+                "other 'masked' or 'all'")
+        if target and loss_type != 'l2':
+            raise ValueError(f'loss_type={loss_type!r} is for pixels, not for a target of type {target["type"]}')
+        target = target or dict(type=target_generators.PixelTarget, norm_pix_loss=norm_pix_loss, loss_type=loss_type)
+        target = MODELS.build(dict(patch_size=backbone.patch_size, in_chans=backbone.in_chans, **target))
         encoder = dict(
-            encoder_dim=backbone.embed_dim, patch_size=backbone.patch_size, in_chans=backbone.in_chans,
-            grid_size=backbone.grid_size)
+            encoder_dim=backbone.embed_dim, grid_size=backbone.grid_size, num_values=target.num_values)
         super().__init__(
-            backbone=backbone, neck=MODELS.build({**encoder, **neck}),
+            backbone=backbone, neck=MODELS.build({**encoder, **neck}), target_generator=target,
             data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
         self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
+        self.mask_sampling, self.loss_on = mask_sampling, loss_on
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if mask_token else None
         # Pre-training keeps the sine-cosine table; transfers may train it.
         self.backbone.pos_embed.requires_grad_(False)
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.backbone.patch_size
+
+    def init_weights(self) -> None:
+        """The release's initialisation, of the encoder's mask token, too."""
+        if self.mask_token is not None and not self.is_init:
+            nn.init.normal_(self.mask_token, std=0.02)
+        super().init_weights()
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
@@ -156,10 +186,11 @@ class MAE(BaseSelfSupervisor):
         raise ValueError(f"mode={mode!r} is none of 'tensor', 'loss', 'predict'")
 
     def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
-        """Mean squared error on the masked patches, float32: dict(loss=scalar)."""
-        out = self.reconstruct(inputs, noise)
+        """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
+        pred, mask = self.reconstruct(inputs, noise)
         with torch.autocast(inputs.device.type, enabled=False):
-            return dict(loss=targets.masked_mse(out.pred, self.target(inputs), out.mask))
+            errors = self.target_generator.errors(pred, self.target(inputs))  # (N, L)
+            return dict(loss=targets.masked_mean(errors, mask) if self.loss_on == 'masked' else errors.mean())
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide patches, encode the rest, predict all.
@@ -169,27 +200,30 @@ class MAE(BaseSelfSupervisor):
             noise: (N, L) float; the patches with the lowest scores stay visible.
         """
         tokens = self.backbone.embed(imgs)  # (N, L, D)
-        patch_mask = self.draw_mask(tokens, noise)
-        latent = self.backbone.encode(take(tokens, patch_mask.ids_keep))  # (N, 1 + K, D)
-        grid = grid_of(tuple(imgs.shape[2:]), self.backbone.patch_size)
+        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        patch_mask = self.draw_mask(len(imgs), grid, noise)
+        ids_seen = patch_mask.ids_keep
+        if self.mask_token is not None:  # [M] in the encoder: all L tokens, the visible ones first
+            hidden = (self.mask_token + self.backbone.positions(grid)).to(tokens.dtype)
+            tokens, ids_seen = tokens.where(~patch_mask.mask[..., None], hidden), patch_mask.ids_restore.argsort(1)
+        latent = self.backbone.encode(take(tokens, ids_seen))  # (N, 1 + K, D)
         return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), patch_mask.mask)
 
-    def draw_mask(self, tokens: Tensor, noise: Tensor | None = None) -> PatchMask:
-        """Masks for (N, L, D) tokens, from `noise` (N, L) or from the device's own generator."""
+    def draw_mask(self, n: int, grid: tuple[int, int], noise: Tensor | None = None) -> PatchMask:
+        """Masks for N images of rows x columns patches, from `noise` (N, L) or from the device's own generator."""
+        shape = (n, grid[0] * grid[1])
         if noise is None:
-            noise = torch.rand(tokens.shape[:2], device=tokens.device)
-        if noise.shape != tokens.shape[:2]:
-            raise ValueError(
-                f'noise of shape {tuple(noise.shape)}, want one score for each patch: {tuple(tokens.shape[:2])}')
-        return random_masking(noise, self.mask_ratio)
+            noise = torch.rand(shape, device=self.backbone.pos_embed.device)
+        if noise.shape != shape:
+            raise ValueError(f'noise of shape {tuple(noise.shape)}, want one score for each patch: {shape}')
+        return SAMPLERS[self.mask_sampling](noise, self.mask_ratio, grid)
 
     def target(self, imgs: Tensor) -> Tensor:
-        """What the decoder must answer: (N, C, H, W) -> (N, L, P) float32."""
-        patches = patchify(imgs.float(), self.backbone.patch_size)
-        return targets.normalize_patches(patches) if self.norm_pix_loss else patches
+        """What the decoder must answer, as the target generator has it: (N, C, H, W) -> (N, L, …), pixels float32."""
+        return self.target_generator(imgs, self.data_preprocessor)
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
-        """Turn predictions into images; normalised ones by each true patch's own mean and deviation.
+        """Turn predictions into images.
 
         Args:
             pred: (N, L, P), in units of the target.
@@ -198,11 +232,7 @@ class MAE(BaseSelfSupervisor):
         Returns:
             (N, C, H, W) float32, in units of `imgs`.
         """
-        pred = pred.float()
-        if self.norm_pix_loss:
-            mean, std = targets.patch_stats(patchify(imgs.float(), self.backbone.patch_size))
-            pred = pred * std + mean
-        return unpatchify(pred, self.backbone.patch_size, grid_of(tuple(imgs.shape[2:]), self.backbone.patch_size))
+        return self.target_generator.to_images(pred, imgs)
 
     def predict(
         self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None,
@@ -216,14 +246,12 @@ class MAE(BaseSelfSupervisor):
         """
         if noise is None:
             numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
-            rows, cols = grid_of(tuple(inputs.shape[2:]), self.backbone.patch_size)
+            rows, cols = grid_of(tuple(inputs.shape[2:]), self.patch_size)
             noise = fixed_noise(numbers, rows * cols).to(inputs.device)
         pred, mask = self.reconstruct(inputs, noise)
-        target = self.target(inputs)
-        losses = [targets.masked_mse(p[None], t[None], m[None]) for p, t, m in zip(pred, target, mask, strict=True)]
         with torch.autocast(inputs.device.type, enabled=False):
-            patch_mean, interpolation = targets.baseline_losses(
-                inputs, mask, self.backbone.patch_size, self.norm_pix_loss)
+            losses = targets.masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
+            patch_mean, interpolation = self.target_generator.baselines(inputs, mask)
         columns = dict(
             loss=losses, patch_mean=patch_mean, interpolation=interpolation,
             reconstruction=self.to_images(pred, inputs), mask=mask)

@@ -1,5 +1,6 @@
 """Masks over a grid of patches, as pure functions of noise."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,87 @@ def random_masking(noise: Tensor, mask_ratio: float) -> PatchMask:
     Raises:
         ValueError: if the ratio lies outside [0, 1) or no patch would stay visible.
     """
+    ids_shuffle = noise.argsort(dim=1)
+    return _hide_after(ids_shuffle, count_visible(noise.shape[1], mask_ratio))
+
+
+def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_area: float = 16 / 196) -> PatchMask:
+    """Mask rectangles until so many patches are hidden (BEiT, arXiv:2106.08254, algorithm 1; "block" in MAE, Table 1f).
+
+    Every patch is the centre of one candidate: the patches take turns in the order of their scores, and the scores of
+    two neighbours are the rectangle's area, uniform between `min_area` and what is still to be hidden, and the
+    logarithm of its height / width, uniform between 0.3 and 1 / 0.3. The last rectangle is cut, row by row.
+    Differs from the paper: BEiT stops when fewer patches are hidden than asked for; here K is exact.
+
+    Args:
+        noise: (N, L) uniform numbers in [0, 1).
+        mask_ratio, K, Raises: as of `random_masking`.
+        grid: rows and columns of patches, their product is L.
+        min_area: smallest rectangle, as a fraction of the grid.
+    """
+    rows, cols = grid
     num_patches = noise.shape[1]
+    num_visible = count_visible(num_patches, mask_ratio)
+    centres = noise.argsort(dim=1)
+    row, col = (axis.flatten() for axis in _axes(grid, noise.device))  # (L,)
+    smallest = max(min_area * num_patches, 1.0)
+    left = torch.full_like(noise[:, :1], num_patches - num_visible)  # (N, 1): patches still to be hidden
+    mask = torch.zeros_like(noise, dtype=torch.bool)
+    for centre in centres.t().unsqueeze(-1):  # (N, 1); ends early, and after all L every patch is covered
+        if not left.any():
+            break
+        area = smallest + noise.gather(1, (centre + 1) % num_patches) * (left - smallest).clamp_min(0)
+        log_aspect = (2 * noise.gather(1, (centre + 2) % num_patches) - 1) * math.log(1 / 0.3)
+        height = (area * log_aspect.exp()).sqrt().round().clamp(1, rows)
+        width = (area / log_aspect.exp()).sqrt().round().clamp(1, cols)
+        top = (row[centre] - (height - 1) / 2).round().clamp_min(0).minimum(rows - height)
+        start = (col[centre] - (width - 1) / 2).round().clamp_min(0).minimum(cols - width)
+        inside = (row >= top) & (row < top + height) & (col >= start) & (col < start + width)  # (N, L)
+        fresh = inside & ~mask
+        fresh &= fresh.cumsum(1) <= left
+        mask |= fresh
+        left -= fresh.sum(1, keepdim=True)
+    return _hide_after(mask.int().argsort(dim=1, stable=True), num_visible)
+
+
+def grid_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int]) -> PatchMask:
+    """Keep one patch of each 2x2, the same one all over an image (MAE, Fig. 6, right; Table 1f).
+
+    Which of the four is up to the scores: the lowest of the first 2x2. An odd last row or column is hidden.
+
+    Args:
+        noise: (N, L) float.
+        mask_ratio: 0.75, for there is no other; K = (rows // 2) * (columns // 2).
+        grid: rows and columns of patches, their product is L.
+
+    Raises:
+        ValueError: for another ratio, or a grid without any 2x2.
+    """
+    rows, cols = grid
+    if mask_ratio != 0.75 or min(grid) < 2:
+        raise ValueError(
+            f'grid masking keeps one patch of each 2x2: it needs mask_ratio=0.75, not {mask_ratio}, and a grid of 2x2 '
+            f'patches or more, not {rows}x{cols}')
+    corner = noise[:, [0, 1, cols, cols + 1]].argmin(dim=1, keepdim=True)  # (N, 1)
+    row, col = (axis.flatten() for axis in _axes(grid, noise.device))
+    whole = (row < rows // 2 * 2) & (col < cols // 2 * 2)
+    visible = (row % 2 * 2 + col % 2 == corner) & whole  # (N, L)
+    return _hide_after((~visible).int().argsort(dim=1, stable=True), (rows // 2) * (cols // 2))
+
+
+SAMPLERS = {  # all take noise, ratio and grid
+    'random': lambda noise, mask_ratio, grid: random_masking(noise, mask_ratio),
+    'block': block_masking,
+    'grid': grid_masking,
+}
+
+
+def count_visible(num_patches: int, mask_ratio: float) -> int:
+    """K = int(L * (1 - mask_ratio)).
+
+    Raises:
+        ValueError: if the ratio lies outside [0, 1) or no patch would stay visible.
+    """
     if not 0 <= mask_ratio < 1:
         raise ValueError(f'mask_ratio={mask_ratio} is not in [0, 1): it is the fraction of patches hidden, e.g. 0.75')
     num_visible = int(num_patches * (1 - mask_ratio))
@@ -32,9 +113,18 @@ def random_masking(noise: Tensor, mask_ratio: float) -> PatchMask:
         raise ValueError(
             f'mask_ratio={mask_ratio} leaves none of {num_patches} patches visible; lower it, '
             'or make the image larger or the patch smaller')
-    ids_shuffle = noise.argsort(dim=1)
+    return num_visible
+
+
+def _hide_after(ids_shuffle: Tensor, num_visible: int) -> PatchMask:
+    """The first K of each row of (N, L) positions stay visible."""
     ids_restore = ids_shuffle.argsort(dim=1)
     return PatchMask(ids_shuffle[:, :num_visible], ids_restore, ids_restore >= num_visible)
+
+
+def _axes(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every patch: two (rows, columns) int64."""
+    return torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing='ij')
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:

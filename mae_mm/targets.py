@@ -26,18 +26,31 @@ def normalize_patches(patches: Tensor) -> Tensor:
     return (patches - mean) / std
 
 
-def masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error on masked patches only, in float32 whatever the inputs are.
+def check_loss(loss_type: str) -> str:
+    """'l2' or 'l1'.
 
-    Args:
-        pred, target: (N, L, P) float.
-        mask: (N, L) bool, True = masked; at least one patch is.
-
-    Returns:
-        Scalar float32.
+    Raises:
+        ValueError: for anything else.
     """
-    per_patch = (pred.float() - target.float()).square().mean(-1)  # (N, L)
-    return (per_patch * mask).sum() / mask.sum()
+    if loss_type not in ('l2', 'l1'):
+        raise ValueError(f"loss_type={loss_type!r} is none of 'l2' (squared differences), 'l1' (absolute ones)")
+    return loss_type
+
+
+def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
+    """Mean squared ('l2') or absolute ('l1') difference of each patch, float32: two (N, L, P) -> (N, L)."""
+    difference = pred.float() - target.float()
+    return (difference.abs() if loss_type == 'l1' else difference.square()).mean(-1)
+
+
+def masked_means(errors: Tensor, mask: Tensor) -> Tensor:
+    """Mean over each image's masked patches: (N, L) float and (N, L) bool -> (N,)."""
+    return (errors * mask).sum(1) / mask.sum(1)
+
+
+def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
+    """Mean over all masked patches, of which there is at least one: (N, L) float and (N, L) bool -> scalar."""
+    return (errors * mask).sum() / mask.sum()
 
 
 def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
@@ -69,7 +82,9 @@ def _blur(imgs: Tensor, sigma: float) -> Tensor:
     return imgs
 
 
-def baseline_losses(imgs: Tensor, mask: Tensor, patch_size: int, norm_pix: bool) -> tuple[Tensor, Tensor]:
+def baseline_losses(
+    imgs: Tensor, mask: Tensor, patch_size: int, norm_pix: bool, loss_type: str = 'l2',
+) -> tuple[Tensor, Tensor]:
     """Masked loss of two predictors that learn nothing.
 
     The first predicts every pixel of a patch by that patch's true mean. The second predicts by `interpolate_visible`;
@@ -79,6 +94,7 @@ def baseline_losses(imgs: Tensor, mask: Tensor, patch_size: int, norm_pix: bool)
         imgs: (N, C, H, W) float, as the model sees them.
         mask: (N, L) bool, True = masked.
         norm_pix: whether the target is normalised pixels.
+        loss_type: 'l2' or 'l1'.
 
     Returns:
         Two (N,) float32, one loss per image: (patch mean, interpolation).
@@ -89,7 +105,7 @@ def baseline_losses(imgs: Tensor, mask: Tensor, patch_size: int, norm_pix: bool)
     scale = std if norm_pix else torch.ones_like(std)
     offset = guess.mean(-1, keepdim=True) if norm_pix else mean
 
-    def per_image(error: Tensor) -> Tensor:  # (N, L, P) -> (N,)
-        return ((error / scale).square().mean(-1) * mask).sum(1) / mask.sum(1)
+    def per_image(answer: Tensor) -> Tensor:  # (N, L, P) -> (N,)
+        return masked_means(patch_errors(answer / scale, (patches - mean) / scale, loss_type), mask)
 
-    return per_image(patches - mean), per_image((patches - mean) - (guess - offset))
+    return per_image(torch.zeros_like(patches)), per_image(guess - offset)

@@ -119,7 +119,7 @@ def reconstruction_panel(
         (height, width, 3) uint8 RGB, see `render_panel`.
     """
     core = model.module if is_model_wrapper(model) else model
-    patch_size = core.backbone.patch_size
+    patch_size = core.patch_size
     grid = grid_of(tuple(inputs.shape[2:]), patch_size)
     noise = fixed_noise(range(len(inputs)) if sample_idx is None else sample_idx, grid[0] * grid[1], seed)
     samples = model.val_step(dict(inputs=inputs, noise=noise))

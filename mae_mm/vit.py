@@ -129,7 +129,11 @@ class ViT(BaseModule):
                 f'images have {imgs.shape[1]} channels, the model takes {self.in_chans}; set backbone.in_chans and the '
                 'mean and std of the data_preprocessor to the data, or load the images in that many channels')
         grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
-        return self.patch_embed(imgs) + resize_table(self.pos_embed, self.grid_size, grid)[:, 1:]
+        return self.patch_embed(imgs) + self.positions(grid)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position of every patch in a grid of rows and columns: (1, L, D)."""
+        return resize_table(self.pos_embed, self.grid_size, grid)[:, 1:]
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Run all blocks on any subset of the patch tokens, and the final norm where there is one.

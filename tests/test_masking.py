@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_mm.masking import fixed_noise, random_masking, take
+from mae_mm.masking import SAMPLERS, block_masking, fixed_noise, grid_masking, random_masking, take
 
 ratios = st.floats(0, 0.95)
 
@@ -104,3 +104,69 @@ def test_fixed_noise_leaves_the_global_generator_alone():
 def test_fixed_noise_never_changes():
     """Held-out losses are compared between runs and versions: these masks are as published as the numbers."""
     assert sorted(random_masking(fixed_noise([7], 16), 0.75).ids_keep[0].tolist()) == [1, 4, 6, 13]
+
+
+# --- other samplers
+
+
+def boxes_cover(mask: torch.Tensor) -> float:
+    """Fraction of masked patches with at least one masked neighbour in both directions: high for blocks."""
+    mask = mask.float()
+    beside = torch.zeros_like(mask)
+    beside[:, :, 1:] += mask[:, :, :-1]
+    beside[:, :, :-1] += mask[:, :, 1:]
+    below = torch.zeros_like(mask)
+    below[:, 1:] += mask[:, :-1]
+    below[:, :-1] += mask[:, 1:]
+    return ((beside > 0) & (below > 0) & (mask > 0)).sum().item() / mask.sum().item()
+
+
+@given(rows=st.integers(2, 9), cols=st.integers(2, 9), ratio=st.sampled_from([0.3, 0.5, 0.75]), seed=st.integers(0, 99))
+def test_every_sampler_gives_a_mask_on_any_rectangle(rows, cols, ratio, seed):
+    for name, sampler in SAMPLERS.items():
+        ratio = 0.75 if name == 'grid' else ratio
+        visible = (rows // 2) * (cols // 2) if name == 'grid' else int(rows * cols * (1 - ratio))
+        ids_keep, ids_restore, mask = sampler(draw(3, rows * cols, seed), ratio, (rows, cols))
+        assert mask.dtype == torch.bool and ids_keep.shape == (3, visible)
+        assert (~mask).sum(1).tolist() == [visible] * 3 and not mask.gather(1, ids_keep).any()
+        assert ids_restore.sort(1).values.tolist() == [list(range(rows * cols))] * 3
+        assert torch.equal(ids_restore.gather(1, ids_keep), torch.arange(visible).expand(3, -1))
+
+
+@pytest.mark.parametrize('ratio', [0.5, 0.75])
+def test_blocks_are_blocks_and_images_differ(ratio):
+    noise = draw(200, 196, 0)
+    mask = block_masking(noise, ratio, (14, 14)).mask.view(-1, 14, 14)
+    scattered = random_masking(noise, ratio).mask.view(-1, 14, 14)
+    assert boxes_cover(mask) > 0.97 > 0.95 > boxes_cover(scattered)
+    assert len(mask.flatten(1).unique(dim=0)) == 200
+    assert (mask.float().mean(0) > 0.25 * ratio).all() and (mask.float().mean(0) < 1).all()  # nowhere never, nor always
+    turned = block_masking(noise, ratio, (7, 28)).mask.view(-1, 7, 28)
+    assert boxes_cover(turned) > 0.95
+
+
+def test_first_block_by_hand():
+    """A 4x4 grid, a quarter hidden: the centre is the lowest score, its neighbours' 0.5 are a middling square."""
+    noise = torch.full((1, 16), 0.5)
+    noise[0, 5] = 0.0  # row 1, column 1
+    mask = block_masking(noise, 0.25, (4, 4), min_area=0.25).mask.view(4, 4)
+    assert mask.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    noise[0, 7] = 1.0  # the largest height / width: 1 / 0.3, so 3.65 x 1.1 patches, and the fourth is still due
+    mask = block_masking(noise, 0.25, (4, 4), min_area=0.25).mask.view(4, 4)
+    assert mask.int().tolist() == [[0, 1, 0, 0]] * 4
+
+
+def test_grid_by_hand():
+    noise = torch.ones(2, 15)
+    noise[0, 0] = noise[1, 6] = 0  # upper left; lower right of the first 2x2 of five columns
+    mask = grid_masking(noise, 0.75, (3, 5)).mask.view(2, 3, 5)
+    assert (~mask[0]).int().tolist() == [[1, 0, 1, 0, 0], [0] * 5, [0] * 5]
+    assert (~mask[1]).int().tolist() == [[0] * 5, [0, 1, 0, 1, 0], [0] * 5]
+    corners = grid_masking(draw(400, 36, 0), 0.75, (6, 6)).mask.view(-1, 6, 6)[:, :2, :2].flatten(1)
+    assert ((~corners).float().mean(0) - 0.25).abs().max() < 0.08
+
+
+@pytest.mark.parametrize('ratio, grid', [(0.5, (6, 6)), (0.75, (1, 36))])
+def test_grid_that_cannot_be_is_refused(ratio, grid):
+    with pytest.raises(ValueError, match=r'mask_ratio=0\.75, not .* not \d+x\d+'):
+        grid_masking(torch.rand(1, 36), ratio, grid)
