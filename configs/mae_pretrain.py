@@ -57,7 +57,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, begin=40, convert_to_iter_based=True),
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=800, val_interval=20)
+# Can be stopped anywhere and resumed, to the same bits: docs/reliability.md.
+train_cfg = dict(type='mae_mm.EpochTrainLoop', max_epochs=800, val_interval=20)
 val_cfg = dict()
 test_cfg = dict()
 
@@ -67,7 +68,10 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3))
+    checkpoint=dict(type='mae_mm.CheckpointHook', interval=1, max_keep_ckpts=3),
+    preemption=dict(type='mae_mm.PreemptionHook'),
+    nonfinite=dict(type='mae_mm.NonFiniteHook'),
+    bad_data=dict(type='mae_mm.BadDataHook'))
 custom_hooks = [dict(type='mae_mm.PanelHook'), dict(type='mae_mm.SummaryHook')]
 # Averages over the last iterations for what is noisy; validation results as they are.
 log_processor = dict(by_epoch=True, mean_pattern=r'^(?!.*recon/).*(loss|time|grad_norm)')

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
+from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
 
 # Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
 HELPER_KEYS = {
@@ -118,6 +119,8 @@ def _datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
 def _data_paths(dataset: ConfigDict) -> Iterator[Path]:
     """Paths that a data set's config names, the root first."""
     root = Path(dataset.get('data_root') or '')
+    if any(mark in str(dataset.get('data_root')) for mark in ('://', '*')):  # mae_mm.ImageTar looks for itself
+        return
     if dataset.get('data_root'):
         yield root
     if dataset.get('ann_file'):
@@ -243,8 +246,8 @@ def check_batches(runner: Runner) -> None:
     loader = runner.train_dataloader
     if len(loader) == 0:
         raise ValueError(
-            f'{len(loader.dataset)} training images for batches of {loader.batch_size}, and drop_last=True: not one '
-            'batch; lower it: --cfg-options train_dataloader.batch_size=N')
+            f'{len(loader.dataset)} training images for batches of {loader.batch_sampler.batch_size}, and '
+            'drop_last=True: not one batch; lower it: --cfg-options train_dataloader.batch_size=N')
 
 
 def load_exactly(runner: Runner, checkpoint: str) -> None:
@@ -262,15 +265,21 @@ def load_exactly(runner: Runner, checkpoint: str) -> None:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
 
-    Mistakes are ValueError, FileNotFoundError, and a config key that a constructor does not know. `MAE_MM_DEBUG=1` in
-    the environment prints the traceback, too.
+    Mistakes are ValueError, FileNotFoundError, and a config key that a constructor does not know. A training that stops
+    itself (`TrainingStopped`) ends with its message and code 3. `MAE_MM_DEBUG=1` in the environment prints the
+    traceback, too.
     """
     try:
         main()
+    except TrainingStopped as reason:
+        if os.environ.get('MAE_MM_DEBUG'):
+            traceback.print_exc()
+        print(f'stopped: {reason}', file=sys.stderr)
+        leave(EXIT_STOPPED)
     except KeyboardInterrupt:
         print('stopped; the same command with --resume goes on from the newest checkpoint', file=sys.stderr)
         sys.exit(130)
-    except (ValueError, FileNotFoundError, TypeError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, TypeError) as error:
         message = str(error)
         if isinstance(error, TypeError) and 'unexpected keyword argument' not in message:
             raise
@@ -279,4 +288,4 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         if 'Traceback (most recent call last)' in message:  # a loader's worker sends its whole traceback as message
             message = message.strip().splitlines()[-1]
         print(f'error: {message}', file=sys.stderr)
-        sys.exit(2)
+        leave(2)

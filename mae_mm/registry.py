@@ -23,3 +23,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['mae_mm.layer_decay'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=root.WEIGHT_INITIALIZERS, scope='mae_mm', locations=['mae_mm.checkpoint'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope='mae_mm', locations=['mae_mm.training'])
+FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope='mae_mm', locations=['mae_mm.training'])

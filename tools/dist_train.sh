@@ -10,7 +10,22 @@ shift 2
 
 # torchrun would set 1 and warn; workers of the loader have threads of their own.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) / gpus > 0 ? $(nproc) / gpus : 1 ))}
-exec python -m torch.distributed.run \
+# torchrun ends with 1 whatever its processes end with: they leave their code here (75: stopped, --resume goes on).
+MAE_MM_EXIT_FILE=$(mktemp)
+export MAE_MM_EXIT_FILE
+python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
+run=$!
+trap 'kill -TERM "$run"' TERM
+trap 'kill -INT "$run"' INT
+status=0
+wait "$run" || status=$?
+while kill -0 "$run" 2>/dev/null; do  # a signal ended the first wait
+    status=0
+    wait "$run" || status=$?
+done
+[ "$status" -eq 0 ] || [ ! -s "$MAE_MM_EXIT_FILE" ] || status=$(<"$MAE_MM_EXIT_FILE")
+rm -f "$MAE_MM_EXIT_FILE"
+exit "$status"

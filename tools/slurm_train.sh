@@ -1,17 +1,36 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster, one task for each GPU; requeued jobs go on from their newest checkpoint.
+# Train on a Slurm cluster, one task for each GPU. A job that is preempted, or reaches its time limit, writes a
+# checkpoint, is put back into the queue, and goes on from there.
 #
 #   GPUS=64 GPUS_PER_NODE=8 bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG [flags of tools/train.py]
-#   environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (8), SRUN_ARGS (none)
+#   environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (8), GRACE (300: seconds before the limit at which the job
+#   is told to stop; a step and a checkpoint must fit), SBATCH_ARGS, SRUN_ARGS (none)
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2; }
-partition=$1 job=$2 config=$3
-shift 3
+[ $# -ge 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-8}
 per_node=$(( per_node < gpus ? per_node : gpus ))
+
+if [ -z "${SLURM_JOB_ID:-}" ]; then
+    partition=$1 job=$2
+    mkdir -p work_dirs/slurm
+    # shellcheck disable=SC2086  # SBATCH_ARGS is a list of flags
+    exec sbatch --partition="$partition" --job-name="$job" --gres=gpu:"$per_node" --ntasks="$gpus" \
+        --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-8}" --requeue --open-mode=append \
+        --signal=TERM@"${GRACE:-300}" --output="work_dirs/slurm/$job-%j.log" --export=ALL,MAE_MM_ROOT="$PWD" \
+        ${SBATCH_ARGS:-} "$0" "$@"
+fi
+
+# Inside the job: Slurm keeps a copy of this script elsewhere, and sends its signal to the tasks, not to this shell.
+cd "${MAE_MM_ROOT:-.}"
+shift 2
+config=$1
+shift
+code=0
 # shellcheck disable=SC2086  # SRUN_ARGS is a list of flags
-exec srun --partition="$partition" --job-name="$job" --gres=gpu:"$per_node" --ntasks="$gpus" \
-    --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-8}" --kill-on-bad-exit=1 --requeue ${SRUN_ARGS:-} \
-    python -u "$(dirname "$0")/train.py" "$config" --launcher slurm --resume auto "$@"
+srun --kill-on-bad-exit=1 ${SRUN_ARGS:-} python -u tools/train.py "$config" --launcher slurm --resume auto "$@" || code=$?
+if [ "$code" -eq 75 ]; then  # stopped by a signal, checkpoint written
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

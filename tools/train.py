@@ -13,7 +13,9 @@ EXAMPLES = """examples:
   python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
   bash tools/dist_train.sh CONFIG 8                                       # 8 processes of one machine
 
-exit codes: 0 done; 2 a mistake in the config, the data's place or the command line; 130 stopped by Ctrl-C"""
+exit codes: 0 done; 2 a mistake in the config, the data's place or the command line; 3 stopped itself, and said why;
+75 stopped by a signal (Ctrl-C, SIGTERM, SIGUSR1), checkpoint written, --resume goes on; 130 or 143 stopped at once (a
+second signal, or one before the first step)"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<place of the config below configs/>)')
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='auto|PATH',
-        help='go on from the newest checkpoint of the work folder (none there: start), or from PATH')
+        help='go on from the newest undamaged checkpoint of the work folder (none there: start), or from PATH')
     parser.add_argument(
         '--pretrained', metavar='CHECKPOINT',
         help='start from these weights: any MAE checkpoint (this project, MAE release, mmpretrain, timm, Hugging Face)')
@@ -44,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch  # after --help, which need not wait for torch
+    from mae_mm import launch, reliability  # after --help, which need not wait for torch
     from mae_mm.label_maps import check_labels
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -54,10 +56,7 @@ def main() -> None:
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         if args.resume:
-            cfg.resume, cfg.load_from = True, None
-            if args.resume != 'auto':
-                launch.check_file(args.resume, '--resume')
-                cfg.load_from = args.resume
+            reliability.resume(cfg, args.resume)
         if args.pretrained:
             launch.start_from(cfg, args.pretrained)
         if args.amp:
@@ -67,7 +66,9 @@ def main() -> None:
         if args.auto_scale_lr:
             launch.enable_lr_scaling(cfg)
         launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        reliability.make_reliable(cfg)
         runner = launch.build_runner(cfg)
+        reliability.check_resume(runner)
         check_labels(runner, ('train_dataloader', 'val_dataloader'))
         launch.check_batches(runner)
         runner.train()

@@ -3,9 +3,10 @@
 import argparse
 import hashlib
 import json
+import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+PARTIAL = '.partial'  # ends the names of unfinished files
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
@@ -98,17 +100,43 @@ def sha256(path: Path) -> str:
 
 def write_content(content: Mapping, path: str | Path) -> None:
     """Write a checkpoint, as safetensors where the name ends so. A broken-off write leaves no file behind."""
+    def write(partial: Path) -> None:
+        if Path(path).suffix == '.safetensors':
+            partial.touch()
+            mode = partial.stat().st_mode
+            safetensors.torch.save_file(dict(content), partial, metadata={'format': 'pt'})
+            partial.chmod(mode)  # safetensors lets nobody but the owner read
+        else:
+            torch.save(content, partial)
+
+    write_beside(path, write)
+
+
+def write_beside(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, and give it that name once it lies on the disk, complete.
+
+    Whatever happens meanwhile, `path` is the old file or the new one. What a killed process left unfinished has a name
+    that ends with `.partial`, and is written over the next time.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    if path.suffix == '.safetensors':
-        partial.touch()
-        mode = partial.stat().st_mode
-        safetensors.torch.save_file(dict(content), partial, metadata={'format': 'pt'})
-        partial.chmod(mode)  # safetensors lets nobody but the owner read
-    else:
-        torch.save(content, partial)
-    partial.replace(path)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        write(partial)
+        _flush(partial)
+        partial.replace(path)
+        _flush(path.parent)  # the new name
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _download(url: str) -> Path:

@@ -154,6 +154,10 @@ class ImageFolder(BaseDataset):
         """Number of files that could not be decoded so far, in all workers together."""
         return int(self._broken.array[:len(self)].sum())
 
+    def broken_files(self) -> list[str]:
+        """Paths of these files."""
+        return [self.get_data_info(i)['img_path'] for i in np.flatnonzero(self._broken.array[:len(self)])]
+
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline; None stands for a broken file in training."""
         results = self.get_data_info(idx)

@@ -1,0 +1,123 @@
+"""Checkpoints that survive: complete or not there, inside epochs too, and never the last good one deleted."""
+
+import time
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mae_mm.checkpoint.files import PARTIAL, write_beside
+from mae_mm.checkpoint.resume import BETWEEN
+from mae_mm.registry import HOOKS
+from mae_mm.training.stopping import TrainingStopped
+
+
+class AtomicBackend(LocalBackend):
+    """Local files, each of them the old one or the new one whenever the machine stops."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes.
+
+        Raises:
+            TrainingStopped: if they cannot be written, a full disk above all; what was there before still is.
+        """
+        try:
+            write_beside(filepath, lambda partial: partial.write_bytes(obj))
+        except OSError as error:
+            raise TrainingStopped(
+                f'cannot write the checkpoint {filepath} ({len(obj) / 1e9:.2f} GB): {error.strerror or error}. The '
+                'checkpoints written before are intact; make room, then the same command with --resume goes on'
+            ) from error
+
+
+register_backend('mae_mm.AtomicBackend', AtomicBackend)
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """mmengine's hook, with checkpoints that are complete or not there, and some between the regular ones.
+
+    A checkpoint is written beside its name, flushed and renamed. Only then are older ones deleted, so that there are
+    `max_keep_ckpts` at all times. Between the regular ones `latest.pth` is written, for a run that is stopped: every so
+    many minutes, before a validation, and on request; the next regular one takes its place. Weights that are not finite
+    are never written: the newest checkpoint is always one to go back to.
+
+    Args:
+        minutes: from one checkpoint to the next, where epochs (or `interval`) take longer.
+        options: as in mmengine.
+    """
+
+    def __init__(self, *args, minutes: float = 30, **options) -> None:
+        options.setdefault('backend_args', dict(backend='mae_mm.AtomicBackend'))
+        super().__init__(*args, **options)
+        self.minutes = minutes
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the place, and clear it of what killed runs left unfinished."""
+        super().before_train(runner)
+        self.place, self.written_at = None, time.monotonic()
+        if is_main_process():
+            for partial in Path(self.out_dir).glob(f'*{PARTIAL}'):
+                partial.unlink(missing_ok=True)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Write a regular checkpoint where iterations count, or one in between if it is time."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if time.monotonic() - self.written_at > 60 * self.minutes:
+            self.write_between(runner, runner.iter + 1)
+
+    def before_val(self, runner: Runner) -> None:
+        """Write what a validation that does not end would lose."""
+        if hasattr(self, 'place') and runner.iter:  # inside a training
+            self.write_between(runner, runner.iter)
+
+    def write_between(self, runner: Runner, iteration: int) -> None:
+        """Write `latest.pth` after so many iterations, unless a checkpoint of this very place is there."""
+        if self.place != iteration:
+            self._write(runner, BETWEEN, dict(epoch=runner.epoch, iter=iteration))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Write first, delete later."""
+        name = self.filename_tmpl.format(step)
+        if self._write(runner, name, meta) and self.max_keep_ckpts > 0 and is_main_process():
+            before, after = self.filename_tmpl.split('{}')
+            numbers = [
+                path.name.removeprefix(before).removesuffix(after) for path in Path(self.out_dir).glob(
+                    f'{before}*{after}')]
+            steps = sorted(int(number) for number in numbers if number.isdigit() and int(number) <= step)
+            for old in steps[:-self.max_keep_ckpts]:
+                (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
+
+    def _write(self, runner: Runner, name: str, meta: dict) -> bool:
+        """Write a checkpoint, unless its weights are not finite; whether it was written."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not weights_are_finite(model):
+            runner.logger.error(f'weights are not finite: {name} is not written, the last good checkpoint stays')
+            return False
+        meta = dict(meta)
+        path = str(Path(self.out_dir) / name)
+        runner.message_hub.update_info('last_ckpt', path)
+        runner.save_checkpoint(
+            self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
+            meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        self.last_ckpt, self.place, self.written_at = path, meta['iter'], time.monotonic()
+        if is_main_process():
+            write_beside(
+                Path(runner.work_dir) / 'last_checkpoint', lambda partial: partial.write_text(path))
+            if name != BETWEEN:
+                (Path(self.out_dir) / BETWEEN).unlink(missing_ok=True)
+        return True
+
+
+def weights_are_finite(model: torch.nn.Module) -> bool:
+    """Whether no floating-point weight or buffer of a model is infinite or not a number."""
+    return all(bool(torch.isfinite(value).all()) for value in model.state_dict().values() if value.is_floating_point())
+
+
+def checkpoint_hook(runner: Runner) -> CheckpointHook | None:
+    """The hook of a run that writes checkpoints between the regular ones, where it has it."""
+    return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)

@@ -1,0 +1,93 @@
+"""What `tools/train.py` does so that no run is lost: parts of mmengine replaced in the config, checkpoints chosen."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mae_mm.checkpoint.resume import broken_part, newest_checkpoint, read_training_state
+
+# Drop-in replacements that do the same, and can be stopped anywhere.
+LOOPS = dict(EpochBasedTrainLoop='mae_mm.EpochTrainLoop', IterBasedTrainLoop='mae_mm.IterTrainLoop')
+HOOKS = dict(
+    preemption='mae_mm.PreemptionHook', nonfinite='mae_mm.NonFiniteHook', bad_data='mae_mm.BadDataHook')
+LOADERS = ('train_dataloader', 'val_dataloader')
+
+
+def make_reliable(cfg: Config) -> None:
+    """Give any host's config what `configs/mae_pretrain.py` has: resumable loop, checkpoints, and hooks for faults.
+
+    What the config says otherwise stays: other loops, other checkpoint hooks, `default_hooks.NAME=None`. FSDP and
+    DeepSpeed (`runner_type`) write sharded checkpoints and keep mmengine's hook.
+    """
+    loop = cfg.get('train_cfg')
+    if not loop or 'runner_type' in cfg:
+        return
+    if 'type' not in loop:
+        loop.type = 'EpochBasedTrainLoop' if loop.pop('by_epoch', True) else 'IterBasedTrainLoop'
+    loop.type = LOOPS.get(_plain(loop.type), loop.type)
+    hooks = cfg.setdefault('default_hooks', dict())
+    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if checkpoint and _plain(checkpoint.type) == 'CheckpointHook':
+        checkpoint.type = 'mae_mm.CheckpointHook'
+    for name, hook in HOOKS.items():
+        hooks.setdefault(name, dict(type=hook))
+    if _plain(cfg.optim_wrapper.get('type', 'OptimWrapper')) == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'mae_mm.GuardedOptimWrapper'
+    for loader in LOADERS:
+        if (cfg.get(loader) or {}).get('num_workers'):
+            cfg[loader].setdefault('worker_init_fn', dict(type='mae_mm.start_worker'))
+
+
+def _plain(type_: str | type) -> str:
+    """A type's name without the scope of mmengine."""
+    return str(getattr(type_, '__name__', type_)).removeprefix('mmengine.')
+
+
+def resume(cfg: Config, checkpoint: str) -> None:
+    """`--resume`: go on from a checkpoint, 'auto' for the newest in the work folder that is not damaged.
+
+    Raises:
+        FileNotFoundError: if a named one is not there.
+        ValueError: if it is damaged, or all of the work folder are.
+    """
+    if checkpoint == 'auto':
+        found = newest_checkpoint(cfg.work_dir)
+        cfg.resume, cfg.load_from = found is not None, str(found) if found else None
+        return
+    if '://' not in checkpoint:
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(f'--resume {checkpoint}: no such file')
+        read_training_state(checkpoint)
+        if reason := broken_part(checkpoint):
+            raise ValueError(f'--resume {checkpoint}: damaged, {reason}; --resume alone takes the newest good one')
+    cfg.resume, cfg.load_from = True, checkpoint
+
+
+def check_resume(runner: Runner) -> None:
+    """Compare the checkpoint to resume with the model: mmengine would load what fits and go on.
+
+    Raises:
+        ValueError: naming weights that are missing, left over or of another shape.
+    """
+    path = runner._load_from
+    if not runner._resume or path is None or '://' in path:
+        return
+    saved = {name.removeprefix('module.'): tuple(value.shape)
+             for name, value in read_training_state(path)['state_dict'].items()}
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differences = [
+        f'{name}: {_shape(saved.get(name))} in the file, {_shape(wanted.get(name))} in the model'
+        for name in wanted | saved if saved.get(name) != wanted.get(name)]
+    if differences:
+        rest = f'\n  … and {len(differences) - 3} more' if len(differences) > 3 else ''
+        raise ValueError(
+            f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes\n  '
+            + '\n  '.join(differences[:3]) + rest
+            + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return 'none' if shape is None else 'x'.join(map(str, shape)) or 'a number'

@@ -1,0 +1,181 @@
+"""Batches that know their number: a loader can begin with any of them, and draws the same views in any worker."""
+
+import copy
+import logging
+import signal
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import Runner
+from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from mae_mm.datasets.cache import SharedMemory
+from mae_mm.datasets.decode import DecodeError
+from mae_mm.registry import DATASETS, FUNCTIONS
+
+from .seeding import derive_seed, seed_all
+from .stopping import TrainingStopped
+
+REPLACEMENTS = 100  # images tried, one after the other, in the place of an unreadable one
+
+
+class SeededSamples(Dataset):
+    """A data set whose random transforms are seeded anew for each sample; attributes are those of the data set.
+
+    Whatever the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, and not on the
+    worker that makes it, nor on the samples which that worker made before. An image that cannot be read is counted, and
+    another takes its place.
+
+    Args:
+        dataset: any map-style data set.
+        length: how many samples it pretends to have (`num_batch_per_epoch` of mmengine); its own when None.
+    """
+
+    def __init__(self, dataset: Sized, length: int | None = None) -> None:
+        self.dataset, self.length = dataset, length
+        self._broken = SharedMemory(len(dataset))  # 1 where a file could not be read, in any worker
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """The sample of (index, seed)."""
+        index, seed = key
+        seed_all(seed)
+        for _ in range(REPLACEMENTS):
+            try:
+                return self.dataset[index]
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
+                if not self._broken.array[index]:
+                    self._broken.array[index] = 1
+                    print_log(f'image {index}: {error}; another image takes its place', 'current', logging.WARNING)
+            index = np.random.randint(len(self.dataset))
+        raise TrainingStopped(f'{REPLACEMENTS} images in a row could not be read; the warnings above name them')
+
+    @property
+    def num_broken(self) -> int:
+        """Number of files that could not be read so far, in all workers together."""
+        inside = sum(getattr(dataset, 'num_broken', 0) for dataset in inner_datasets(self.dataset))
+        return int(self._broken.array.sum()) + inside
+
+    def broken_files(self) -> list[str]:
+        """Their paths, as far as the data set tells them, or their numbers."""
+        files = [path for dataset in inner_datasets(self.dataset) if hasattr(dataset, 'broken_files')
+                 for path in dataset.broken_files()]
+        return files + [_path(self.dataset, index) for index in np.flatnonzero(self._broken.array).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.length is None else self.length
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ('dataset', 'length', '_broken'):  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether an error of a pipeline says that a file cannot be read, rather than that the pipeline is at fault."""
+    if isinstance(error, OSError | DecodeError | Image.DecompressionBombError):
+        return True
+    return type(error).__module__ == 'cv2' or (
+        isinstance(error, AssertionError) and 'failed to load image' in str(error))  # mmcv on what OpenCV refuses
+
+
+def inner_datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets at the bottom of wrappers and concatenations."""
+    inside = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
+    if not inside:
+        yield dataset
+    for one in inside:
+        yield from inner_datasets(one)
+
+
+def _path(dataset: Any, index: int) -> str:
+    try:
+        return str(dataset.get_data_info(index)['img_path'])
+    except (AttributeError, KeyError, TypeError):
+        return f'image {index}'
+
+
+class NumberedBatches:
+    """Batches of any batch sampler as (index, seed) pairs, from `start` on. Those before are counted, not read.
+
+    Args:
+        batches: a batch sampler, over indices.
+        sampler: the sampler below it.
+        batch_size: images in a batch.
+        seed: of the run; each rank derives its own.
+    """
+
+    def __init__(self, batches: Any, sampler: Any, batch_size: int, seed: int) -> None:
+        self.batches, self.sampler, self.batch_size = batches, sampler, batch_size
+        self.seed = derive_seed(seed, get_rank())
+        self.epoch = self.start = 0
+
+    @property
+    def endless(self) -> bool:
+        """Whether one pass goes on for ever, through all epochs."""
+        return isinstance(self.sampler, InfiniteSampler)
+
+    def go_to(self, epoch: int, start: int) -> None:
+        """Let the next pass be that of an epoch, from a batch of it on."""
+        self.epoch, self.start = epoch, start
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, start = self.epoch, self.start
+        for number, batch in enumerate(self.batches):
+            if number >= start:
+                yield [(index, derive_seed(self.seed, epoch, number, place)) for place, index in enumerate(batch)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def build_dataset(config: dict | Sized) -> Sized:
+    """The data set of a loader's config, its files found."""
+    dataset = DATASETS.build(config) if isinstance(config, dict) else config
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    return dataset
+
+
+def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
+    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`.
+
+    Args:
+        config: as `Runner.build_dataloader` takes it; its `dataset` is not used.
+        dataset: from `build_dataset`.
+        seed: of sampler and transforms, the same on all ranks.
+    """
+    config = copy.copy(config)
+    batch_size, per_epoch = config.pop('batch_size', 1), config.pop('num_batch_per_epoch', None)
+    drop_last, batches = config.pop('drop_last', False), config.pop('batch_sampler', None)
+    sampler = config.pop('sampler')
+    samples = SeededSamples(dataset, per_epoch and per_epoch * batch_size * get_world_size())
+    if isinstance(sampler, dict):
+        sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=samples, seed=seed))
+    if isinstance(batches, dict):
+        batches = DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
+    elif batches is None:
+        batches = BatchSampler(sampler, batch_size, drop_last)
+    numbered = NumberedBatches(batches, sampler, batch_size, seed)
+    return Runner.build_dataloader(dict(config, dataset=samples, sampler=sampler, batch_sampler=numbered), seed=seed)
+
+
+@FUNCTIONS.register_module()
+def start_worker(worker_id: int) -> None:
+    """Leave signals to the training process: it may ask for more batches before it stops.
+
+    Ctrl-C and Slurm send theirs to all processes. SIGTERM is ignored once only, since it is also how the parent ends
+    workers that do not end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

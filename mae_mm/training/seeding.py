@@ -1,0 +1,26 @@
+"""Random numbers as a pure function of where a run is, so that no generator's state has to be saved."""
+
+import hashlib
+import random
+import struct
+
+import numpy as np
+import torch
+
+
+def derive_seed(*key: int) -> int:
+    """A seed in [0, 2^63) for a key of numbers (each within 64 bits), the same on every machine."""
+    digest = hashlib.blake2b(struct.pack(f'<{len(key)}q', *key), digest_size=8).digest()
+    return int.from_bytes(digest, 'little') >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy, and torch on the CPU and on the GPU in use.
+
+    Differs from `torch.manual_seed` in cost: that asks every kind of device whether it is there, 0.5 ms each time.
+    """
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # not in a loader's worker
+        torch.cuda.manual_seed(seed)

@@ -1,0 +1,26 @@
+"""How a training may end, other than well."""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_STOPPED = 3  # the run stopped itself and said why: a full disk, too many unreadable files, numbers not finite
+EXIT_PREEMPTED = 75  # asked to stop by a signal, checkpoint written: start it again (EX_TEMPFAIL of sysexits.h)
+
+
+class TrainingStopped(RuntimeError):
+    """A run that stops itself; the message says why and what to do, and needs no traceback."""
+
+
+class RollBack(TrainingStopped):
+    """Raised by a hook inside an iteration: the loop goes back to the last good checkpoint, with another data order.
+
+    Under a loop that cannot go back it ends the run.
+    """
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a code, and tell it to `tools/dist_train.sh`, to which torchrun would say 1 for any."""
+    if os.environ.get('MAE_MM_EXIT_FILE'):
+        Path(os.environ['MAE_MM_EXIT_FILE']).write_text(str(code))
+    raise SystemExit(code)
