@@ -101,11 +101,9 @@ def test_large_scale_jitter(name):
     assert (tuple(jitter.scale), tuple(jitter.ratio_range), jitter.keep_ratio) == ((1024, 1024), (0.1, 2.0), True)
     assert (crop.crop_type, tuple(crop.crop_size), crop.allow_negative_crop) == ('absolute_range', (1024, 1024), True)
     assert step(train, 'RandomFlip').prob == 0.5
-    pad, = cfg.model.data_preprocessor.batch_augments
-    assert (pad.type, tuple(pad.size), pad.pad_mask) == ('BatchFixedSizePad', (1024, 1024), True)
-    assert (tuple(step(test, 'Resize').scale), tuple(step(test, 'Pad').size)) == ((1024, 1024), (1024, 1024))
-    # Filled with the mean, here before and there after it is subtracted.
-    assert step(test, 'Pad').pad_val.img == tuple(round(mean) for mean in cfg.model.data_preprocessor.mean[::-1])
+    assert (tuple(step(test, 'Resize').scale), step(test, 'Resize').keep_ratio) == ((1024, 1024), True)
+    preprocessor = cfg.model.data_preprocessor
+    assert (preprocessor.pad_size_divisor, preprocessor.pad_mask) == (1024, True)
     assert cfg.test_dataloader.dataset.pipeline == test
 
 

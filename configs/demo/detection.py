@@ -8,7 +8,7 @@ _base_ = '../detection/mask_rcnn_vit_b_coco.py'
 classes = 'json'
 strides = [2, 4, 8, 16]
 model = dict(
-    data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(96, 96), pad_mask=True)]),
+    data_preprocessor=dict(pad_size_divisor=96),
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=192, depth=6, num_heads=3), img_size=96, patch_size=8,
         out_indices=(0, 2, 3, 5), drop_path_rate=0.0, window_size=0, rel_pos=False),
@@ -42,7 +42,6 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(96, 96), keep_ratio=True),
-    dict(type='Pad', size=(96, 96), pad_val=dict(img=(104, 116, 124))),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

@@ -14,10 +14,9 @@ _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/default_runtime.py',
 ]
-pad = dict(type='BatchFixedSizePad', size=(1024, 1024), pad_mask=True)
 
 model = dict(
-    data_preprocessor=dict(batch_augments=[pad]),
+    data_preprocessor=dict(pad_size_divisor=1024),  # always 1024 x 1024; 32 for other sizes
     # bfloat16 in the ViT alone: mmcv's nms and RoIAlign do not take it.
     backbone=dict(
         _delete_=True, type='mae_mm.ViT', arch='base', img_size=1024, patch_size=16, out_type='featmap',
@@ -41,7 +40,6 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1024, 1024), keep_ratio=True),
-    dict(type='Pad', size=(1024, 1024), pad_val=dict(img=(104, 116, 124))),  # the mean, as in training; BGR
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
@@ -69,4 +67,3 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=5000, max_keep_ckpts=1, save_best='coco/bbox_mAP'))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0, diff_rank_seed=True)
-del pad
