@@ -19,7 +19,7 @@ STATE := $(shell { cat setup.py constraints.txt Makefile tools/build_mmcv.py; ec
 	$(or $(BASE),true) --version; } | sha256sum | cut -c1-16)
 STAMP := $(VENV)/installed-$(STATE)
 
-.PHONY: help install doctor test test-all lint clean demo-data demo demo-classification
+.PHONY: help install doctor test test-all lint clean demo-data demo demo-classification demo-detection demo-segmentation
 
 help: ## this list
 	@echo 'mae_mm: masked-autoencoder pre-training for OpenMMLab. Two commands do everything:'
@@ -80,4 +80,10 @@ demo: demo-data ## the main job: pre-train on generated images, about 4 minutes 
 	@$(PY) tools/train.py configs/demo/mae_pretrain.py
 
 demo-classification: demo-data ## few-label classification, MAE start beside random start; PRETRAINED=CHECKPOINT
+	@$(PY) tools/transfer.py '$(PRETRAINED)' --suite $@
+
+demo-detection: demo-data ## Mask R-CNN, MAE start beside random start; PRETRAINED=CHECKPOINT
+	@$(PY) tools/transfer.py '$(PRETRAINED)' --suite $@
+
+demo-segmentation: demo-data ## UperNet on labelled scenes, MAE start beside random start; PRETRAINED=CHECKPOINT
 	@$(PY) tools/transfer.py '$(PRETRAINED)' --suite $@

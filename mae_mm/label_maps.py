@@ -100,10 +100,20 @@ def check_label_maps(dataset: BaseDataset, where: str, cache: Path = CACHE) -> N
 
 
 def valid_labels(classes: int, reduce_zero_label: bool, label_map: dict[int, int] | None = None) -> np.ndarray:
-    """Which values a label map may hold: (256,) bool, by mmseg's reading of them (`LoadAnnotations`).
+    """Which values a label map may hold: (256,) bool.
 
     Args:
         classes: number of classes.
+        reduce_zero_label, label_map: as of `read_labels`.
+    """
+    read = read_labels(reduce_zero_label, label_map)
+    return (read < classes) | (read == 255)
+
+
+def read_labels(reduce_zero_label: bool, label_map: dict[int, int] | None = None) -> np.ndarray:
+    """What mmseg makes of each value in a label map (`LoadAnnotations`): (256,) int, 255 = unlabelled.
+
+    Args:
         reduce_zero_label: 0 means unlabelled, and class 0 is stored as 1.
         label_map: stored class to class, where some classes of a known data set are chosen.
     """
@@ -112,7 +122,7 @@ def valid_labels(classes: int, reduce_zero_label: bool, label_map: dict[int, int
         read = np.where((read == 0) | (read == 255), 255, read - 1)
     if label_map:
         read = np.array([label_map.get(label, label) for label in read.tolist()])
-    return (read < classes) | (read == 255)
+    return read
 
 
 def fingerprint(pairs: Iterable[Pair], valid: np.ndarray) -> str:

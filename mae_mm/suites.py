@@ -110,4 +110,9 @@ SUITES = {
         {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/bbox_mAP_50': Metric('box AP50', 100.0),
          'coco/segm_mAP': Metric('mask AP', 100.0), 'coco/segm_mAP_50': Metric('mask AP50', 100.0)},
         'AP: mean over IoU 0.50:0.95, pycocotools.', seeds=2),
+    'demo-segmentation': Suite(
+        'UperNet on demo images',
+        dict(upernet=Protocol('UperNet', _demo('segmentation_scratch'), _demo('segmentation'))),
+        {'mIoU': Metric('mIoU'), 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')},
+        'Twenty classes; mIoU and class accuracy are means over them.', seeds=2),
 }

@@ -29,6 +29,7 @@ from mae_mm import launch
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.label_maps import check_labels
+from mae_mm.overlay import draw_overlays, load_segmentor, segment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / 'configs'
@@ -324,6 +325,15 @@ def test_multi_scale_and_inferencer(data: Path, tmp_path: Path) -> None:
         overlay = np.array(Image.open(tmp_path / 'out/vis' / path.name))
         assert overlay.shape == original.shape and labels.shape == original.shape[:2]
         assert np.abs(overlay.astype(int) - original).mean() > 5  # coloured
+        # Our own picture holds the same classes.
+        segmentor = load_segmentor(cfg, str(tmp_path / 'iter_2.pth'))
+        assert np.array_equal(segment(segmentor, cfg, str(path)), labels)
+    draw_overlays(str(tmp_path / 'config.py'), str(tmp_path / 'iter_2.pth'), [str(images[0].parent)],
+                  str(tmp_path / 'panel.png'), num=2)
+    assert Image.open(tmp_path / 'panel.png').size == (3 * 240 + 4 * 6, 24 + 2 * 246)  # image, truth, prediction
+    torch.save(dict(state_dict=dict(segmentor.backbone.state_dict())), tmp_path / 'encoder.pth')
+    with pytest.raises(ValueError, match=r'encoder\.pth is no checkpoint of'):
+        load_segmentor(cfg, str(tmp_path / 'encoder.pth'))
 
 
 # ---- data of one's own, and the tools -------------------------------------------------------------------------------
