@@ -150,7 +150,7 @@ def test_training_from_scratch_averages_weights():
     ('classification/vit_b16_in1k', 'ImageNet', 'data/imagenet'),
     ('classification/inat/vit_l16_inat2017', 'mae_mm.INaturalist', 'data/inat2017'),
     ('classification/inat/vit_h14_inat2019_448px', 'mae_mm.INaturalist', 'data/inat2019'),
-    ('classification/places/vit_b16_places205', 'Places205', 'data/places205'),
+    ('classification/places/vit_b16_places205', 'mae_mm.Places205', 'data/places205'),
     ('classification/places/vit_h14_places365_448px', 'mae_mm.Places365', 'data/places365')])
 def test_data_sets(name, kind, roots):
     cfg = recipe(name)

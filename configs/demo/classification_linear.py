@@ -10,5 +10,5 @@ model = dict(
 optim_wrapper = dict(
     _delete_=True,
     type='mae_mm.AutocastOptimWrapper',
-    optimizer=dict(type='mae_mm.LARS', lr=6.4, momentum=0.9, weight_decay=0.0),
+    optimizer=dict(type='mae_mm.LARS', lr=20.0, momentum=0.9, weight_decay=0.0),
     constructor='mae_mm.LayerDecayOptimWrapperConstructor')

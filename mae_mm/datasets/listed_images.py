@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mmengine.dataset import BaseDataset
 
@@ -53,3 +53,17 @@ class ListedImages(BaseDataset):
         if name.startswith(('/', '\\')) or '..' in re.split(r'[/\\]', name):
             raise ValueError(f'{type(self).__name__}: {name!r} is outside {folder}; list names relative to that folder')
         return os.path.join(folder, name)
+
+
+def read_labels(path: str) -> Iterator[tuple[str, int]]:
+    """The lines 'name label' of a list.
+
+    Raises:
+        ValueError: for another line, with its number.
+    """
+    with open(path, encoding='utf-8') as file:
+        for number, line in enumerate(file, 1):
+            name, _, label = line.strip().rpartition(' ')
+            if not name or not label.isdigit():
+                raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
+            yield name, int(label)

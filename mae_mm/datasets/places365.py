@@ -1,11 +1,11 @@
 """Places365-Standard, from its official lists."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from mae_mm.registry import DATASETS
 
-from .listed_images import ListedImages
+from .listed_images import ListedImages, read_labels
 
 LISTS = dict(train='places365_train_standard.txt', val='places365_val.txt')
 # As the archives unpack, and as torchvision renames them.
@@ -36,19 +36,12 @@ class Places365(ListedImages):
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
         """Read both lists. Names of the train list start with a slash, which does not mean the file system's root."""
-        categories = sorted(self._lines(os.path.join(self.data_root, 'categories_places365.txt')), key=lambda c: c[1])
+        names = self.found(os.path.join(self.data_root, 'categories_places365.txt'))
+        categories = sorted(read_labels(names), key=lambda category: category[1])
         if [label for _, label in categories] != list(range(len(categories))):
-            raise ValueError(f'categories_places365.txt in {self.data_root} does not number its classes from 0')
-        listed = [(name.lstrip('/'), label) for name, label in self._lines(self.ann_file)]
+            raise ValueError(f'{names} does not number its classes from 0')
+        listed = [(name.lstrip('/'), label) for name, label in read_labels(self.found(self.ann_file))]
         if max((label for _, label in listed), default=0) >= len(categories):
             raise ValueError(f'{self.ann_file} has labels beyond the {len(categories)} of categories_places365.txt')
         folder = self.found(*(os.path.join(self.data_root, folder) for folder in self.folders))
         return [name.lstrip('/').partition('/')[2] for name, _ in categories], folder, listed
-
-    def _lines(self, path: str) -> Iterator[tuple[str, int]]:
-        with open(self.found(path), encoding='utf-8') as file:
-            for number, line in enumerate(file, 1):
-                name, _, label = line.strip().rpartition(' ')
-                if not name or not label.isdigit():
-                    raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
-                yield name, int(label)

@@ -6,18 +6,6 @@ Run: bash tools/dist_train.sh configs/classification/places/vit_l16_places205.py
 _base_ = '../vit_l16_in1k.py'
 data_preprocessor = dict(num_classes=205)
 model = dict(head=dict(num_classes=205))
-train_dataloader = dict(dataset=dict(
-    _delete_=True,
-    type='Places205',
-    data_root='data/places205',
-    data_prefix='data/vision/torralba/deeplearning/images256',
-    ann_file='trainvalsplit_places205/train_places205.csv',
-    pipeline=_base_.train_pipeline))
-val_dataloader = dict(dataset=dict(
-    _delete_=True,
-    type='Places205',
-    data_root='data/places205',
-    data_prefix='data/vision/torralba/deeplearning/images256',
-    ann_file='trainvalsplit_places205/val_places205.csv',
-    pipeline=_base_.test_pipeline))
+train_dataloader = dict(dataset=dict(type='mae_mm.Places205', data_root='data/places205'))
+val_dataloader = dict(dataset=dict(type='mae_mm.Places205', data_root='data/places205'))
 test_dataloader = val_dataloader
