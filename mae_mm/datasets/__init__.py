@@ -5,10 +5,11 @@ from .decode import DecodeError, decode
 from .image_folder import ImageFolder
 from .image_tar import ImageTar
 from .inaturalist import INaturalist
+from .places205 import Places205
 from .places365 import Places365
 from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop',
-    'Places365', 'decode',
+    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomResizedCrop',
+    'LoadResizeCenterCrop', 'Places205', 'Places365', 'decode',
 ]
