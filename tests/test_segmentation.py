@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mae_mm import launch
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.demo_data.generate import make_demo_data
-from mae_mm.label_maps import check_labels
+from mae_mm.label_maps import check_label_maps, check_labels
 from mae_mm.overlay import draw_overlays, load_segmentor, segment
 
 ROOT = Path(__file__).parents[1]
@@ -355,6 +355,30 @@ def test_own_data_need_names_and_colours_alone(data: Path) -> None:
         labels = dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist()
         assert set(labels) <= {*range(20), 255} and len(labels) > 1
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 20
+
+
+def test_lines_of_the_documentation_are_enough(data: Path, tmp_path: Path) -> None:
+    """The leaf of docs/segmentation.md, on two pictures of three classes that start at 0."""
+    from mmseg.registry import DATASETS
+
+    text = (ROOT / 'docs/segmentation.md').read_text()
+    leaf = next(block for block in text.split('```python')[1:] if "data_root='data/mine'" in block).split('```')[0]
+    for folder in ('images/train', 'images/val', 'labels/train', 'labels/val'):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new(*(('RGB', (40, 30)) if 'images' in folder else ('L', (40, 30), 2))).save(
+            tmp_path / folder / ('a.jpg' if 'images' in folder else 'a.png'))
+    config = tmp_path / 'mine.py'
+    config.write_text(leaf.replace("'configs/", f"'{CONFIGS}/").replace("'data/mine'", repr(str(tmp_path))))
+    cfg = launch.load_config(str(config))
+    launch.check_data(cfg)
+    for loader in LOADERS:
+        dataset = DATASETS.build(cfg[loader].dataset)
+        check_label_maps(dataset, loader, tmp_path / 'cache')
+        assert dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist()[0] == 2
+        assert (len(dataset), dataset.metainfo['classes'], len(dataset.metainfo['palette'])) == (
+            1, ['road', 'roof', 'tree'], 3)
+    assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
+    assert cfg.model.backbone.arch == 'base'  # the rest is the recipe
 
 
 def options(data: Path, **more: object) -> list[str]:
