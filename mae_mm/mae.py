@@ -22,7 +22,7 @@ class Reconstruction(NamedTuple):
     """What the autoencoder makes of N images."""
 
     pred: Tensor  # (N, L, P): the decoder's answer for every patch, in units of the target
-    mask: Tensor  # (N, L) bool: True = masked
+    mask: Tensor  # (N, L) bool: True = masked, and asked for (`mae_mm.PartialDecoder` is not asked for all)
 
 
 @MODELS.register_module()
@@ -67,6 +67,10 @@ class MAEDecoder(BaseModule):
         init_vit_weights(self)
         nn.init.normal_(self.mask_token, std=0.02)
         super().init_weights()
+
+    def asked(self, patch_mask: PatchMask) -> Tensor:
+        """Which patches are to be judged: every masked one, (N, L) bool."""
+        return patch_mask.mask
 
     def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
         """Predict every patch.
@@ -144,6 +148,10 @@ class MAE(BaseSelfSupervisor):
         super().__init__(
             backbone=backbone, neck=MODELS.build({**encoder, **neck}), target_generator=target,
             data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
+        if hasattr(self.neck, 'predict_ratio') and (mask_sampling != 'random' or mask_token or loss_on == 'all'):
+            raise ValueError(
+                f'{type(self.neck).__name__} predicts a part of the masked patches, drawn at random: it needs '
+                "mask_sampling='random', mask_token=False and loss_on='masked'")
         self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
         self.mask_sampling, self.loss_on = mask_sampling, loss_on
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if mask_token else None
@@ -207,7 +215,7 @@ class MAE(BaseSelfSupervisor):
             hidden = (self.mask_token + self.backbone.positions(grid)).to(tokens.dtype)
             tokens, ids_seen = tokens.where(~patch_mask.mask[..., None], hidden), patch_mask.ids_restore.argsort(1)
         latent = self.backbone.encode(take(tokens, ids_seen))  # (N, 1 + K, D)
-        return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), patch_mask.mask)
+        return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), self.neck.asked(patch_mask))
 
     def draw_mask(self, n: int, grid: tuple[int, int], noise: Tensor | None = None) -> PatchMask:
         """Masks for N images of rows x columns patches, from `noise` (N, L) or from the device's own generator."""

@@ -39,7 +39,7 @@ def make_mae() -> Callable[..., MAE]:
     def make(backbone: dict | None = None, neck: dict | None = None, **options) -> MAE:
         return _scramble(MAE(
             backbone=dict(type='mae_mm.ViT', **{**ENCODER, **(backbone or {})}),
-            neck=dict(type='mae_mm.MAEDecoder', **{**DECODER, **(neck or {})}), **options))
+            neck={'type': 'mae_mm.MAEDecoder', **DECODER, **(neck or {})}, **options))
     return make
 
 
