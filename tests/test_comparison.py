@@ -98,13 +98,6 @@ def test_outcome():
     assert outcome(broken, {}) == 'failed: OSError: disk full'
 
 
-def test_every_suite_names_configs_that_exist():
-    for suite in SUITES.values():
-        for protocol in suite.protocols.values():
-            for config in (protocol.random, protocol.mae):
-                assert config is None or (ROOT / config).is_file()
-
-
 @pytest.mark.slow
 def test_real_training(tmp_path, monkeypatch, make_mae):
     """Fine-tuning and k-NN of a tiny encoder on 24 images of the demo's Places365 layout."""

@@ -1,0 +1,72 @@
+"""The report: one page with everything in it, and the figures as json."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae_mm.comparison import Suite
+from mae_mm.report import read_losses, write_report
+from mae_mm.runs import Metric, Protocol, last_scalars
+
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='mae_mm.MAE', mask_ratio=0.75,
+    backbone=dict(type='mae_mm.ViT', arch=dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8),
+    neck=dict(type='mae_mm.MAEDecoder', embed_dim=16, depth=1, num_heads=2),
+    data_preprocessor=dict(type='mae_mm.ImagePreprocessor'))
+val_dataloader = dict(dataset=dict(
+    type='mae_mm.ImageFolder', data_root=ROOT, pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_mae) -> Path:
+    """A pre-training's folder with checkpoint, config and images, and the folder of a suite's runs beside it."""
+    (tmp_path / 'images').mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((40, 50, 3), 60 * i, np.uint8)).save(tmp_path / f'images/{i}.jpg')
+    (tmp_path / 'pretrain.py').write_text(CONFIG.replace('ROOT', repr(str(tmp_path / 'images'))))
+    torch.save(dict(state_dict=make_mae().state_dict()), tmp_path / 'mae.pth')
+    for run, losses in (('seg_mae_seed0', (3.0, 2.0)), ('seg_random_seed0', (4.0, 3.5))):
+        scalars = tmp_path / 'out/demo' / run / '2026/vis_data/scalars.json'
+        scalars.parent.mkdir(parents=True)
+        lines = [json.dumps(dict(loss=loss, step=10 * (i + 1))) for i, loss in enumerate(losses)]
+        scalars.write_text('\n'.join([*lines, json.dumps({'mIoU': 12.0, 'step': 20})]))
+        (tmp_path / 'out/demo' / run / 'segmentation.py').write_text(f'# config of {run} <b>\n')
+    pictures = tmp_path / 'out/demo/seg_mae_seed0/pictures'
+    pictures.mkdir()
+    Image.fromarray(np.zeros((2000, 10, 3), np.uint8)).save(pictures / '0.png')
+    return tmp_path
+
+
+def test_page(folder):
+    suite = Suite('Painting', dict(seg=Protocol('UperNet', 'a', 'b', published={'mIoU': 48.1})),
+                  {'mIoU': Metric('mIoU')})
+    summary = dict(
+        checkpoint_sha256='ab' * 32, seeds=2, iters=500, train_images=600, val_images=504, failed={},
+        results=dict(seg=dict(random=[{'mIoU': 10.0}, {'mIoU': 12.0}], mae=[{'mIoU': 30.0}, {'mIoU': 34.0}])))
+    failed = {'demo-detection': 'no data at <coco>'}
+    page = folder / 'out/report.html'
+    write_report(page, str(folder / 'mae.pth'), dict(demo=suite), dict(demo=summary), failed)
+    text = page.read_text()
+    for cell in ('UperNet', '11.0 ± 1.4', '32.0 ± 2.8', '+21.0', '48.1'):
+        assert f'<td>{cell}</td>' in text
+    assert '600 training and 504 held-out images, 500 iters' in text and '<th>from MAE</th>' in text
+    assert 'no data at &lt;coco&gt;' in text and '# config of seg_mae_seed0 &lt;b&gt;' in text  # escaped
+    assert text.count('src="data:image/png;base64,') == 2  # reconstructions, one prediction
+    assert text.count('src="data:image/svg+xml;base64,') == 1 and 'src="http' not in text and '<script' not in text
+    assert f'<td>{version("torch")}</td>' in text
+    results = json.loads((folder / 'out/results.json').read_text())
+    assert (results['suites']['demo'], results['failed']) == (summary, failed)
+
+
+def test_losses_and_scalars(folder):
+    run = folder / 'out/demo/seg_mae_seed0'
+    assert read_losses(run) == [(10, 3.0), (20, 2.0)]
+    assert last_scalars(run) == dict(loss=2.0, step=20, mIoU=12.0)
