@@ -28,7 +28,7 @@ OUTLINE = (255, 170, 0)  # RGB of the patch grid in the overlay
 
 def visualize(
     config: str, checkpoint: str, images: Sequence[str], out: str, mask_ratio: float | None = None, seed: int = 0,
-    overlay: bool = False, device: str = 'cpu', num: int = 8,
+    overlay: bool = False, device: str = 'cpu', num: int = 8, cfg_options: dict | None = None,
 ) -> None:
     """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`).
 
@@ -36,7 +36,7 @@ def visualize(
         ValueError: if checkpoint, images or mask ratio do not serve.
         FileNotFoundError: if a file is not there.
     """
-    cfg = load_config(config)
+    cfg = load_config(config, cfg_options)
     if mask_ratio is not None:
         cfg.model.mask_ratio = mask_ratio
     if cfg.get('val_dataloader') is None:

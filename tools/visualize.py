@@ -2,6 +2,8 @@
 
 import argparse
 
+from mmengine.config import DictAction
+
 EPILOG = """\
 The panel has a row for each image and these columns:
   original         as the model gets it, after the validation pipeline of the config
@@ -33,6 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the masks: another seed, other patches (%(default)s)')
     parser.add_argument('--overlay', action='store_true', help='add the overlay column')
     parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (%(default)s)")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override keys of the config')
     return parser.parse_args()
 
 
