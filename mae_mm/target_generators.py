@@ -171,7 +171,7 @@ class TokenTarget(BaseModule):
         super().__init__()
         self.patch_size, self.num_values, self.stride, self.weights = patch_size, num_values, stride, weights
         self.tokenizer = MODELS.build({
-            'type': 'mmpretrain.DALLEEncoder', 'vocab_size': num_values, 'input_channels': in_chans,
+            'type': 'mmpretrain.DALL-E', 'vocab_size': num_values, 'input_channels': in_chans,
             **(tokenizer or {})}).requires_grad_(False).eval()
 
     def init_weights(self) -> None:

@@ -60,7 +60,7 @@ class Pretrained:
     def __call__(self, module: nn.Module) -> None:
         """Load into a module whose other weights are, or will be, initialised otherwise."""
         # mmengine runs this before the children's own initialisation, which must not come on top.
-        for part in find_parts(module):
+        for part in (*find_parts(module), getattr(module, 'target_generator', None)):
             if part is not None and part is not module:
                 part.init_weights()
         load_pretrained(module, self.checkpoint, self.prefix, self.grid_size)
@@ -97,8 +97,23 @@ def load_pretrained(
         if part is not None:
             names = part.state_dict().keys()
             part.load_state_dict({name: state[name] for name in names if name in state}, strict=False)
+    if decoder is not None:
+        _load_extras(module, checkpoint, report)
     print_log(f'weights loaded from {report}', logger='current')
     return report
+
+
+def _load_extras(module: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:
+    """What variants of the autoencoder have beside its parts: the encoder's mask token, the weights of a target."""
+    for name, target in module.state_dict().items():
+        if name != 'mask_token' and not name.startswith('target_generator.'):
+            continue
+        source = checkpoint.others.get(name)
+        if source is None or source.shape != target.shape:
+            report.new[name] = target.numel()
+        else:
+            target.copy_(source)  # a state dict shares its model's memory
+            report.matched[name] = report.ignored.pop(name)
 
 
 def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:

@@ -1,0 +1,39 @@
+"""Fit the principal components of patches that `mae_mm.PCATarget` predicts, on a sample of the training images."""
+
+import argparse
+
+EXAMPLES = """example:
+  python tools/fit_pca.py configs/ablation/target/pca.py --out work_dirs/pca.pth
+  python tools/train.py configs/ablation/target/pca.py --cfg-options model.target.fitted=work_dirs/pca.pth"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='of pre-training: its images, crops, normalisation and patch size')
+    parser.add_argument('--out', required=True, metavar='FILE', help='where to write mean and components')
+    parser.add_argument('--images', type=int, default=5000, help='in the sample, 64 patches of each (%(default)s)')
+    parser.add_argument('--data-root', metavar='FOLDER', help="images (default: the config's)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mae_mm import launch, pca
+
+    def fit() -> None:
+        cfg = launch.load_config(args.config)
+        if args.data_root:
+            cfg.train_dataloader.dataset.data_root = args.data_root
+        launch.check_data(cfg, ('train_dataloader', ))
+        variances = pca.fit_to_file(cfg, args.out, args.images)['variances']
+        for num in (n for n in (1, 8, 32, 96, 192) if n <= len(variances)):
+            print(f'{num:>5} of {len(variances)} components hold {variances[:num].sum() / variances.sum():.1%} of the '
+                  'variance')
+        print(f'-> {args.out}')
+
+    launch.exit_on_user_error(fit)
+
+
+if __name__ == '__main__':
+    main()
