@@ -2,7 +2,7 @@
 
 import torch
 
-from mae_mm.pyramid import FourTapPyramid, SimplePyramid
+from mae_mm.pyramid import BatchNormMaps, FourTapPyramid, SimplePyramid
 from mae_mm.vit import last_of_quarters
 
 
@@ -21,6 +21,17 @@ def test_simple_pyramid_has_five_scales_of_the_last_map() -> None:
     assert [tuple(x.shape[1:]) for x in scales] == [(8, 24, 16), (8, 12, 8), (8, 6, 4), (8, 3, 2), (8, 2, 1)]
     assert all(torch.equal(a, b) for a, b in zip(scales, neck([torch.zeros_like(last), last]), strict=True))
     torch.testing.assert_close(scales[1].mean(1), torch.zeros(1, 12, 8), atol=1e-5, rtol=0)  # LayerNorm comes last
+
+
+def test_probe_sees_unit_variance_and_learns_nothing_itself() -> None:
+    neck = BatchNormMaps(16, num_maps=2)
+    assert not list(neck.parameters())
+    maps = [3 + 5 * torch.randn(4, 16, 6, 4), torch.randn(4, 16, 6, 4) - 2]
+    for normed in neck(maps):
+        torch.testing.assert_close(normed.mean((0, 2, 3)), torch.zeros(16), atol=1e-5, rtol=0)
+        torch.testing.assert_close(normed.var((0, 2, 3), correction=0), torch.ones(16), atol=1e-5, rtol=0)
+    neck.eval()
+    assert not torch.allclose(neck(maps)[0].mean(), torch.zeros(()), atol=0.1)  # by the running statistics
 
 
 def test_quarters_are_the_published_global_blocks() -> None:
