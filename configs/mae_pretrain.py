@@ -63,8 +63,8 @@ val_cfg = dict()
 test_cfg = dict()
 
 default_hooks = dict(
-    runtime_info=dict(type='RuntimeInfoHook'),
-    timer=dict(type='IterTimerHook'),
+    runtime_info=dict(type='mae_mm.RuntimeInfoHook'),
+    timer=dict(type='mae_mm.IterTimerHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
@@ -73,8 +73,8 @@ default_hooks = dict(
     nonfinite=dict(type='mae_mm.NonFiniteHook'),
     bad_data=dict(type='mae_mm.BadDataHook'))
 custom_hooks = [dict(type='mae_mm.PanelHook'), dict(type='mae_mm.SummaryHook')]
-# Averages over the last iterations for what is noisy; validation results as they are.
-log_processor = dict(by_epoch=True, mean_pattern=r'^(?!.*recon/).*(loss|time|grad_norm)')
+# Numbers of training are means over an interval already (mae_mm.RuntimeInfoHook).
+log_processor = dict(by_epoch=True, window_size=1, mean_pattern=r'^(?!.*recon/).*(loss|time|grad_norm)')
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 randomness = dict(seed=0, diff_rank_seed=True)

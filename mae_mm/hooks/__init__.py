@@ -2,10 +2,15 @@
 
 from .bad_data import BadDataHook
 from .checkpoint import CheckpointHook
+from .compiling import CompileHook
 from .knn import KNNHook
 from .nonfinite import NonFiniteHook
 from .panel import PanelHook
 from .preemption import PreemptionHook
+from .scalars import IterTimerHook, RuntimeInfoHook
 from .summary import SummaryHook
 
-__all__ = ['BadDataHook', 'CheckpointHook', 'KNNHook', 'NonFiniteHook', 'PanelHook', 'PreemptionHook', 'SummaryHook']
+__all__ = [
+    'BadDataHook', 'CheckpointHook', 'CompileHook', 'IterTimerHook', 'KNNHook', 'NonFiniteHook', 'PanelHook',
+    'PreemptionHook', 'RuntimeInfoHook', 'SummaryHook',
+]

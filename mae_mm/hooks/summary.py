@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mae_mm.registry import HOOKS
 
+from .scalars import RuntimeInfoHook
+
 SEE_IT = 'python tools/visualize.py {config} {checkpoint} {images} --out panel.png'
 
 
@@ -21,7 +23,8 @@ SEE_IT = 'python tools/visualize.py {config} {checkpoint} {images} --out panel.p
 class SummaryHook(Hook):
     """Keep losses in `curve.jsonl`, draw them in `curve.png`, and end training with a short summary.
 
-    A line of `curve.jsonl` is one point: `iter`, and either `loss` (mean over one interval of LoggerHook) or the
+    A line of `curve.jsonl` is one point: `iter`, and either `loss` (mean since the last reading of
+    `mae_mm.RuntimeInfoHook`, or over one interval of LoggerHook with mmengine's RuntimeInfoHook) or the
     `recon/*` numbers of one validation (`mae_mm.ReconstructionMetric`). A resumed run goes on with the lines up to its
     checkpoint. Speed and time are IterTimerHook's: of training iterations and their data, not of validation. Numbers
     are read from the message hub, where they already are on the host, so no iteration waits for the device.
@@ -39,6 +42,7 @@ class SummaryHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Start the points, or go on with those of the run that is resumed."""
         self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
+        self.meter = next((hook for hook in runner.hooks if isinstance(hook, RuntimeInfoHook)), None)
         self.start_iter = runner.iter
         self.file = Path(runner.work_dir) / 'curve.jsonl'
         self.points = [point for point in read_points(self.file) if point['iter'] <= runner.iter]
@@ -50,20 +54,25 @@ class SummaryHook(Hook):
     ) -> None:
         """Keep the loss once in an interval."""
         self.images_per_iter = max(self.images_per_iter, count_views(data_batch['inputs']))
-        if self.every_n_train_iters(runner, self.interval):
+        if self.meter is not None:
+            if self.meter.fresh:
+                self._keep_loss(runner, runner.iter + 1, 1)
+        elif self.every_n_train_iters(runner, self.interval):
             self._keep_loss(runner, runner.iter + 1, self.interval)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the held-out numbers of a validation inside training, and bring the curve up to date."""
         recon = {name: float(value) for name, value in (metrics or {}).items() if name.startswith('recon/')}
         if recon and hasattr(self, 'file'):
-            self._keep(dict(iter=runner.iter, **recon))
+            # A resumed run repeats the validation of its checkpoint's epoch, in case it was cut off.
+            if not any('recon/loss' in point and point['iter'] == runner.iter for point in self.points):
+                self._keep(dict(iter=runner.iter, **recon))
             self._draw(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Draw the curve, print the summary."""
         rest = runner.iter % self.interval
-        if rest and runner.iter > self.start_iter:
+        if self.meter is None and rest and runner.iter > self.start_iter:
             self._keep_loss(runner, runner.iter, rest)
         self._draw(runner)
         if is_main_process():
@@ -107,9 +116,13 @@ class SummaryHook(Hook):
         if 'train/time' not in runner.message_hub.log_scalars:  # no IterTimerHook
             return f'Pre-trained {done}.'
         seconds = runner.message_hub.get_scalar('train/time').data[0]
-        done += f' in {timedelta(seconds=round(seconds.sum()))} of training'
+        total = runner.message_hub.get_info('train_seconds', seconds.sum())
+        done += f' in {timedelta(seconds=round(total))} of training'
         if runner.iter > self.start_iter:
-            rate = self.images_per_iter * get_world_size() / np.median(seconds[self.start_iter - runner.iter:])
+            times = runner.iter - self.start_iter
+            if self.meter is not None:  # a time for each point, not for each iteration
+                times = sum('loss' in point and point['iter'] > self.start_iter for point in self.points)
+            rate = self.images_per_iter * get_world_size() / np.median(seconds[-times:])
             done += f', {rate:,.0f} images/s'
         return f'Pre-trained {done}.'
 
