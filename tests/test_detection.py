@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
+from PIL import Image
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
@@ -32,13 +34,9 @@ from mae_mm.vit import ViT
 
 ROOT = Path(__file__).parents[1]
 ARCH = dict(embed_dim=32, depth=4, num_heads=2)
-OWN_DATA = """
-_base_ = '{root}/configs/detection/{name}.py'
-classes = 'json'
-train_dataloader = dict(dataset=dict(data_root='{data}', ann_file='train.json', data_prefix=dict(img='pictures/')))
-val_dataloader = test_dataloader = dict(dataset=dict(data_root='{data}', ann_file='val.json', data_prefix=dict(img='')))
-val_evaluator = test_evaluator = dict(ann_file='{data}/val.json')
-"""  # the five lines of docs/detection.md
+# Config files that docs/detection.md tells users to write.
+FASTER_RCNN, OWN_DATA, BOXES_ALONE, _ = re.findall(
+    r'```python\n(.*?)```', (ROOT / 'docs/detection.md').read_text(), re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +52,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demo = make_demo_data(tmp_path_factory.mktemp('demo'), scale=0.01, say=lambda message: None) / 'coco'
     own = tmp_path_factory.mktemp('own')
     (own / 'pictures').symlink_to(demo / 'train2017')
+    (own / 'held_out').symlink_to(demo / 'val2017')
     for split in ('train', 'val'):
         content = json.loads((demo / f'annotations/instances_{split}2017.json').read_text())
         if split == 'val':
             for image in content['images']:
-                image['file_name'] = str(demo / 'val2017' / image['file_name'])  # names with folders are fine, too
+                image['file_name'] = f'held_out/{image["file_name"]}'  # names with folders are fine, too
         (own / f'{split}.json').write_text(json.dumps(content))
     return own
 
@@ -76,9 +75,9 @@ def backbone(**options: object) -> dict:
         'arch': ARCH, 'img_size': 64, 'patch_size': 8, 'out_type': 'featmap', 'out_indices': (0, 1, 2, 3), **options})
 
 
-def neck() -> list[dict]:
+def neck(**options: object) -> list[dict]:
     return [dict(type='mae_mm.FourTapPyramid', embed_dim=32),
-            dict(type='FPN', in_channels=[32] * 4, out_channels=32, num_outs=5)]
+            dict(type='FPN', in_channels=[32] * 4, out_channels=32, num_outs=5, **options)]
 
 
 def samples(sizes: list[tuple[int, int]]) -> list[DetDataSample]:
@@ -106,7 +105,8 @@ def batch(sizes: list[tuple[int, int]]) -> dict:
 def detector(base: str, **options: object) -> nn.Module:
     """A detector of mmdet's `_base_/models` with our backbone (`options`) and neck, and 32 channels all over."""
     model = Config.fromfile(Path(mmdet.__file__).parent / '.mim/configs/_base_/models' / f'{base}.py').model
-    model.backbone, model.neck = backbone(**options), neck()
+    fpn = {key: model.neck[key] for key in ('start_level', 'add_extra_convs') if key in model.neck}
+    model.backbone, model.neck = backbone(**options), neck(**fpn)
     parts = [model.get('rpn_head'), model.get('bbox_head'), *(model.get('roi_head') or {}).values()]
     for part in [part for part in parts if isinstance(part, dict)]:
         part.update({key: 32 for key in part if key.endswith('_channels')})
@@ -185,11 +185,13 @@ def test_position_table_from_224_to_1024_is_as_timm_resamples_it(window_size: in
     torch.testing.assert_close(vit.pos_embed, large.pos_embed, atol=1e-6, rtol=0)
 
 
-def write_config(name: str, data: Path, folder: Path) -> Path:
+def write_config(name: str, data: Path, folder: Path, more: str = '') -> Path:
     """A recipe with the five lines for own data, shrunk to 64 px and width 32: two iterations, then the metric."""
-    (folder / 'own.py').write_text(OWN_DATA.format(root=ROOT, name=name, data=data))
+    lines = OWN_DATA.replace('configs/detection/vitdet_b_coco', f'{ROOT}/configs/detection/{name}')
+    assert len(OWN_DATA.strip().splitlines()) == 5
+    (folder / 'own.py').write_text(lines.replace('data/mine', str(data)) + more)
     cfg = Config.fromfile(folder / 'own.py')
-    taps = range(4) if 'mask_rcnn' in name else (3, )
+    taps = list(range(4)) if 'mask_rcnn' in name else [3]
     cfg.model.backbone.update(arch=ARCH, img_size=64, window_size=3, out_indices=taps, checkpointing=True)
     cfg.merge_from_dict({
         'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 2,
@@ -241,13 +243,19 @@ def test_train_test_and_infer_on_own_data(
     folder.mkdir()
     for path in sorted((data / 'pictures').iterdir())[:3]:
         (folder / path.name).symlink_to(path)
-    allow_mmengine_objects()
-    resolved = next(work.glob('tiny.py'))  # the config as it was run, with the classes in it
-    inferencer = DetInferencer(str(resolved), str(work / 'iter_2.pth'), device='cpu', show_progress=False)
-    inferencer(str(folder), out_dir=str(tmp_path / 'out'), pred_score_thr=0.0, no_save_pred=False)
+    if name == 'vitdet_b_coco':
+        run_tool('detect', config, work / 'iter_2.pth', folder, '--out', tmp_path / 'out/vis', '--score-thr', '0',
+                 '--side', '192', '--panel', tmp_path / 'panel.jpg')
+        assert {max(Image.open(path).size) for path in (tmp_path / 'out/vis').iterdir()} == {192}
+        assert Image.open(tmp_path / 'panel.jpg').size[0] > 3 * 128
+    else:
+        allow_mmengine_objects()
+        # The config as it was run has the classes in it.
+        inferencer = DetInferencer(str(work / 'tiny.py'), str(work / 'iter_2.pth'), device='cpu', show_progress=False)
+        inferencer(str(folder), out_dir=str(tmp_path / 'out'), pred_score_thr=0.0, no_save_pred=False)
+        assert len(list((tmp_path / 'out/preds').glob('*.json'))) == 3
     pictures = sorted(path.name for path in (tmp_path / 'out/vis').iterdir())
     assert pictures == sorted(path.name for path in folder.iterdir())
-    assert len(list((tmp_path / 'out/preds').glob('*.json'))) == 3
 
 
 def test_ground_truth_as_prediction_has_full_ap(data: Path, tmp_path: Path) -> None:
@@ -266,3 +274,39 @@ def test_ground_truth_as_prediction_has_full_ap(data: Path, tmp_path: Path) -> N
         metric.process({}, [sample.to_dict()])
     values = metric.evaluate(len(dataset))
     assert values['coco/bbox_mAP'] == values['coco/segm_mAP'] == 1
+
+
+def test_boxes_alone(data: Path, tmp_path: Path) -> None:
+    """Annotations without segmentations: refused as they are, good with the lines of the docs."""
+    content = json.loads((data / 'train.json').read_text())
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    own = tmp_path / 'own'
+    own.mkdir()
+    for name in ('train.json', 'val.json'):
+        (own / name).write_text(json.dumps(content))
+    (own / 'pictures').symlink_to(data / 'pictures')
+    lines = OWN_DATA.replace("img=''", "img='pictures/'").replace('configs/', f'{ROOT}/configs/')
+    (tmp_path / 'masks.py').write_text(lines.replace('data/mine', str(own)))
+    with pytest.raises(ValueError, match='no segmentation'):
+        launch.check_data(launch.load_config(str(tmp_path / 'masks.py')))
+    (tmp_path / 'boxes.py').write_text(f"_base_ = 'masks.py'\n{BOXES_ALONE}")
+    cfg = launch.load_config(str(tmp_path / 'boxes.py'))
+    launch.check_data(cfg)
+    cfg.model.backbone.update(arch='tiny')
+    cfg.model.neck.update(embed_dim=192)
+    model = MODELS.build(cfg.model)
+    assert not model.roi_head.with_mask and model.roi_head.bbox_head.num_classes == 12
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        sample = DATASETS.build(loader.dataset)[0]['data_samples']
+        assert len(sample.gt_instances.bboxes) and 'masks' not in sample.gt_instances
+    assert cfg.val_evaluator.metric == 'bbox'
+
+
+def test_faster_rcnn_of_the_docs(tmp_path: Path) -> None:
+    (tmp_path / 'faster.py').write_text(FASTER_RCNN)
+    cfg = Config.fromfile(tmp_path / 'faster.py')
+    cfg.model.backbone.update(arch='tiny', init_cfg=None)
+    cfg.model.neck = [dict(cfg.model.neck[0], embed_dim=192), dict(cfg.model.neck[1], in_channels=[192] * 4)]
+    features = MODELS.build(cfg.model).extract_feat(torch.zeros(1, 3, 64, 96))
+    assert [tuple(x.shape[2:]) for x in features] == [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]

@@ -7,7 +7,8 @@ EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain                     # ViT-B/16, about 3 minutes on 2 cores
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
-  python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes"""
+  python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
+  python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN, about an hour on 2 cores"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +27,13 @@ def parse_args() -> argparse.Namespace:
     loader.add_argument('--images', type=int, default=60, help='number of drawn files (default: 60)')
     end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
     end2end.add_argument('--epochs', type=int, default=1, help='of each run (default: 1)')
-    for command, rounds in ((step, 7), (loader, 7), (end2end, 3)):
+    detector = commands.add_parser('detector', help='forward and backward of Mask R-CNN on a plain ViT: time, memory')
+    detector.add_argument('--sizes', type=int, nargs='+', default=[512, 1024], help='sides in pixels (512 1024)')
+    detector.add_argument('--arch', default='base', choices=['tiny', 'small', 'base', 'large', 'huge'],
+                          help='of the ViT (default: base)')
+    detector.add_argument('--batch', type=int, default=1, help='images a step (default: 1)')
+    detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3)):
         command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='the peer')
         command.add_argument(
             '--rounds', type=int, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
@@ -60,6 +67,16 @@ def main() -> None:
         header = ['loading', 'ms of CPU a crop (quartiles)', 'times mmpretrain']
         cells = [[row['name'], show(row['ms'], 2), f'{row["ratio"]:.2f}'] for row in rows]
         title = f'{args.data or "drawn JPEGs of 500x375 pixels"}, crops of {args.size} px, one thread'
+    elif args.command == 'detector':
+        from mae_mm.benchmark.detector import PARTS, compare_detectors
+
+        rows = compare_detectors(args.arch, args.sizes, args.batch, args.rounds, args.device)
+        header = ['px', 'ViT', *(f'{part}: {what}' for part in PARTS for what in (
+            's (quartiles)', 'times faster', 'MB', "of the peer's"))]
+        cells = [[row['size'], row['name'], *(cell for part in PARTS for cell in (
+            show(row[part]['seconds'], 2), f'{row[part]["speedup"]:.2f}', f'{row[part]["memory_mb"]:.0f}',
+            f'{row[part]["memory_ratio"]:.0%}'))] for row in rows]
+        title = f'ViT-{args.arch}/16 in Mask R-CNN, batch {args.batch}, float32, forward and backward'
     else:
         from mae_mm.benchmark.end2end import compare_runs
 
