@@ -54,5 +54,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=50),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50),
 ]
-train_cfg = dict(max_iters=500, val_interval=500)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=500))
+train_cfg = dict(max_iters=600, val_interval=600)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=600))
