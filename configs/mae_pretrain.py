@@ -76,5 +76,8 @@ custom_hooks = [dict(type='mae_mm.PanelHook'), dict(type='mae_mm.SummaryHook')]
 # Numbers of training are means over an interval already (mae_mm.RuntimeInfoHook).
 log_processor = dict(by_epoch=True, window_size=1, mean_pattern=r'^(?!.*recon/).*(loss|time|grad_norm)')
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+# Several processes: every step uses the same parameters in the same order, and there are no buffers to tell.
+model_wrapper_cfg = dict(
+    type='MMDistributedDataParallel', broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True)
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 randomness = dict(seed=0, diff_rank_seed=True)

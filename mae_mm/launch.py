@@ -223,8 +223,14 @@ def start_cpu_group(cfg: Config) -> None:
     torch.distributed.init_process_group('gloo')
     cfg.pop('sync_bn', None)  # SyncBatchNorm takes GPU tensors only
     # Runner would hand the local rank over as the number of a GPU.
-    cpu_wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False, device_ids=None)
-    cfg.setdefault('model_wrapper_cfg', cpu_wrapper)
+    cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    cfg.model_wrapper_cfg.device_ids = None
+
+
+def avoid_static_graph(cfg: Config) -> None:
+    """Where gradients accumulate, DistributedDataParallel's static graph fails (torch 2.11): some steps do not sync."""
+    if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
+        cfg.model_wrapper_cfg.pop('static_graph', None)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -234,6 +240,7 @@ def build_runner(cfg: Config) -> Runner:
     count_effective_batch(cfg)
     adapt_loaders(cfg)
     start_cpu_group(cfg)
+    avoid_static_graph(cfg)
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 

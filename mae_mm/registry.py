@@ -26,4 +26,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=root.WEIGHT_INITIALIZERS, scope='mae_mm', locations=['mae_mm.checkpoint'])
 LOOPS = Registry('loop', parent=root.LOOPS, scope='mae_mm', locations=['mae_mm.training'])
+STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope='mae_mm', locations=['mae_mm.fsdp'])
 FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope='mae_mm', locations=['mae_mm.training'])

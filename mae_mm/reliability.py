@@ -5,6 +5,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mae_mm.checkpoint.resume import broken_part, newest_checkpoint, read_training_state
 
@@ -72,8 +73,8 @@ def check_resume(runner: Runner) -> None:
         ValueError: naming weights that are missing, left over or of another shape.
     """
     path = runner._load_from
-    if not runner._resume or path is None or '://' in path:
-        return
+    if not runner._resume or path is None or '://' in path or not isinstance(runner.model, nn.Module):
+        return  # FlexibleRunner builds its model later, and mae_mm.FSDPStrategy compares it then
     saved = {name.removeprefix('module.'): tuple(value.shape)
              for name, value in read_training_state(path)['state_dict'].items()}
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -94,8 +94,11 @@ def test_pretrained_finds_the_vit_and_the_file(tmp_path: Path) -> None:
 
 def test_lr_scaling_counts_accumulation() -> None:
     cfg = Config(dict(optim_wrapper=dict(accumulative_counts=4), auto_scale_lr=dict(enable=True, base_batch_size=256)))
-    launch.count_accumulation(cfg)
+    launch.count_effective_batch(cfg)
     assert cfg.auto_scale_lr.base_batch_size == 64  # a loader batch of 64 is an effective batch of 256
+    cfg.train_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadRandomResizedCrop', repeats=2)]))
+    launch.count_effective_batch(cfg)
+    assert cfg.auto_scale_lr.base_batch_size == 8  # 4 times 2
 
 
 def test_training_that_ends_in_the_warm_up_is_named() -> None:

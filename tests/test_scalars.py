@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from test_hooks import BOTH, log_of, run  # noqa: F401: a fixture
+from test_hooks import BOTH, log_of, run  # noqa: F401
 
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.hooks import CompileHook

@@ -1,4 +1,4 @@
-"""Whole training runs at demo scale, from files to the last checkpoint: this project's tool against mmpretrain's runner.
+"""Whole training runs at demo scale, from files to the last checkpoint: this project against mmpretrain's parts.
 
 Both read the same files and train models of one shape on batches of one size, each as its own recipes have it: ours in
 bfloat16 with its loader and its cache, theirs in float32 (mmengine's mixed precision needs a GPU) with its transforms.
