@@ -1,6 +1,7 @@
 """From a config file to a running Runner: what `tools/train.py` and `tools/test.py` share."""
 
 import difflib
+import gc
 import inspect
 import os
 import sys
@@ -15,6 +16,7 @@ from mmengine.runner import Runner
 
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
+from mae_mm.config_check import check_values
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
 
 # Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
@@ -220,7 +222,8 @@ def start_cpu_group(cfg: Config) -> None:
         return
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs GPUs; on CPU machines use torchrun with --launcher pytorch')
-    torch.distributed.init_process_group('gloo')
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
     cfg.pop('sync_bn', None)  # SyncBatchNorm takes GPU tensors only
     # Runner would hand the local rank over as the number of a GPU.
     cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
@@ -235,6 +238,7 @@ def avoid_static_graph(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """The Runner that the config asks for."""
+    check_values(cfg)
     allow_mmengine_objects()
     check_schedule(cfg)
     count_effective_batch(cfg)
@@ -278,21 +282,28 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        return
     except TrainingStopped as reason:
-        if os.environ.get('MAE_MM_DEBUG'):
-            traceback.print_exc()
-        print(f'stopped: {reason}', file=sys.stderr)
-        leave(EXIT_STOPPED)
+        _debug()
+        code, message = EXIT_STOPPED, f'stopped: {reason}'
+    except SystemExit as stop:
+        code, message = stop.code, ''
     except KeyboardInterrupt:
-        print('stopped; the same command with --resume goes on from the newest checkpoint', file=sys.stderr)
-        sys.exit(130)
+        code, message = 130, 'stopped; the same command with --resume goes on from the newest checkpoint'
     except (ValueError, FileNotFoundError, FileExistsError, TypeError) as error:
-        message = str(error)
-        if isinstance(error, TypeError) and 'unexpected keyword argument' not in message:
+        text = str(error)
+        if isinstance(error, TypeError) and 'unexpected keyword argument' not in text:
             raise
-        if os.environ.get('MAE_MM_DEBUG'):
-            traceback.print_exc()
-        if 'Traceback (most recent call last)' in message:  # a loader's worker sends its whole traceback as message
-            message = message.strip().splitlines()[-1]
-        print(f'error: {message}', file=sys.stderr)
-        leave(2)
+        _debug()
+        if 'Traceback (most recent call last)' in text:  # a loader's worker sends its whole traceback as message
+            text = text.strip().splitlines()[-1]
+        code, message = 2, f'error: {text}'
+    if message:
+        print(message, file=sys.stderr)
+    gc.collect()  # the runner: its loaders end their workers now, in peace
+    leave(code)
+
+
+def _debug() -> None:
+    if os.environ.get('MAE_MM_DEBUG'):
+        traceback.print_exc()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
@@ -69,9 +70,14 @@ def resume(cfg: Config, checkpoint: str) -> None:
 def check_resume(runner: Runner) -> None:
     """Compare the checkpoint to resume with the model: mmengine would load what fits and go on.
 
+    All processes take the one that the first has chosen; a shared folder may look different from another machine.
+
     Raises:
         ValueError: naming weights that are missing, left over or of another shape.
     """
+    chosen = [runner._resume, runner._load_from]
+    broadcast_object_list(chosen)
+    runner._resume, runner._load_from = chosen
     path = runner._load_from
     if not runner._resume or path is None or '://' in path or not isinstance(runner.model, nn.Module):
         return  # FlexibleRunner builds its model later, and mae_mm.FSDPStrategy compares it then

@@ -1,5 +1,6 @@
 """Tiny trainings that are stopped, broken and resumed, and what is left of them."""
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -63,7 +64,7 @@ def save_images(folder: Path, count: int = IMAGES) -> Path:
 def tiny_config(images: Path, work_dir: Path, **options: object) -> Config:
     """The demo recipe at `TINY` scale, as `tools/train.py` would run it."""
     paths = {f'{loader}_dataloader.dataset.data_root': str(images) for loader in ('train', 'val', 'test')}
-    cfg = launch.load_config(str(ROOT / DEMO), {**TINY, **paths, **options})
+    cfg = launch.load_config(str(ROOT / DEMO), copy.deepcopy({**TINY, **paths, **options}))
     cfg.work_dir, cfg.launcher, cfg.log_level = str(work_dir), 'none', 'WARNING'
     cfg.experiment_name = f'run{next(_numbers)}'  # mmengine's own has seconds only, and runs of one name share a hub
     return cfg
@@ -129,6 +130,8 @@ def logged(work_dir: Path) -> dict[tuple[str, int], dict]:
     lines = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
+            if not line.endswith('}'):  # of a killed process
+                continue
             values = json.loads(line)
             kept = {key: value for key, value in values.items() if 'time' not in key and key != 'memory'}
             lines['val' if 'recon/loss' in kept else 'train', kept.get('iter', kept['step'])] = kept

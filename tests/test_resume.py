@@ -70,7 +70,8 @@ def test_seeds_are_a_function_of_their_key() -> None:
 def test_a_loader_begins_in_the_middle_without_reading_what_was_used(num_workers: int) -> None:
     dataset = Count()
     config = dict(
-        batch_size=2, num_workers=num_workers, drop_last=True, sampler=dict(type='DefaultSampler', shuffle=True))
+        batch_size=2, num_workers=num_workers, drop_last=True, collate_fn=list,
+        sampler=dict(type='DefaultSampler', shuffle=True))
     loader = build_loader(config, dataset, seed=1)
     loader.batch_sampler.go_to(3, 0)
     whole = list(loader)
@@ -84,7 +85,7 @@ def test_a_loader_begins_in_the_middle_without_reading_what_was_used(num_workers
 
 
 def test_workers_do_not_change_what_is_drawn() -> None:
-    config = dict(batch_size=2, sampler=dict(type='DefaultSampler', shuffle=True))
+    config = dict(batch_size=2, collate_fn=list, sampler=dict(type='DefaultSampler', shuffle=True))
     one, three = (list(build_loader(dict(config, num_workers=n), Count(), seed=1)) for n in (0, 3))
     assert one == three and len({draw for batch in one for _, draw in batch}) == 10
 
@@ -150,7 +151,7 @@ def test_another_batch_starts_the_epoch_anew_and_says_so(images: Path, tmp_path:
 
 
 def test_seed_of_a_run_without_one_is_resumed(images: Path, tmp_path: Path) -> None:
-    options = {'randomness': dict(_delete_=True), 'train_cfg.max_epochs': 2, **ALONE}
+    options = {'randomness.seed': None, 'train_cfg.max_epochs': 2, **ALONE}
     first = train(tiny_config(images, tmp_path, **options), hooks=(StopAt(EPOCH + 2),))
     second = train(tiny_config(images, tmp_path, **options), resume=True)
     assert isinstance(second, Runner) and first.seed == second.seed == second.train_loop._seed

@@ -35,10 +35,9 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
         ValueError: if there are checkpoints, but not one of them can be read.
     """
     damaged, candidates = [], []
-    for path in sorted(Path(work_dir).glob('*.pth')):
-        if OF_A_RUN.fullmatch(path.name):
-            place = _place(path)
-            (damaged if isinstance(place, Damaged) else candidates).append(place)
+    for path in checkpoints_of(work_dir):
+        place = _place(path)
+        (damaged if isinstance(place, Damaged) else candidates).append(place)
     chosen = None
     for _, path in sorted(candidates, reverse=True):
         reason = broken_part(path)
@@ -54,6 +53,15 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
                 '--resume PATH, or start anew without --resume')
         print_log(f'DAMAGED CHECKPOINTS are left out:\n  {names}\ngoing on from {chosen}', 'current', logging.WARNING)
     return chosen
+
+
+def checkpoints_of(work_dir: str | Path) -> list[Path]:
+    """Checkpoints of a run in its work folder, and where its `last_checkpoint` says that they are."""
+    pointer = Path(work_dir) / 'last_checkpoint'
+    last = Path(pointer.read_text().strip()) if pointer.is_file() else None
+    folders = {Path(work_dir), *([last.parent] if last else [])}
+    found = {path for folder in folders for path in folder.glob('*.pth') if OF_A_RUN.fullmatch(path.name)}
+    return sorted(found | ({last} if last and last.is_file() else set()))
 
 
 def read_training_state(path: str | Path) -> dict:

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.model import is_model_wrapper
@@ -14,6 +14,8 @@ from mae_mm.checkpoint.files import PARTIAL, write_beside
 from mae_mm.checkpoint.resume import BETWEEN
 from mae_mm.registry import HOOKS
 from mae_mm.training.stopping import TrainingStopped
+
+STATES = 'rank_states'  # of hooks, in the message hub
 
 
 class AtomicBackend(LocalBackend):
@@ -46,29 +48,36 @@ class CheckpointHook(MMEngineCheckpointHook):
     many minutes, before a validation, and on request; the next regular one takes its place. Weights that are not finite
     are never written: the newest checkpoint is always one to go back to.
 
+    A hook with `rank_state()`, plain data of this process, gets it back in `load_rank_state(state)` after a resume.
+
     Args:
-        minutes: from one checkpoint to the next, where epochs (or `interval`) take longer.
+        minutes: from one checkpoint to the next, where epochs (or `interval`) take longer; `PreemptionHook` looks at
+            the clock.
         options: as in mmengine.
     """
 
     def __init__(self, *args, minutes: float = 30, **options) -> None:
-        options.setdefault('backend_args', dict(backend='mae_mm.AtomicBackend'))
+        if '://' not in str(options.get('out_dir')):
+            options.setdefault('backend_args', dict(backend='mae_mm.AtomicBackend'))
         super().__init__(*args, **options)
         self.minutes = minutes
 
     def before_train(self, runner: Runner) -> None:
-        """Find the place, and clear it of what killed runs left unfinished."""
+        """Find the place, clear it of what killed runs left unfinished, and give hooks the states that they had."""
         super().before_train(runner)
+        states = runner.message_hub.get_info(STATES, [])
+        if runner.iter and len(states) == get_world_size():
+            for hook in runner.hooks:
+                if type(hook).__name__ in states[get_rank()]:
+                    hook.load_rank_state(states[get_rank()][type(hook).__name__])
         self.place, self.written_at = None, time.monotonic()
         if is_main_process():
             for partial in Path(self.out_dir).glob(f'*{PARTIAL}'):
                 partial.unlink(missing_ok=True)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Write a regular checkpoint where iterations count, or one in between if it is time."""
-        super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        if time.monotonic() - self.written_at > 60 * self.minutes:
-            self.write_between(runner, runner.iter + 1)
+    def is_late(self) -> bool:
+        """Whether the last checkpoint was written too long ago."""
+        return time.monotonic() - self.written_at > 60 * self.minutes
 
     def before_val(self, runner: Runner) -> None:
         """Write what a validation that does not end would lose."""
@@ -99,6 +108,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.logger.error(f'weights are not finite: {name} is not written, the last good checkpoint stays')
             return False
         meta = dict(meta)
+        states = {type(hook).__name__: hook.rank_state() for hook in runner.hooks if hasattr(hook, 'rank_state')}
+        runner.message_hub.update_info(STATES, all_gather_object(states))
         path = str(Path(self.out_dir) / name)
         runner.message_hub.update_info('last_ckpt', path)
         runner.save_checkpoint(
@@ -110,6 +121,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 Path(runner.work_dir) / 'last_checkpoint', lambda partial: partial.write_text(path))
             if name != BETWEEN:
                 (Path(self.out_dir) / BETWEEN).unlink(missing_ok=True)
+        barrier()  # whoever leaves now may take the others along
         return True
 
 

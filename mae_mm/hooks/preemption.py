@@ -25,7 +25,7 @@ class PreemptionHook(Hook):
     """On SIGTERM, SIGINT or SIGUSR1 end the process with code 75 after a checkpoint; on a second one at once.
 
     All processes stop after the same iteration. With several of them that takes an agreement, on the CPU, which costs
-    about 0.1 ms.
+    about 0.1 ms. The checkpoints that `CheckpointHook` wants after some minutes are agreed on with it.
 
     Args:
         interval: iterations from one agreement to the next; a single process stops after the one it is in.
@@ -35,12 +35,11 @@ class PreemptionHook(Hook):
 
     def __init__(self, interval: int = 5) -> None:
         self.interval = interval
-        self.signal, self.signalled_at = None, 0.0
+        self.signal, self.signalled_at, self.group = None, 0.0, None
 
     def before_train(self, runner: Runner) -> None:
         """Take the signals over."""
-        self.group = None
-        if get_world_size() > 1 and dist.get_backend() != 'gloo':
+        if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
             self.group = dist.new_group(backend='gloo')  # asks no GPU
         self.runner = runner
         if not getattr(self, 'before', None):
@@ -65,11 +64,12 @@ class PreemptionHook(Hook):
             os._exit(128 + number)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop with a checkpoint of this place."""
-        if self._agreed(runner.iter):
-            hook = checkpoint_hook(runner)
-            if hook is not None:
-                hook.write_between(runner, runner.iter + 1)
+        """Write a checkpoint of this place if it is time, or if the run is to stop."""
+        hook = checkpoint_hook(runner)
+        stop, late = self._agree(runner.iter, [self.signal is not None, hook is not None and hook.is_late()])
+        if hook is not None and (stop or late):
+            hook.write_between(runner, runner.iter + 1)
+        if stop:
             self._stop(runner)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -77,15 +77,15 @@ class PreemptionHook(Hook):
         if getattr(self, 'before', None) and self.signal is not None:
             self._stop(runner)
 
-    def _agreed(self, iteration: int) -> bool:
-        """Whether any process was asked to stop."""
+    def _agree(self, iteration: int, wishes: list[bool]) -> list[bool]:
+        """Which of its wishes any process has."""
         if get_world_size() == 1:
-            return self.signal is not None
+            return wishes
         if (iteration + 1) % self.interval:
-            return False
-        asked = torch.tensor(int(self.signal is not None))
+            return [False] * len(wishes)
+        asked = torch.tensor(wishes, dtype=torch.uint8)
         dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
-        return bool(asked)
+        return asked.bool().tolist()
 
     def _stop(self, runner: Runner) -> None:
         self._restore()

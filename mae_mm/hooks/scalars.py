@@ -7,6 +7,7 @@ import time
 
 import torch
 from mmengine import hooks as mmengine_hooks
+from mmengine.device import get_device
 from mmengine.dist import all_reduce
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
@@ -42,6 +43,15 @@ class RuntimeInfoHook(_Readings, mmengine_hooks.RuntimeInfoHook):
 
     def _start(self) -> None:
         self.sums, self.count = {}, 0
+
+    def rank_state(self) -> dict:
+        """The sums since the last reading, for a run that is resumed before the next."""
+        return dict(count=self.count, sums={name: float(value) for name, value in self.sums.items()})
+
+    def load_rank_state(self, state: dict) -> None:
+        """Go on with the sums of the checkpoint."""
+        self.count = state['count']
+        self.sums = {name: torch.tensor(value, device=get_device()) for name, value in state['sums'].items()}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Tell the iteration; the learning rate only where it is logged."""

@@ -3,21 +3,21 @@
 import copy
 import logging
 import signal
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
+from functools import partial
 from typing import Any
 
 import numpy as np
+from mmengine import registry as root
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
-from mmengine.registry import DATA_SAMPLERS
-from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mae_mm.datasets.cache import SharedMemory
 from mae_mm.datasets.decode import DecodeError
-from mae_mm.registry import DATASETS, FUNCTIONS
+from mae_mm.registry import FUNCTIONS
 
 from .seeding import derive_seed, seed_all
 from .stopping import TrainingStopped
@@ -140,7 +140,7 @@ class NumberedBatches:
 
 def build_dataset(config: dict | Sized) -> Sized:
     """The data set of a loader's config, its files found."""
-    dataset = DATASETS.build(config) if isinstance(config, dict) else config
+    dataset = root.DATASETS.build(config) if isinstance(config, dict) else config
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
     return dataset
@@ -160,13 +160,27 @@ def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
     sampler = config.pop('sampler')
     samples = SeededSamples(dataset, per_epoch and per_epoch * batch_size * get_world_size())
     if isinstance(sampler, dict):
-        sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=samples, seed=seed))
+        sampler = root.DATA_SAMPLERS.build(sampler, default_args=dict(dataset=samples, seed=seed))
     if isinstance(batches, dict):
-        batches = DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
+        batches = root.DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
     elif batches is None:
         batches = BatchSampler(sampler, batch_size, drop_last)
-    numbered = NumberedBatches(batches, sampler, batch_size, seed)
-    return Runner.build_dataloader(dict(config, dataset=samples, sampler=sampler, batch_sampler=numbered), seed=seed)
+    for name in ('dataset', 'disable_subprocess_warning'):
+        config.pop(name, None)
+    # Runner.build_dataloader would copy the data set, cache and all.
+    return DataLoader(
+        samples, batch_sampler=NumberedBatches(batches, sampler, batch_size, seed),
+        collate_fn=_function(config.pop('collate_fn', dict(type='pseudo_collate'))),
+        worker_init_fn=_function(config.pop('worker_init_fn', None)), **config)
+
+
+def _function(config: dict | Callable | None) -> Callable | None:
+    """A registered function with its keywords, from a config."""
+    if not isinstance(config, dict):
+        return config
+    options = {key: value for key, value in config.items() if key not in ('type', '_scope_')}
+    function = config['type']
+    return partial(root.FUNCTIONS.get(function) if isinstance(function, str) else function, **options)
 
 
 @FUNCTIONS.register_module()

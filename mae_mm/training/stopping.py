@@ -19,8 +19,8 @@ class RollBack(TrainingStopped):
     """
 
 
-def leave(code: int) -> NoReturn:
+def leave(code: int | str | None) -> NoReturn:
     """End the process with a code, and tell it to `tools/dist_train.sh`, to which torchrun would say 1 for any."""
-    if os.environ.get('MAE_MM_EXIT_FILE'):
+    if code and os.environ.get('MAE_MM_EXIT_FILE'):
         Path(os.environ['MAE_MM_EXIT_FILE']).write_text(str(code))
     raise SystemExit(code)
