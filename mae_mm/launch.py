@@ -34,6 +34,7 @@ LAYOUTS = {
     'CustomDataset': 'ROOT/<class>/*.jpg',
     'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
     'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
+    'BaseSegDataset': 'images in ROOT/<data_prefix.img_path>, label maps in ROOT/<data_prefix.seg_map_path>',
 }
 
 
