@@ -396,7 +396,7 @@ def options(data: Path, **more: object) -> list[str]:
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=300, env={
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=900, env={
         **os.environ, 'OMP_NUM_THREADS': '1', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **env})
 
 
