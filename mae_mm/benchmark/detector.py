@@ -1,6 +1,7 @@
 """Time and memory of this ViT in a detector, against mmpretrain's ViT with global attention, of equal size."""
 
 import gc
+import logging
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +29,7 @@ OURS = {
     'windows, relative positions, checkpointing': dict(WINDOWS, rel_pos=True, checkpointing=True),
 }
 PARTS = ('backbone', 'detector')
+WARM_UP_SIZE = 64  # pixels
 NUM_OBJECTS = 8  # an image of COCO has 7 on average
 
 
@@ -101,8 +103,12 @@ def make_step(detector: nn.Module, part: str, imgs: Tensor, samples: list) -> Ca
 
 def measure_memory(name: str, part: str, arch: str, size: int, batch: int, device: str, threads: int) -> float:
     """Peak of the memory that one step needs on top of the model, in MB (2**20 bytes): run it in a fresh process."""
+    logging.disable(logging.INFO)  # initialisation, told line by line
     torch.set_num_threads(threads)
-    step = make_step(build_detector(name, arch, size, device), part, *make_batch(size, batch, device))
+    detector = build_detector(name, arch, size, device)
+    make_step(detector, part, *make_batch(WARM_UP_SIZE, 1, device))()  # load the code that a step needs
+    detector.zero_grad(set_to_none=True)
+    step = make_step(detector, part, *make_batch(size, batch, device))
     gc.collect()
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
