@@ -154,15 +154,20 @@ def check_file(path: str, flag: str) -> None:
 def start_from(cfg: Config, checkpoint: str) -> None:
     """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
 
+    A backbone of another type starts as `mae_mm.PretrainedConv` has it.
+
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the model has no `mae_mm.ViT`.
+        ValueError: if the model has no backbone.
     """
     check_file(checkpoint, '--pretrained')
     part = cfg.model if cfg.model.type == 'mae_mm.MAE' else _find_vit(cfg.model)
+    if part is None and 'backbone' not in cfg.model:
+        raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone to start')
     if part is None:
-        raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone of type mae_mm.ViT to start')
-    part.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=checkpoint)
+        cfg.model.backbone.init_cfg = dict(type='mae_mm.PretrainedConv', checkpoint=checkpoint)
+    else:
+        part.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=checkpoint)
 
 
 def _find_vit(cfg: object) -> ConfigDict | None:

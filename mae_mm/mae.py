@@ -25,6 +25,133 @@ class Reconstruction(NamedTuple):
     mask: Tensor  # (N, L) bool: True = masked, and asked for (`mae_mm.PartialDecoder` is not asked for all)
 
 
+class MaskedAutoencoder(BaseSelfSupervisor):
+    """What every masked autoencoder does, as an mmpretrain algorithm; subclasses say how to `reconstruct`.
+
+    Args:
+        backbone, neck: encoder and decoder.
+        target: see `mae_mm.target_generators`; its `patch_size` is that of the masks.
+        mask_ratio: fraction of patches hidden, in (0, 1).
+        mask_sampling: which of them: 'random', 'block' or 'grid', see `masking`.
+        loss_on: 'masked' patches, or 'all'.
+        data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
+
+    Raises:
+        ValueError: if `mask_ratio` is not in (0, 1), or an option is unknown.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, target: nn.Module, mask_ratio: float, mask_sampling: str,
+        loss_on: str, data_preprocessor: dict | nn.Module | None, init_cfg: dict | None,
+    ) -> None:
+        if not 0 < mask_ratio < 1:
+            raise ValueError(
+                f'mask_ratio={mask_ratio} is not in (0, 1): it is the fraction of patches to hide and predict; '
+                'the paper uses 0.75')
+        if mask_sampling not in SAMPLERS or loss_on not in ('masked', 'all'):
+            raise ValueError(
+                f"mask_sampling={mask_sampling!r}, loss_on={loss_on!r}: the first is one of {', '.join(SAMPLERS)}, the "
+                "other 'masked' or 'all'")
+        super().__init__(
+            backbone=backbone, neck=neck, target_generator=target,
+            data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
+        self.mask_ratio, self.mask_sampling, self.loss_on = mask_ratio, mask_sampling, loss_on
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.target_generator.patch_size
+
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
+        sample_idx: Tensor | None = None, img_path: list[str] | None = None,
+    ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[dict]:
+        """One entry for all uses, as in every OpenMMLab model.
+
+        Args:
+            inputs: (N, C, H, W) float, preprocessed.
+            mode: 'tensor' returns `extract_feat`, 'loss' `loss`, 'predict' `predict`.
+            noise: (N, L) float that decides the masks; drawn on the device when absent.
+            sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
+            data_samples, img_path: not used.
+
+        Raises:
+            ValueError: for another mode.
+        """
+        if mode == 'tensor':
+            return self.extract_feat(inputs)
+        if mode == 'loss':
+            return self.loss(inputs, noise=noise)
+        if mode == 'predict':
+            return self.predict(inputs, noise=noise, sample_idx=sample_idx)
+        raise ValueError(f"mode={mode!r} is none of 'tensor', 'loss', 'predict'")
+
+    def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
+        pred, mask = self.reconstruct(inputs, noise)
+        with torch.autocast(inputs.device.type, enabled=False):
+            errors = self.target_generator.errors(pred, self.target(inputs))  # (N, L)
+            return dict(loss=targets.masked_mean(errors, mask) if self.loss_on == 'masked' else errors.mean())
+
+    def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Hide patches, encode the rest, predict all.
+
+        Args:
+            imgs: (N, C, H, W) float.
+            noise: (N, L) float that decides the masks.
+        """
+        raise NotImplementedError
+
+    def draw_mask(self, imgs: Tensor, noise: Tensor | None = None) -> PatchMask:
+        """Masks for (N, C, H, W) images, from `noise` (N, L) or from the device's own generator."""
+        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        shape = (len(imgs), grid[0] * grid[1])
+        if noise is None:
+            noise = torch.rand(shape, device=imgs.device)
+        if noise.shape != shape:
+            raise ValueError(f'noise of shape {tuple(noise.shape)}, want one score for each patch: {shape}')
+        return SAMPLERS[self.mask_sampling](noise, self.mask_ratio, grid)
+
+    def target(self, imgs: Tensor) -> Tensor:
+        """What the decoder must answer, as the target generator has it: (N, C, H, W) -> (N, L, …), pixels float32."""
+        return self.target_generator(imgs, self.data_preprocessor)
+
+    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+        """Turn predictions into images.
+
+        Args:
+            pred: (N, L, P), in units of the target.
+            imgs: (N, C, H, W), the originals.
+
+        Returns:
+            (N, C, H, W) float32, in units of `imgs`.
+        """
+        return self.target_generator.to_images(pred, imgs)
+
+    def predict(
+        self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None,
+        sample_idx: Tensor | None = None,
+    ) -> list[dict]:
+        """Reconstruct held-out images under masks that never change.
+
+        Returns:
+            N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that learn
+            nothing, scalars, float32), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
+        """
+        if noise is None:
+            numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
+            rows, cols = grid_of(tuple(inputs.shape[2:]), self.patch_size)
+            noise = fixed_noise(numbers, rows * cols).to(inputs.device)
+        pred, mask = self.reconstruct(inputs, noise)
+        with torch.autocast(inputs.device.type, enabled=False):
+            losses = targets.masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
+            patch_mean, interpolation = self.target_generator.baselines(inputs, mask)
+        columns = dict(
+            loss=losses, patch_mean=patch_mean, interpolation=interpolation,
+            reconstruction=self.to_images(pred, inputs), mask=mask)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 @MODELS.register_module()
 class MAEDecoder(BaseModule):
     """Shallow transformer from visible tokens to pixels (section 3, "MAE decoder").
@@ -94,7 +221,7 @@ class MAEDecoder(BaseModule):
 
 
 @MODELS.register_module()
-class MAE(BaseSelfSupervisor):
+class MAE(MaskedAutoencoder):
     """Masked autoencoder as an mmpretrain self-supervised algorithm.
 
     Args:
@@ -128,17 +255,9 @@ class MAE(BaseSelfSupervisor):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        if not 0 < mask_ratio < 1:
-            raise ValueError(
-                f'mask_ratio={mask_ratio} is not in (0, 1): it is the fraction of patches to hide and predict; '
-                'the paper uses 0.75')
         backbone = MODELS.build(backbone)
         if backbone.out_type != 'raw':
             raise ValueError(f"out_type={backbone.out_type!r} of the backbone: pre-training needs 'raw', the default")
-        if mask_sampling not in SAMPLERS or loss_on not in ('masked', 'all'):
-            raise ValueError(
-                f"mask_sampling={mask_sampling!r}, loss_on={loss_on!r}: the first is one of {', '.join(SAMPLERS)}, the "
-                "other 'masked' or 'all'")
         if target and loss_type != 'l2':
             raise ValueError(f'loss_type={loss_type!r} is for pixels, not for a target of type {target["type"]}')
         target = target or dict(type=target_generators.PixelTarget, norm_pix_loss=norm_pix_loss, loss_type=loss_type)
@@ -146,59 +265,22 @@ class MAE(BaseSelfSupervisor):
         encoder = dict(
             encoder_dim=backbone.embed_dim, grid_size=backbone.grid_size, num_values=target.num_values)
         super().__init__(
-            backbone=backbone, neck=MODELS.build({**encoder, **neck}), target_generator=target,
-            data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
+            backbone, MODELS.build({**encoder, **neck}), target, mask_ratio, mask_sampling, loss_on, data_preprocessor,
+            init_cfg)
         if hasattr(self.neck, 'predict_ratio') and (mask_sampling != 'random' or mask_token or loss_on == 'all'):
             raise ValueError(
                 f'{type(self.neck).__name__} predicts a part of the masked patches, drawn at random: it needs '
                 "mask_sampling='random', mask_token=False and loss_on='masked'")
-        self.mask_ratio, self.norm_pix_loss = mask_ratio, norm_pix_loss
-        self.mask_sampling, self.loss_on = mask_sampling, loss_on
+        self.norm_pix_loss = norm_pix_loss
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim)) if mask_token else None
         # Pre-training keeps the sine-cosine table; transfers may train it.
         self.backbone.pos_embed.requires_grad_(False)
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.backbone.patch_size
 
     def init_weights(self) -> None:
         """The release's initialisation, of the encoder's mask token, too."""
         if self.mask_token is not None and not self.is_init:
             nn.init.normal_(self.mask_token, std=0.02)
         super().init_weights()
-
-    def forward(
-        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
-        sample_idx: Tensor | None = None, img_path: list[str] | None = None,
-    ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[dict]:
-        """One entry for all uses, as in every OpenMMLab model.
-
-        Args:
-            inputs: (N, C, H, W) float, preprocessed.
-            mode: 'tensor' returns `extract_feat`, 'loss' `loss`, 'predict' `predict`.
-            noise: (N, L) float that decides the masks; drawn on the device when absent.
-            sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
-            data_samples, img_path: not used.
-
-        Raises:
-            ValueError: for another mode.
-        """
-        if mode == 'tensor':
-            return self.extract_feat(inputs)
-        if mode == 'loss':
-            return self.loss(inputs, noise=noise)
-        if mode == 'predict':
-            return self.predict(inputs, noise=noise, sample_idx=sample_idx)
-        raise ValueError(f"mode={mode!r} is none of 'tensor', 'loss', 'predict'")
-
-    def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
-        """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
-        pred, mask = self.reconstruct(inputs, noise)
-        with torch.autocast(inputs.device.type, enabled=False):
-            errors = self.target_generator.errors(pred, self.target(inputs))  # (N, L)
-            return dict(loss=targets.masked_mean(errors, mask) if self.loss_on == 'masked' else errors.mean())
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide patches, encode the rest, predict all.
@@ -209,58 +291,10 @@ class MAE(BaseSelfSupervisor):
         """
         tokens = self.backbone.embed(imgs)  # (N, L, D)
         grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
-        patch_mask = self.draw_mask(len(imgs), grid, noise)
+        patch_mask = self.draw_mask(imgs, noise)
         ids_seen = patch_mask.ids_keep
         if self.mask_token is not None:  # [M] in the encoder: all L tokens, the visible ones first
             hidden = (self.mask_token + self.backbone.positions(grid)).to(tokens.dtype)
             tokens, ids_seen = tokens.where(~patch_mask.mask[..., None], hidden), patch_mask.ids_restore.argsort(1)
         latent = self.backbone.encode(take(tokens, ids_seen))  # (N, 1 + K, D)
         return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), self.neck.asked(patch_mask))
-
-    def draw_mask(self, n: int, grid: tuple[int, int], noise: Tensor | None = None) -> PatchMask:
-        """Masks for N images of rows x columns patches, from `noise` (N, L) or from the device's own generator."""
-        shape = (n, grid[0] * grid[1])
-        if noise is None:
-            noise = torch.rand(shape, device=self.backbone.pos_embed.device)
-        if noise.shape != shape:
-            raise ValueError(f'noise of shape {tuple(noise.shape)}, want one score for each patch: {shape}')
-        return SAMPLERS[self.mask_sampling](noise, self.mask_ratio, grid)
-
-    def target(self, imgs: Tensor) -> Tensor:
-        """What the decoder must answer, as the target generator has it: (N, C, H, W) -> (N, L, …), pixels float32."""
-        return self.target_generator(imgs, self.data_preprocessor)
-
-    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
-        """Turn predictions into images.
-
-        Args:
-            pred: (N, L, P), in units of the target.
-            imgs: (N, C, H, W), the originals.
-
-        Returns:
-            (N, C, H, W) float32, in units of `imgs`.
-        """
-        return self.target_generator.to_images(pred, imgs)
-
-    def predict(
-        self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None,
-        sample_idx: Tensor | None = None,
-    ) -> list[dict]:
-        """Reconstruct held-out images under masks that never change.
-
-        Returns:
-            N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that learn
-            nothing, scalars, float32), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
-        """
-        if noise is None:
-            numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
-            rows, cols = grid_of(tuple(inputs.shape[2:]), self.patch_size)
-            noise = fixed_noise(numbers, rows * cols).to(inputs.device)
-        pred, mask = self.reconstruct(inputs, noise)
-        with torch.autocast(inputs.device.type, enabled=False):
-            losses = targets.masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
-            patch_mean, interpolation = self.target_generator.baselines(inputs, mask)
-        columns = dict(
-            loss=losses, patch_mean=patch_mean, interpolation=interpolation,
-            reconstruction=self.to_images(pred, inputs), mask=mask)
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -10,8 +10,8 @@ from mmengine.registry import Registry
 MODELS = Registry(
     'model', parent=root.MODELS, scope='mae_mm',
     locations=[
-        'mae_mm.vit', 'mae_mm.mae', 'mae_mm.partial_decoder', 'mae_mm.data_preprocessor', 'mae_mm.head',
-        'mae_mm.pyramid'])
+        'mae_mm.vit', 'mae_mm.mae', 'mae_mm.partial_decoder', 'mae_mm.masked_conv', 'mae_mm.data_preprocessor',
+        'mae_mm.head', 'mae_mm.pyramid'])
 DATASETS = Registry(
     'dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets', 'mae_mm.robustness'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mae_mm', locations=['mae_mm.datasets'])

@@ -8,7 +8,8 @@ EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
   python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
-  python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN, about an hour on 2 cores"""
+  python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN, about an hour on 2 cores
+  python tools/benchmark.py table2 --json table2.json                # the paper's Table 2; --device cuda --batch 64"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +34,13 @@ def parse_args() -> argparse.Namespace:
                           help='of the ViT (default: base)')
     detector.add_argument('--batch', type=int, default=1, help='images a step (default: 1)')
     detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
-    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3)):
+    table2 = commands.add_parser('table2', help="the paper's wall-clock table: with or without [M], decoder depth")
+    table2.add_argument('--archs', nargs='+', default=['large', 'huge'], metavar='ARCH', help='(large huge)')
+    table2.add_argument('--img-size', type=int, default=224, help='side in pixels (default: 224)')
+    table2.add_argument('--batch', type=int, default=8, help='images a step (default: 8)')
+    table2.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    table2.add_argument('--float32', action='store_true', help='no bfloat16')
+    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (table2, 5)):
         command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='the peer')
         command.add_argument(
             '--rounds', type=int, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
@@ -77,6 +84,16 @@ def main() -> None:
             show(row[part]['seconds'], 2), f'{row[part]["speedup"]:.2f}', f'{row[part]["memory_mb"]:.0f}',
             f'{row[part]["memory_ratio"]:.0%}'))] for row in rows]
         title = f'ViT-{args.arch}/16 in Mask R-CNN, batch {args.batch}, float32, forward and backward'
+    elif args.command == 'table2':
+        from mae_mm.benchmark.table2 import compare_table2
+
+        rows = compare_table2(
+            tuple(args.archs), args.img_size, args.batch, args.rounds, args.device, autocast=not args.float32)
+        header = ['encoder', 'decoder depth', 's/step (quartiles)', 'speed-up', 'speed-up (`paper`)', 'GFLOPs/image']
+        cells = [[f'ViT-{row["arch"]}{" with [M]" * row["mask_token"]}', row['decoder_depth'], show(row['seconds']),
+                  f'{row["speedup"]:.2f}', row['paper'] or '–', f'{row["gflops"]:.1f}'] for row in rows]
+        title = (f'forward and backward, {args.img_size} px, batch {args.batch}, '
+                 f'{"float32" if args.float32 else "bfloat16"}; FLOPs of the forward pass')
     else:
         from mae_mm.benchmark.end2end import compare_runs
 

@@ -1,5 +1,6 @@
 """Data sets and transforms of pre-training: from files to uint8 batches."""
 
+from .augmentations import ColorJitter, LoadRandomCrop
 from .cache import ImageCache
 from .decode import DecodeError, decode
 from .image_folder import ImageFolder
@@ -10,6 +11,6 @@ from .places365 import Places365
 from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomResizedCrop',
-    'LoadResizeCenterCrop', 'Places205', 'Places365', 'decode',
+    'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomCrop',
+    'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places205', 'Places365', 'decode',
 ]

@@ -1,0 +1,9 @@
+"""A ResNet-50 of masked pre-training in Mask R-CNN on COCO, by mmdet's own 1x recipe.
+
+Run: bash tools/dist_train.sh configs/masked_conv/mask_rcnn_r50_coco.py 8 --pretrained CHECKPOINT    # 8 GPUs x 2 images
+Nothing is frozen, and norms are trained in batches across GPUs: pre-trained ones are no supervised ones (`ours`).
+"""
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+default_scope = 'mmdet'
+model = dict(backbone=dict(
+    frozen_stages=-1, norm_eval=False, norm_cfg=dict(type='SyncBN', requires_grad=True), init_cfg=None))

@@ -1,0 +1,71 @@
+"""The augmentations of MAE's ablation (arXiv:2111.06377, Table 1e) beside those of its recipe."""
+
+import numpy as np
+from torchvision.transforms import ColorJitter as TorchvisionColorJitter
+
+from mae_mm.registry import TRANSFORMS
+
+from .transforms import LoadView, resize
+
+
+@TRANSFORMS.register_module()
+class LoadRandomCrop(LoadView):
+    """Decode, resize, cut out a window of fixed size at random, and flip: "crop, fixed size".
+
+    Adds `inputs` ((C, height, width) uint8, contiguous), `crop` ((top, left, height, width) in the resized image,
+    pixels) and `flip` (bool). Each image takes three draws from NumPy's global generator.
+
+    Args:
+        size: pixels of the result, one number or (height, width).
+        resize: pixels of the image's short side before the crop; 256 for 224, and so in proportion, when None.
+        flip_prob: probability of a horizontal flip, in [0, 1].
+        interpolation: 'bicubic' or 'bilinear'.
+        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+
+    Raises:
+        ValueError: if `resize` is smaller than `size`.
+    """
+
+    def __init__(
+            self, size: int | tuple[int, int], resize: int | None = None, flip_prob: float = 0.5,
+            interpolation: str = 'bicubic', channels: str = 'rgb') -> None:
+        super().__init__(size, interpolation, channels)
+        resize = round(max(self.size) * 256 / 224) if resize is None else resize
+        if resize < max(self.size):
+            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
+        self.resize, self.flip_prob = resize, flip_prob
+
+    def __call__(self, results: dict) -> dict:
+        img = self.load(results)
+        factor = self.resize / min(img.shape[:2])
+        whole = tuple(max(round(side * factor), self.resize) for side in img.shape[:2])
+        view = resize(img, whole, self.interpolation)
+        noise = np.random.random_sample(3)
+        height, width = self.size
+        top, left = (int(u * (w - s + 1)) for u, w, s in zip(noise, whole, self.size, strict=False))
+        view = view[:, top:top + height, left:left + width]
+        flip = bool(noise[2] < self.flip_prob)
+        results.update(
+            inputs=(view.flip(-1) if flip else view).contiguous(), crop=(top, left, height, width), flip=flip)
+        return results
+
+
+@TRANSFORMS.register_module()
+class ColorJitter:
+    """torchvision's ColorJitter on `inputs` (3, H, W) uint8; after a transform that loads.
+
+    Args:
+        brightness, contrast, saturation, hue: as of `torchvision.transforms.ColorJitter`.
+    """
+
+    def __init__(
+            self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.1) -> None:
+        self.jitter = TorchvisionColorJitter(brightness, contrast, saturation, hue)
+
+    def __call__(self, results: dict) -> dict:
+        """Jitter; draws from torch's global generator."""
+        results['inputs'] = self.jitter(results['inputs'])
+        return results
+
+    def __repr__(self) -> str:
+        return repr(self.jitter)
