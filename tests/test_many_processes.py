@@ -42,7 +42,8 @@ def images(tmp_path_factory) -> Path:
 def config(images: Path, work_dir: Path, batch: int, epochs: int, base: str = 'demo/mae_pretrain.py', **more) -> Config:
     """The demo recipe, tiny: 24 images, fixed views and masks, no validation, a reading in every iteration."""
     cfg = launch.load_config(str(ROOT / 'configs' / base), {
-        'model.backbone.img_size': 48, 'model.backbone.patch_size': 8, 'model.neck.embed_dim': 24, 'model.neck.depth': 1, 'model.neck.num_heads': 2,
+        'model.backbone.img_size': 48, 'model.backbone.patch_size': 8, 'model.neck.embed_dim': 24,
+        'model.neck.depth': 1, 'model.neck.num_heads': 2,
         'train_dataloader.batch_size': batch, 'train_dataloader.num_workers': 0, 'train_cfg.max_epochs': epochs,
         'auto_scale_lr.base_batch_size': 24, 'optim_wrapper.type': 'mae_mm.GuardedOptimWrapper',
         'optim_wrapper.optimizer.lr': 1e-3, 'default_hooks.logger.interval': 1, 'default_hooks.checkpoint.interval': 1,

@@ -22,6 +22,10 @@ def parse_args() -> argparse.Namespace:
     step.add_argument('--patch-size', type=int, default=16, help='side in pixels (default: 16)')
     step.add_argument('--batch', type=int, default=16, help='images a step (default: 16)')
     step.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    step.add_argument('--decoders', nargs='+', default=['full'], choices=['full', 'partial', 'cross'],
+                      help='of this project; partial and cross predict a third of the masked patches (default: full)')
+    step.add_argument('--dtypes', nargs='+', default=['float32', 'bfloat16'], choices=['float32', 'bfloat16'])
+    step.add_argument('--cpu-time', action='store_true', help='one thread, CPU time in place of the wall clock')
     loader = commands.add_parser('loader', help='reading, decoding and cropping, in CPU time of one thread')
     loader.add_argument('--data', metavar='FOLDER', help='JPEGs to read (default: drawn ones of 500x375 pixels)')
     loader.add_argument('--size', type=int, default=224, help='side of a crop in pixels (default: 224)')
@@ -61,12 +65,27 @@ def main() -> None:
     from mae_mm.benchmark.timing import environment, markdown_table
 
     if args.command == 'step':
-        from mae_mm.benchmark.step import compare_steps
+        import time
 
-        rows = compare_steps(args.arch, args.img_size, args.patch_size, args.batch, args.rounds, args.device)
-        header = ['dtype', 'mae_mm s/step (quartiles)', 'mmpretrain s/step (quartiles)', 'mmpretrain / mae_mm']
-        cells = [[row['dtype'], show(row['mae_mm']), show(row['mmpretrain']), f'{row["ratio"]:.2f}'] for row in rows]
+        import torch
+
+        from mae_mm.benchmark.step import DECODERS, attention_kernels, compare_steps
+
+        clock = time.process_time if args.cpu_time else time.perf_counter
+        if args.cpu_time:
+            torch.set_num_threads(1)
+        rows = compare_steps(
+            args.arch, args.img_size, args.patch_size, args.batch, args.rounds, args.device,
+            [DECODERS[name] for name in args.decoders], args.dtypes, clock)
+        header = ['step', 'dtype', 's/step (quartiles)', 'images/s', 'TFLOP/s', 'of the matmul peak',
+                  'times mmpretrain', 'times its float32']
+        cells = [[row['name'], row['dtype'], show(row['seconds']), f'{row["images_per_second"]:.1f}',
+                  f'{row["tflops"]:.2f}', f'{row["share"]:.0%}', f'{row["ratio"]:.2f}',
+                  f'{row["ratio_float32"]:.2f}' if row['ratio_float32'] else '–'] for row in rows]
         title = f'ViT-{args.arch}/{args.patch_size}, {args.img_size} px, batch {args.batch}'
+        if args.device == 'cuda':
+            kernels = attention_kernels(args.arch, args.img_size, args.patch_size, args.batch)
+            title += f'; attention kernels: {", ".join(kernels) or "none found"}'
     elif args.command == 'loader':
         from mae_mm.benchmark.loader import compare_loading
 
