@@ -9,6 +9,8 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from PIL import Image
 
+from mae_mm.datasets.limits import leaves_folder
+
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 NUM_SIZES = 100  # images of a data set whose size is compared with the file's; all of them would take minutes
 PALETTE_SIZE = 80  # colours of mmdet's COCO palette
@@ -182,6 +184,8 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
     """
     if not images:
         raise ValueError(f'{path} has no images')
+    _refuse([image['file_name'] for image in images if leaves_folder(str(image['file_name']))], path,
+            f'images are named outside {folder}')
     listed: dict[Path, set[str]] = {}
     missing = []
     for image in images:

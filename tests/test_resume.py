@@ -1,5 +1,6 @@
 """A run stopped anywhere and resumed ends with the bits of the run that was not."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from reliability_helpers import (
 )
 from torch.utils.data import BatchSampler, Dataset
 
-from mae_mm.training.batches import NumberedBatches, SeededSamples, build_loader
+from mae_mm.training.batches import NumberedBatches, SeededSamples, build_loader, start_worker
 from mae_mm.training.seeding import derive_seed
 
 ALONE = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
@@ -88,6 +89,22 @@ def test_workers_do_not_change_what_is_drawn() -> None:
     config = dict(batch_size=2, collate_fn=list, sampler=dict(type='DefaultSampler', shuffle=True))
     one, three = (list(build_loader(dict(config, num_workers=n), Count(), seed=1)) for n in (0, 3))
     assert one == three and len({draw for batch in one for _, draw in batch}) == 10
+
+
+def test_workers_heed_their_parent_alone() -> None:
+    config = dict(
+        batch_size=2, num_workers=1, persistent_workers=True, collate_fn=list, worker_init_fn=start_worker,
+        sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = build_loader(config, Count(), seed=1)
+    batches = iter(loader)
+    next(batches)
+    worker, = multiprocessing.active_children()
+    for name in ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGTERM'):
+        subprocess.run(['kill', f'-{name[3:]}', str(worker.pid)], check=True)
+    assert len(list(batches)) == 4 and len(list(loader)) == 5 and worker.is_alive()
+    worker.terminate()  # as multiprocessing does when this process ends
+    worker.join(timeout=20)
+    assert not worker.is_alive()
 
 
 @pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])

@@ -8,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
+from .limits import MAX_PIXELS, header_size, is_bomb
+
 CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
 READ_MODES = {'rgb': ImageReadMode.RGB, 'gray': ImageReadMode.GRAY}
@@ -34,6 +36,8 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     Raises:
         DecodeError: a `ValueError` with the reason.
     """
+    if is_bomb(data):  # torchvision would make room for any size that a header claims
+        raise DecodeError('{} x {} pixels, more than {:,}: a decompression bomb'.format(*header_size(data), MAX_PIXELS))
     turbo = TURBO_DECODERS.get(bytes(data[:3])) if channels in READ_MODES else None
     if turbo is not None:
         try:

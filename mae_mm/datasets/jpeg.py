@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import DecodeError
+from .limits import is_bomb
 
 REDUCTIONS = (8, 4, 2)
 MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
@@ -47,12 +48,17 @@ def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None
         (height, width) of the upright image if it could, else None.
     """
     stored = jpeg_size(data)
-    if stored is None or min(stored) < MARGIN * REDUCTIONS[-1] * min(size) or END_OF_IMAGE not in data[-TAIL:]:
+    if stored is None or is_bomb(data) or min(stored) < MARGIN * REDUCTIONS[-1] * min(size):
+        return None
+    if END_OF_IMAGE not in data[-TAIL:]:
         return None  # OpenCV says nothing about a file that was cut off: the usual decoder shall
-    with Image.open(BytesIO(data)) as img:
-        if img.mode not in ('RGB', 'L'):
-            return None
-        orientation = img.getexif().get(ORIENTATION, 1)
+    try:
+        with Image.open(BytesIO(data)) as img:
+            if img.mode not in ('RGB', 'L'):
+                return None
+            orientation = img.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's parsers raise anything
+        return None  # the usual decoder says what is wrong
     if orientation != 1 and any(side % REDUCTIONS[0] for side in stored):
         return None  # the last, incomplete block would come first
     return stored[::-1] if orientation > 4 else stored

@@ -1,10 +1,11 @@
 """Labelled images that an official file lists: what INaturalist and Places365 share."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 
 from mmengine.dataset import BaseDataset
+
+from .limits import leaves_folder
 
 
 class ListedImages(BaseDataset):
@@ -50,7 +51,7 @@ class ListedImages(BaseDataset):
             '  demo data:  python tools/make_demo_data.py --out data/demo')
 
     def _inside(self, folder: str, name: str) -> str:
-        if name.startswith(('/', '\\')) or '..' in re.split(r'[/\\]', name):
+        if leaves_folder(name):
             raise ValueError(f'{type(self).__name__}: {name!r} is outside {folder}; list names relative to that folder')
         return os.path.join(folder, name)
 
@@ -61,9 +62,9 @@ def read_labels(path: str) -> Iterator[tuple[str, int]]:
     Raises:
         ValueError: for another line, with its number.
     """
-    with open(path, encoding='utf-8') as file:
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:  # names are bytes to the file system
         for number, line in enumerate(file, 1):
             name, _, label = line.strip().rpartition(' ')
-            if not name or not label.isdigit():
+            if not name or not (label.isascii() and label.isdecimal()):
                 raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
             yield name, int(label)

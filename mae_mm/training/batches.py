@@ -2,9 +2,11 @@
 
 import copy
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sized
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -187,9 +189,18 @@ def _function(config: dict | Callable | None) -> Callable | None:
 def start_worker(worker_id: int) -> None:
     """Leave signals to the training process: it may ask for more batches before it stops.
 
-    Ctrl-C and Slurm send theirs to all processes. SIGTERM is ignored once only, since it is also how the parent ends
-    workers that do not end by themselves.
+    Ctrl-C and Slurm send theirs to all processes. SIGTERM is heeded when it comes from the parent alone, which ends
+    workers so that do not end by themselves.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if hasattr(signal, 'sigwaitinfo'):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_when_told, args=(os.getppid(), ), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    """Wait for a SIGTERM of one process, and end this one."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,46 @@
+"""Decode every image of a data set ahead of a training, in parallel, and list the files that cannot be read."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python tools/check_dataset.py data/imagenet/train                        # any folder of images
+  python tools/check_dataset.py data/coco --kind coco                      # images of annotations/instances_*.json
+  python tools/check_dataset.py data/ade/ADEChallengeData2016 --kind ade20k
+  python tools/check_dataset.py data/inat2018 --kind inaturalist
+  python tools/check_dataset.py data/places365 --kind places
+
+exit codes: 0 every file is good, or so few are bad that a training goes on; 1 too many; 2 nothing to check"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('root', help='folder of the data set')
+    parser.add_argument('--kind', choices=['folder', 'coco', 'ade20k', 'inaturalist', 'places'], default='folder',
+                        help='layout of the data set (default: folder)')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one for each core)')
+    parser.add_argument('--out', default='bad_images.txt', help='list of the bad files (default: bad_images.txt)')
+    parser.add_argument('--max-share', type=float, default=0.01, help='bad share that is borne (default: 0.01)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mae_mm.datasets.check import check_files, list_files, report
+    from mae_mm.launch import exit_on_user_error
+
+    def check() -> None:
+        files = list_files(args.kind, args.root)
+        bad = check_files(files, args.workers)
+        Path(args.out).write_text(''.join(f'{one.path}\t{one.reason}\n' for one in bad))
+        print(report(files, bad, args.max_share) + (f'\nlisted in {args.out}' if bad else ''))
+        sys.exit(int(len(bad) > max(1, args.max_share * len(files))))
+
+    exit_on_user_error(check)
+
+
+if __name__ == '__main__':
+    main()
