@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mae_mm.checkpoint import load_pretrained, read_checkpoint
 from mae_mm.datasets.image_folder import find_images
 from mae_mm.launch import load_config
-from mae_mm.masking import fixed_noise
+from mae_mm.masking import SAMPLERS, fixed_noise
 from mae_mm.patches import grid_of
 from mae_mm.registry import MODELS
 
@@ -141,6 +141,29 @@ def reconstruction_panel(
         blend = np.where(hidden, (original.astype(np.uint16) + reconstruction + 1) // 2, original).astype(np.uint8)
         rows, cols = (np.arange(side) % (patch_size * scale) == 0 for side in blend.shape[1:3])
         columns['overlay'] = np.where(hidden & (rows[:, None] | cols)[..., None], np.uint8(OUTLINE), blend)
+    return render_panel(columns)
+
+
+def masks_panel(imgs: Tensor, patch_size: int, seed: int = 0) -> np.ndarray:
+    """Draw the masks of the paper's Figure 6 and Table 1f over images.
+
+    Args:
+        imgs: (N, C, H, W) uint8.
+        patch_size: side in pixels.
+        seed: of the masks.
+
+    Returns:
+        (height, width, 3) uint8 RGB, see `render_panel`.
+    """
+    grid = grid_of(tuple(imgs.shape[2:]), patch_size)
+    noise = fixed_noise(range(len(imgs)), grid[0] * grid[1], seed)
+    scale = max(1, -(-MIN_SIDE // min(imgs.shape[2:])))
+    original = _pixels(imgs, scale)
+    columns = {'original': original}
+    for name, ratio in (('random', 0.75), ('block', 0.5), ('block', 0.75), ('grid', 0.75)):
+        mask = SAMPLERS[name](noise, ratio, grid).mask.view(-1, *grid)
+        hidden = _enlarge(mask.numpy(), patch_size * scale)[..., None]
+        columns[f'{name} {ratio:.0%}'] = np.where(hidden, np.uint8(HIDDEN), original)
     return render_panel(columns)
 
 

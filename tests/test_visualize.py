@@ -217,3 +217,23 @@ def test_images_of_two_sizes_are_refused(files: Path) -> None:
 
     with pytest.raises(ValueError, match=r'd\.png becomes \(3, 64, 64\), .*c\.png \(3, 32, 32\)'):
         visualize.load_images([load], list_images([files / 'photos'], 4)[2:])
+
+
+def test_masks_of_every_sampler_by_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five columns; gray where the sampler hides, the image elsewhere."""
+    sys.path.insert(0, 'tools')
+    import visualize_masks as tool
+
+    Image.fromarray(np.full((48, 64, 3), (200, 10, 10), np.uint8)).save(tmp_path / 'red.png')
+    monkeypatch.setattr(sys, 'argv', [
+        'visualize_masks.py', str(tmp_path / 'red.png'), '--size', '48', '64', '--patch-size', '8', '--out',
+        str(tmp_path / 'masks.png')])
+    tool.main()
+    panel = np.array(Image.open(tmp_path / 'masks.png'))
+    height, width = 144, 192  # three times as large
+    assert panel.shape == (24 + height + 6, 6 + 5 * (width + 6), 3)
+    columns = [panel[24:24 + height, 6 + i * (width + 6):][:, :width] for i in range(5)]
+    shares = [float((column == (127, 127, 127)).all(-1).mean()) for column in columns]
+    assert shares == [0, 0.75, 0.5, 0.75, 0.75]
+    grid = (columns[4][::24, ::24] != 127).any(-1)
+    assert grid.sum() == 12 and (grid.reshape(3, 2, 4, 2).sum((1, 3)) == 1).all()

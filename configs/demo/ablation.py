@@ -1,0 +1,17 @@
+"""The default of the ablations at demo scale: as configs/demo/mae_pretrain.py but shorter, raw pixels (`ours`).
+
+Sized so that the 14 different rows of mask ratio, sampling, target, decoder depth and mask token, with two seeds, a
+linear probe and a fine-tuning of each, take under 90 minutes on 2 cores (docs/ablations.md has the command).
+Run: python tools/ablate.py configs/ablation/mask_ratio --base configs/demo/ablation.py
+"""
+_base_ = './mae_pretrain.py'
+model = dict(norm_pix_loss=False, mask_sampling='random', mask_token=False, loss_on='masked', loss_type='l2')
+train_dataloader = dict(batch_size=128, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=2, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=2, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=24, val_interval=24)
+default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=1))

@@ -1,0 +1,329 @@
+"""One table of the paper as runs: each row is pre-trained, then probed and fine-tuned, over several seeds.
+
+A row is a config file that holds only what it changes (configs/ablation/TABLE/ROW.py), so it can be applied to another
+base. Two rows whose pre-training is the same share it, also between tables: runs lie under a hash of what they do.
+"""
+
+import csv
+import hashlib
+import json
+import re
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from mmengine.config import Config
+
+from mae_mm import comparison, launch, pca
+from mae_mm.benchmark.timing import markdown_table
+from mae_mm.comparison import Suite, mean_and_deviation
+from mae_mm.runs import Job, Metric, Protocol
+
+PAPER_EPOCHS = 800  # of the parent of all rows
+TOP1 = {'accuracy/top1': Metric('top-1')}
+HELD_OUT = {'recon/loss': Metric('held-out loss'), 'recon/margin': Metric('% below the better baseline', 100.0)}
+COLUMNS = {'finetune': 'fine-tuning', 'linear': 'linear probing'}
+AXES = {'mask_ratio': 'masking ratio, %', 'schedule': 'epochs (of the paper)'}  # tables with a plot
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a table."""
+
+    table: str
+    name: str
+    title: str
+    source: str  # table or figure of the paper
+    paper: dict[str, float]  # of COLUMNS, percent
+    file: Path
+
+
+class Recipes(NamedTuple):
+    """The configs at whose scale a table is run."""
+
+    base: str | None  # pre-training; None: as the rows have it
+    finetune: str
+    linear: str
+    scratch: str | None = None  # fine-tuning's other side
+
+
+DEMO = Recipes(
+    'configs/demo/ablation.py', 'configs/demo/classification.py', 'configs/demo/classification_linear.py',
+    'configs/demo/classification_scratch.py')
+PUBLISHED = Recipes(None, 'configs/classification/vit_l16_in1k.py', 'configs/linear/vit_l16_in1k.py')
+
+
+class Stage(NamedTuple):
+    """One training: pre-training (`protocol` None) or a transfer, of one row and seed."""
+
+    row: str  # 'TABLE/ROW'
+    key: str  # hash of the pre-training
+    seed: int
+    protocol: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f'{self.row} {self.protocol or "pre-training"} seed{self.seed}'
+
+    def folder(self, out: Path) -> Path:
+        """Where it lies."""
+        return out / 'runs' / f'{self.key[:12]}_seed{self.seed}' / (self.protocol or 'pretrain')
+
+
+def read_rows(folders: Sequence[Path], only: Sequence[str] | None = None) -> dict[str, list[Row]]:
+    """The rows of tables, in the order of their file names; titles and the paper's numbers are in their headers.
+
+    Args:
+        only: names of rows, as ROW or TABLE/ROW; a table of which none is named is left out.
+
+    Raises:
+        ValueError: if there are no such rows, or a header cannot be read.
+    """
+    files = {folder: sorted(folder.glob('*.py')) for folder in folders}
+    for folder, paths in files.items():
+        if not paths:
+            raise ValueError(f'{folder} has no rows: give a folder of configs, e.g. configs/ablation/mask_ratio')
+    names = {path: (path.stem, f'{folder.name}/{path.stem}') for folder, paths in files.items() for path in paths}
+    if unknown := set(only or ()) - {name for both in names.values() for name in both}:
+        raise ValueError(
+            f'there is no row {", ".join(sorted(unknown))}; there are {", ".join(name for _, name in names.values())}')
+    rows = {folder.name: [read_row(path) for path in paths if not only or set(names[path]) & set(only)]
+            for folder, paths in files.items()}
+    return {table: chosen for table, chosen in rows.items() if chosen}
+
+
+def read_row(path: Path) -> Row:
+    """A row from the first sentence of its config, "TITLE: X fine-tuning, Y linear probing (SOURCE, `paper`).".
+
+    Raises:
+        ValueError: if the header has another form.
+    """
+    header = re.match(r'"""(.+?): (.*)\(([^,)]+(?:, "[^"]*")?)(, `paper`)?\)\.', path.read_text())
+    if header is None:
+        raise ValueError(f'{path} does not begin with """TITLE: X fine-tuning, Y linear probing (SOURCE, `paper`).')
+    numbers = {key: re.search(rf'([\d.]+) {title}', header[2]) for key, title in COLUMNS.items()}
+    return Row(path.parent.name, path.stem, header[1], header[3],
+               {key: float(number[1]) for key, number in numbers.items() if number}, path)
+
+
+def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
+    """The pre-training config of a row, on another base if one is given; the file is kept in `out/configs`.
+
+    Epochs of a row are relative to the paper's 800, so that 800 stand for those of the base.
+
+    Raises:
+        ValueError: if the row has not exactly one base.
+    """
+    if base is None:
+        return launch.load_config(str(row.file), options)
+    text, count = re.subn(r'^_base_ = .*$', f'_base_ = {str(Path(base).resolve())!r}', row.file.read_text(), flags=re.M)
+    if count != 1:
+        raise ValueError(f'{row.file}: a row has exactly one line `_base_ = …`, this has {count}')
+    path = out / 'configs' / row.table / f'{row.name}.py'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    cfg = launch.load_config(str(path), options)
+    if 'max_epochs' in text and 'train_cfg.max_epochs' not in options:
+        cfg.train_cfg.max_epochs = max(
+            1, round(cfg.train_cfg.max_epochs / PAPER_EPOCHS * launch.load_config(base).train_cfg.max_epochs))
+    return cfg
+
+
+def ablate(
+    tables: Sequence[Path], recipes: Recipes, out: Path, seeds: int = 2, only: Sequence[str] | None = None,
+    options: dict | None = None, transfer_options: dict | None = None, tokenizer: str | None = None, workers: int = 1,
+    gpus: int = 0,
+) -> dict[str, dict]:
+    """Make the runs of tables that are not made yet, then write `out/TABLE/table.md`, `table.csv`, `results.json` and,
+    for tables of `AXES`, `plot.png`.
+
+    A run that was interrupted resumes from its newest checkpoint, complete ones are not repeated, one that fails does
+    not stop the others.
+
+    Args:
+        tables: folders of rows.
+        recipes: the configs of pre-training and transfers.
+        seeds: runs of each row, with seeds 0, 1, …
+        only: names of the rows to run, see `read_rows`.
+        options, transfer_options: of `--cfg-options`, for pre-training and for the transfers.
+        tokenizer: weights for rows that predict tokens; without them such rows are named and left out.
+        workers, gpus: as of `comparison.compare`.
+
+    Returns:
+        Table -> what its `results.json` holds.
+    """
+    chosen = read_rows(tables, only)
+    cfgs = {row: apply_row(row, recipes.base, out, options or {}) for rows in chosen.values() for row in rows}
+    failed = {row: 'it needs --tokenizer FILE' for row, cfg in cfgs.items()
+              if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer}
+    cfgs = {row: cfg for row, cfg in cfgs.items() if row not in failed}
+    keys = {row: hashlib.sha256(cfg.pretty_text.encode()).hexdigest() for row, cfg in cfgs.items()}
+    for row, cfg in cfgs.items():
+        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        provide_target(cfg, out / 'runs' / f'{keys[row][:12]}_pca.pth', tokenizer)
+
+    jobs, first = {}, {}  # rows of the same key share the stages of the first of them
+    for seed in range(seeds):
+        for row, cfg in cfgs.items():
+            name = first.setdefault(keys[row], f'{row.table}/{row.name}')
+            stage = Stage(name, keys[row], seed)
+            jobs.setdefault(stage, pretraining(stage, cfg, out, gpus))
+    results, errors = run_stages(jobs, out, workers)
+
+    suite = Suite('', {
+        'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
+        'linear': Protocol('linear probing', None, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
+    transfers = {}
+    for stage in results:
+        checkpoint = (stage.folder(out) / 'last_checkpoint').read_text().strip()
+        for protocol in suite.protocols:
+            transfer = stage._replace(protocol=protocol)
+            transfers[transfer] = transferring(transfer, suite, checkpoint, out, transfer_options or {}, gpus)
+    if recipes.scratch:
+        for seed in range(seeds):
+            transfer = Stage('scratch', 'scratch', seed, 'finetune')
+            transfers[transfer] = transferring(transfer, suite, None, out, transfer_options or {}, gpus)
+    made, more = run_stages(transfers, out, workers)
+    results, errors = {**results, **made}, {**errors, **more}
+
+    summaries = {}
+    for table, rows in chosen.items():
+        lines = {row: {'key': keys.get(row, ''), 'error': failed.get(row), **{
+            column: _values(results, keys.get(row), column, metric)
+            for column, metric in (('finetune', 'accuracy/top1'), ('linear', 'accuracy/top1'), (None, 'recon/loss'))
+        }} for row in rows}
+        scratch = _values(results, 'scratch', 'finetune', 'accuracy/top1')
+        mine = {stage.name: error for stage, error in errors.items() if stage.key in {*map(keys.get, rows), 'scratch'}}
+        summaries[table] = write_table(out / table, table, lines, scratch, mine, seeds, recipes)
+    return summaries
+
+
+def provide_target(cfg: Config, path: Path, tokenizer: str | None) -> None:
+    """Fit the principal components that a row predicts, at its own scale, or give it the tokenizer's weights."""
+    if _target(cfg) == 'mae_mm.TokenTarget':
+        cfg.model.target.weights = tokenizer
+    if _target(cfg) == 'mae_mm.PCATarget':
+        cfg.model.target.fitted = str(path)
+        if not path.exists():
+            pca.fit_to_file(cfg, path)
+
+
+def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
+    """The job of a pre-training: validated at its end, resumed from its newest checkpoint."""
+    cfg = Config(cfg.to_dict())
+    _name(cfg, stage, out)
+    cfg.merge_from_dict({'randomness.seed': stage.seed})
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
+    protocol = Protocol('pre-training', None, '', cost=cfg.train_cfg.max_epochs / 8)
+    return Job(stage.name, cfg, None, protocol, HELD_OUT, gpus=gpus)
+
+
+def transferring(
+    stage: Stage, suite: Suite, checkpoint: str | None, out: Path, options: dict, gpus: int,
+) -> Job:
+    """The job of a transfer, from a checkpoint or from random weights."""
+    run = comparison.Run(stage.protocol, 'mae' if checkpoint else 'random', stage.seed)
+    job = comparison.make_job(run, suite, checkpoint, out, options, gpus)
+    _name(job.cfg, stage, out)
+    return job._replace(name=stage.name, draw=False)
+
+
+def run_stages(jobs: dict[Stage, Job], out: Path, workers: int) -> tuple[dict[Stage, dict], dict[Stage, str]]:
+    """Make the runs that have no result yet; results by stage, and errors of those that failed."""
+    keys = {stage: hashlib.sha256(f'{stage.key}{job.cfg.pretty_text}'.encode()).hexdigest()
+            for stage, job in jobs.items()}
+    results = {stage: comparison.read_result(stage.folder(out), keys[stage]) for stage in jobs}
+    errors = {}
+
+    def record(stage: Stage, future: Future) -> None:
+        if error := future.exception():
+            errors[stage] = f'{type(error).__name__}: {error}'
+            return
+        results[stage] = future.result()
+        (stage.folder(out) / 'result.json').write_text(json.dumps(dict(key=keys[stage], **results[stage])))
+
+    comparison.make_runs({stage: job for stage, job in jobs.items() if results[stage] is None}, workers, record)
+    return {stage: result for stage, result in results.items() if result}, errors
+
+
+def write_table(
+    folder: Path, name: str, lines: dict[Row, dict], scratch: list[float], errors: dict[str, str], seeds: int,
+    recipes: Recipes,
+) -> dict:
+    """Write a table and its plot; returns what `results.json` holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    header = ['row', *(f'{title}, {side}' for side in ('this run', '`paper`') for title in COLUMNS.values()), 'source']
+    cells = [[row.title, *(mean_and_deviation(line[key]) for key in COLUMNS),
+              *(f'{row.paper[key]:.1f}' if key in row.paper else '–' for key in COLUMNS), row.source]
+             for row, line in lines.items()]
+    if scratch:
+        cells.append(['no pre-training', mean_and_deviation(scratch), '–', '–', '–', ''])
+    notes = [f'Not run: {row.title}: {line["error"]}.' for row, line in lines.items() if line['error']]
+    notes += [f'Failed: {stage}: {error}' for stage, error in errors.items()]
+    scale = f'rows applied to {recipes.base}' if recipes.base else 'the recipes of the rows'
+    caption = (
+        f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent, '
+        f'mean ± standard deviation over {seeds} seeds. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
+    text = '\n\n'.join([caption, markdown_table(header, cells), *notes])
+    if name in AXES and any(line[key] for line in lines.values() for key in COLUMNS):
+        draw_plot(folder / 'plot.png', AXES[name], lines, scratch)
+        text += '\n\n![plot](plot.png)'
+    (folder / 'table.md').write_text(text + '\n')
+    with (folder / 'table.csv').open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['row', 'column', 'seed', 'this_run', 'paper', 'source'])
+        writer.writerows([row.title, key or 'held_out_loss', seed, f'{value:.4f}', row.paper.get(key, ''), row.source]
+                         for row, line in lines.items() for key in (*COLUMNS, None)
+                         for seed, value in enumerate(line[key]))
+    summary = dict(
+        table=name, recipes=recipes._asdict(), seeds=seeds, scratch=scratch, failed=errors, rows=[dict(
+            name=row.name, title=row.title, source=row.source, paper=row.paper, error=line['error'],
+            run=line['key'][:12], held_out_loss=line[None], **{key: line[key] for key in COLUMNS})
+            for row, line in lines.items()])
+    (folder / 'results.json').write_text(json.dumps(summary, indent=2) + '\n')
+    return summary
+
+
+def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[float]) -> None:
+    """Accuracy over the number that a row's name is, this run beside the paper, one panel for each protocol."""
+    figure = Figure(figsize=(10, 4), layout='constrained')
+    for axes, (key, title) in zip(figure.subplots(1, 2), COLUMNS.items(), strict=True):
+        mine = [(float(row.name), line[key]) for row, line in lines.items() if line[key]]
+        if mine:
+            x, values = zip(*mine, strict=True)
+            spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
+            axes.errorbar(x, [statistics.mean(v) for v in values], spread, marker='o', capsize=3, label='this run')
+        if key == 'finetune' and scratch:
+            axes.axhline(statistics.mean(scratch), color='0.5', linestyle='--', label='no pre-training')
+        axes.set(xlabel=label, ylabel='top-1, %', title=title)
+        paper = [(float(row.name), row.paper[key]) for row in lines if key in row.paper]
+        if paper:
+            twin = axes.twinx()
+            twin.plot(*zip(*paper, strict=True), 'x--', color='tab:red', label='paper (right axis)')
+            twin.set_ylabel('top-1, %, paper', color='tab:red')
+        axes.legend(loc='lower right')
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def _target(cfg: Config) -> str | None:
+    return (cfg.model.get('target') or {}).get('type')
+
+
+def _name(cfg: Config, stage: Stage, out: Path) -> None:
+    """Give a config the names of its stage: mmengine keeps loggers and scalars of a process by experiment name."""
+    folder = stage.folder(out)
+    cfg.work_dir, cfg.experiment_name, cfg.launcher = str(folder), f'{folder.parent.name}_{folder.name}', 'none'
+    if (cfg.get('default_hooks') or {}).get('checkpoint'):
+        cfg.resume = True
+
+
+def _values(results: dict[Stage, dict], key: str | None, column: str | None, metric: str) -> list[float]:
+    """One number for each seed that has a result."""
+    found = {stage.seed: result['metrics'][metric] for stage, result in results.items()
+             if (stage.key, stage.protocol) == (key, column)}
+    return [found[seed] for seed in sorted(found)]

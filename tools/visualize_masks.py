@@ -1,0 +1,37 @@
+"""Draw the masks that the samplers make: random, block-wise (as BEiT), grid (MAE, Figure 6)."""
+
+import argparse
+
+EXAMPLES = """example:
+  python tools/visualize_masks.py data/demo/flat/val --num 3 --out masks.png
+  python tools/visualize_masks.py cat.jpg --size 96 192 --patch-size 8 --out masks.png"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('images', nargs='+', metavar='image', help='image files, or folders of them')
+    parser.add_argument('--out', required=True, metavar='PNG', help='where to write the panel')
+    parser.add_argument('--num', type=int, default=3, help='images from each folder, in sorted order (%(default)s)')
+    parser.add_argument('--size', type=int, nargs='+', default=[112], help='side, or height and width, in pixels (112)')
+    parser.add_argument('--patch-size', type=int, default=8, help='side in pixels (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the masks (%(default)s)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from mae_mm import launch, visualize
+
+    def draw() -> None:
+        size = args.size * 2 if len(args.size) == 1 else args.size
+        pipeline = [dict(type='mae_mm.LoadResizeCenterCrop', size=size)]
+        imgs = visualize.load_images(pipeline, visualize.list_images(args.images, args.num))
+        visualize.save_png(visualize.masks_panel(imgs, args.patch_size, args.seed), args.out)
+        print(f'{len(imgs)} images of {size[0]}x{size[1]} px -> {args.out}')
+
+    launch.exit_on_user_error(draw)
+
+
+if __name__ == '__main__':
+    main()
