@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soak
 from measured import write_block
 from reliability_helpers import ROOT, TINY, logged, save_images
 from soak import Sample, growth
@@ -43,6 +44,22 @@ def test_growth_is_seen() -> None:
     assert abs(growth(flat)[0]) < 0.02 and growth(flat)[1] == 0
     leak = [Sample(float(i), 100.0 + i, 10 + i // 10) for i in range(100)]
     assert growth(leak)[0] > 0.3 and growth(leak)[1] > 0
+
+
+def test_the_group_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in the training's place, with a worker, that needs three lives."""
+    script = (f'echo Saving checkpoint; echo x >> {tmp_path}/n; '
+              f'[ $(wc -l < {tmp_path}/n) -ge 3 ] || (sleep 77.5 & sleep 77.5)')
+
+    def start(work: Path, options: list[str], log: Path) -> subprocess.Popen:
+        with open(log, 'a') as output:
+            return subprocess.Popen(['sh', '-c', script], stdout=output, start_new_session=True)
+
+    monkeypatch.setattr(soak, 'start', start)
+    result = soak.run_with_kills(tmp_path, [], tmp_path / 'log', 5, (0.5, 1))
+    assert result['kills'] == 2 and result['moments'] == {'saving': 2} and len(result['lives']) == 3
+    assert all(life[0].files > 0 and life[0].rss > 0 for life in result['lives'][:2])
+    assert not subprocess.run(['pgrep', '-f', 'sleep 77.5'], capture_output=True, text=True).stdout
 
 
 def test_figures_go_to_their_place(tmp_path: Path) -> None:
