@@ -8,7 +8,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
   python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
-  python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN, about an hour on 2 cores
+  python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN on plain ViTs
   python tools/benchmark.py table2 --json table2.json                # the paper's Table 2; --device cuda --batch 64"""
 
 

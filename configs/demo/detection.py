@@ -1,7 +1,7 @@
 """Mask R-CNN at demo scale: 12 categories, 96 px, patch 8, the paper's four-tap adapter (`ours`).
 
 Patches of 8 px halve all strides: 2, 4, 8, 16 and 32.
-Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two seeds, about 18 minutes on 2 cores
+Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two seeds
      python tools/train.py configs/demo/detection.py --pretrained CHECKPOINT
 """
 _base_ = '../detection/mask_rcnn_vit_b_coco.py'
