@@ -1,7 +1,7 @@
 """UperNet at demo scale: 20 classes, 600 labelled images, 64-px crops of a 48-px encoder, patch 8 (`ours`).
 
 Patches of 8 px halve all strides: 2, 4, 8, 16. The class names and colours show what data of one's own need.
-Run: make demo-segmentation PRETRAINED=CHECKPOINT    # beside a random start, two seeds, about 12 minutes on 2 cores
+Run: make demo-segmentation PRETRAINED=CHECKPOINT    # beside a random start, two seeds
      python tools/train.py configs/demo/segmentation.py --pretrained CHECKPOINT
 """
 _base_ = '../segmentation/upernet_vit_b_ade20k.py'
