@@ -1,0 +1,8 @@
+"""UperNet on ADE20K, ViT-L/16, from random weights (no number published).
+
+The other side of configs/segmentation/upernet_vit_l_ade20k.py: the same budget; only the
+layer decay is off, for no layer knows anything yet (`ours`).
+Run: bash tools/dist_train.sh configs/baselines/upernet_vit_l_ade20k_scratch.py 8
+"""
+_base_ = '../segmentation/upernet_vit_l_ade20k.py'
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))
