@@ -77,8 +77,14 @@ class Block(vision_transformer.Block):
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int] | None = None, num_images: int | None = None,
     ) -> Tensor:
-        """Any tokens, (N, T, D) -> (N, T, D); arguments as of `Attention.forward`."""
-        x = x + self.drop_path1(self.attn(self.norm1(x), attn_mask, is_causal, grid))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        """Any tokens, (N, T, D) -> (N, T, D); arguments as of `Attention.forward`, and:
+
+        Args:
+            num_images: of how many images, one after the other, the N rows are windows; each has its own when None.
+                Stochastic depth skips whole images.
+        """
+        shape = num_images or len(x), -1, x.shape[-1]
+        x = x + self.drop_path1(self.attn(self.norm1(x), attn_mask, is_causal, grid).view(shape)).view(x.shape)
+        return x + self.drop_path2(self.mlp(self.norm2(x)).view(shape)).view(x.shape)

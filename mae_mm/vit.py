@@ -184,7 +184,8 @@ class ViT(BaseModule):
                 x = self._run(block, x, grid=grid)
             else:
                 windows, mask = to_windows(x, grid, size)
-                x = from_windows(self._run(block, windows, attn_mask=mask, grid=(size, size)), grid, size)
+                windows = self._run(block, windows, attn_mask=mask, grid=(size, size), num_images=len(x))
+                x = from_windows(windows, grid, size)
             if i in self.out_indices:
                 patches = x[:, -tokens.shape[1]:]
                 maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dim, *grid))

@@ -121,3 +121,10 @@ def test_drop_path_skips_whole_branches_of_whole_images():
     assert abs(unchanged.float().mean() - 0.25) < 0.1  # both branches dropped: 0.5 * 0.5
     block.eval()
     assert not (block(x) == x).all(-1).all(-1).any()
+
+
+def test_drop_path_skips_all_windows_of_an_image():
+    """Of 100 images with 3 windows each about a quarter keep neither branch; none keeps only some windows."""
+    block, x = scrambled(Block(32, 4, drop_path=0.5)), torch.randn(300, 5, 32)
+    skipped = (block.train()(x, num_images=100) == x).flatten(1).all(1).view(100, 3)
+    assert (skipped.all(1) == skipped.any(1)).all() and 10 < skipped.all(1).sum() < 45
