@@ -29,13 +29,14 @@ def make_reliable(cfg: Config) -> None:
     if 'type' not in loop:
         loop.type = 'EpochBasedTrainLoop' if loop.pop('by_epoch', True) else 'IterBasedTrainLoop'
     loop.type = LOOPS.get(_plain(loop.type), loop.type)
-    hooks = cfg.setdefault('default_hooks', dict())
-    checkpoint = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if checkpoint and _plain(checkpoint.type) == 'CheckpointHook':
-        checkpoint.type = 'mae_mm.CheckpointHook'
+    cfg.setdefault('default_hooks', dict())
+    hooks = cfg.default_hooks
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if hooks.checkpoint and _plain(hooks.checkpoint.type) == 'CheckpointHook':
+        hooks.checkpoint.type = 'mae_mm.CheckpointHook'
     for name, hook in HOOKS.items():
         hooks.setdefault(name, dict(type=hook))
-    if _plain(cfg.optim_wrapper.get('type', 'OptimWrapper')) == 'OptimWrapper':
+    if cfg.get('optim_wrapper') and _plain(cfg.optim_wrapper.get('type', 'OptimWrapper')) == 'OptimWrapper':
         cfg.optim_wrapper.type = 'mae_mm.GuardedOptimWrapper'
     for loader in LOADERS:
         if (cfg.get(loader) or {}).get('num_workers'):

@@ -89,6 +89,8 @@ class PreemptionHook(Hook):
 
     def _stop(self, runner: Runner) -> None:
         self._restore()
+        where = 'here' if checkpoint_hook(runner) else 'the last checkpoint (mae_mm.CheckpointHook would write one now)'
         runner.logger.warning(
-            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume goes on')
+            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume goes on '
+            f'from {where}')
         leave(EXIT_PREEMPTED)
