@@ -1,0 +1,39 @@
+"""`tools/dist_train.sh` with a command in the place of torchrun: its exit codes, and the signals that it passes on."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYTHON = """#!/bin/bash
+trap 'echo 75 > "$MAE_MM_EXIT_FILE"; exit 1' TERM
+touch "$STARTED"
+[ "$CODE" = wait ] || { [ "$CODE" = 1 ] || [ "$CODE" = 0 ] || echo "$CODE" > "$MAE_MM_EXIT_FILE"; exit $((CODE > 0)); }
+for i in $(seq 600); do sleep 0.1; done
+"""
+
+
+def start(tmp_path: Path, code: str) -> subprocess.Popen:
+    (tmp_path / 'python').write_text(PYTHON)
+    (tmp_path / 'python').chmod(0o755)
+    return subprocess.Popen(
+        ['bash', 'tools/dist_train.sh', 'CONFIG', '2'], cwd=ROOT,
+        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CODE': code, 'STARTED': str(tmp_path / 'on')})
+
+
+@pytest.mark.parametrize('code', [0, 1, 2, 3, 75])
+def test_it_ends_with_the_code_of_its_processes(tmp_path: Path, code: int) -> None:
+    assert start(tmp_path, str(code)).wait(timeout=60) == code
+
+
+def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
+    process = start(tmp_path, 'wait')
+    end = time.monotonic() + 60
+    while not (tmp_path / 'on').exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
