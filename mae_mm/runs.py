@@ -49,7 +49,7 @@ class Job(NamedTuple):
     pretrained: str | None
     protocol: Protocol
     metrics: dict[str, Metric]
-    draw: bool = False
+    draw: bool = False  # predictions, as pictures, and keep the weights, as final.pth
     gpus: int = 0
 
 
@@ -82,6 +82,7 @@ def train(job: Job, progress: dict[str, float]) -> tuple[dict[str, float], dict[
     runner.train()
     if job.draw:
         draw_predictions(runner, Path(job.cfg.work_dir) / 'pictures')
+        runner.save_checkpoint(job.cfg.work_dir, 'final.pth', save_optimizer=False, save_param_scheduler=False)
     values = {name: float(runner.message_hub.get_scalar(f'val/{name}').current()) for name in job.metrics}
     return values, dict(
         train_images=len(runner.train_dataloader.dataset), val_images=len(runner.val_dataloader.dataset))
@@ -121,7 +122,8 @@ def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
         return
     dataset = runner.val_dataloader.dataset
     runner.model.eval()
-    for number, index in enumerate(range(0, len(dataset), max(1, len(dataset) // num))[:num]):
+    for number in range(num):
+        index = (number * len(dataset) // num + number) % len(dataset)  # classes may take turns in the data
         sample = runner.model.val_step(pseudo_collate([dataset[index]]))[0]
         image = Image.open(sample.img_path).convert('RGB')
         folder.mkdir(parents=True, exist_ok=True)
