@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import product
-from multiprocessing import Manager, get_context
+from multiprocessing import Manager, active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mae_mm import launch
 from mae_mm.checkpoint import read_checkpoint
-from mae_mm.runs import Job, Metric, Protocol, make_run
+from mae_mm.runs import Job, Metric, Protocol, make_run, start_worker
 
 STARTS = ('random', 'mae')
 
@@ -130,8 +130,7 @@ def make_runs(jobs: dict[Run, Job], workers: int, record: Callable[[Run, Future]
     with (Manager() as manager,
           tqdm(total=total, bar_format=layout, desc=f'{len(jobs)} runs', smoothing=0, file=sys.stderr) as bar):
         progress = manager.dict()
-        pool = ProcessPoolExecutor(
-            workers, get_context('spawn'), initializer=torch.set_num_threads, initargs=(threads, ))
+        pool = ProcessPoolExecutor(workers, get_context('spawn'), initializer=start_worker, initargs=(threads, ))
         try:
             waiting = {pool.submit(make_run, job, progress): run for run, job in jobs.items()}
             while waiting:
@@ -143,6 +142,10 @@ def make_runs(jobs: dict[Run, Job], workers: int, record: Callable[[Run, Future]
                 done = dict(progress)
                 bar.n = sum(job.protocol.cost * done.get(run.name, 0.0) for run, job in jobs.items())
                 bar.refresh()
+        except BaseException:  # Ctrl-C, say: nobody waits for runs that are made anew in any case
+            for child in active_children():
+                child.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

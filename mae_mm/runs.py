@@ -2,11 +2,14 @@
 
 import inspect
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +54,17 @@ class Job(NamedTuple):
     metrics: dict[str, Metric]
     draw: bool = False  # predictions, as pictures, and keep the weights, as final.pth
     gpus: int = 0
+
+
+def start_worker(threads: int) -> None:
+    """Prepare a process for runs: its threads, and its end when the process that started it ends, however it does."""
+    torch.set_num_threads(threads)
+
+    def follow() -> None:
+        parent_process().join()
+        os._exit(1)  # a signal would be taken for a wish to end the training in good order
+
+    Thread(target=follow, daemon=True).start()
 
 
 def make_run(job: Job, progress: dict[str, float]) -> dict:
