@@ -29,9 +29,9 @@ def test_official_layout(tmp_path):
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match='train_places205.csv.*\n.*Places205 expects'):
+    with pytest.raises(FileNotFoundError, match=r'train_places205.csv.*\n.*Places205 expects'):
         Places205(str(tmp_path))
-    with pytest.raises(ValueError, match="line 2: 'a/abbey/gsun_4.jpg' is not 'path label'"):
+    with pytest.raises(ValueError, match=r"line 2: 'a/abbey/gsun_4.jpg' is not 'path label'"):
         Places205(write(tmp_path, [LINES[0], 'a/abbey/gsun_4.jpg']))
     with pytest.raises(ValueError, match='outside'):
         Places205(write(tmp_path, ['../../etc/passwd 0']))
