@@ -1,13 +1,14 @@
 """Tiny models and images for every test: 32 px, patches of 8, width 32, depth 2."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ['OPENBLAS_NUM_THREADS'] = '1'  # read when NumPy is first imported
 
 import pytest
 import torch
 from hypothesis import settings
+from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mae_mm.mae import MAE
@@ -25,6 +26,13 @@ DECODER = dict(embed_dim=16, depth=1, num_heads=2)
 def seed() -> None:
     """Every test starts from the same random numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_scope() -> Iterator[None]:
+    """A host that a test has made the default one is that no longer in the next."""
+    yield
+    DefaultScope._instance_dict.clear()  # mmengine has no way to leave a scope that was entered for good
 
 
 @pytest.fixture

@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -69,6 +74,36 @@ def test_a_failed_run_does_not_stop_the_others(runs, tmp_path):
     assert made == ['all_random_seed0']
     assert summary['failed'] == dict.fromkeys(('all_mae_seed0', 'part_mae_seed0'), 'RuntimeError: out of luck')
     assert 'Failed: part_mae_seed0: RuntimeError: out of luck' in (tmp_path / 'out/table.md').read_text()
+
+
+def hang(cfg: Config, pretrained: str | None) -> dict[str, float]:
+    """A run that tells its process and does not end."""
+    Path('pid.txt').write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_comparison(runs, tmp_path, sent):
+    """However it ends: a worker that is left behind would train on, unseen."""
+    code = (
+        f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n'
+        'from pathlib import Path; from test_comparison import *\n'
+        "suite = Suite('Waiting', dict(all=Protocol('all', None, 'leaf.py', measure=hang)), {'map': Metric('AP')})\n"
+        "compare(suite, 'mae.pth', Path('out'))")
+    process = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    pid = int(wait_for(lambda: (tmp_path / 'pid.txt').exists() and (tmp_path / 'pid.txt').read_text()))
+    process.send_signal(sent)
+    process.wait(60)
+    assert wait_for(lambda: not Path(f'/proc/{pid}').exists() or 'zombie' in Path(f'/proc/{pid}/status').read_text())
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> object:
+    """The first true value of a condition."""
+    end = time.time() + seconds
+    while not (value := condition()):
+        assert time.time() < end
+        time.sleep(0.2)
+    return value
 
 
 def test_a_missing_checkpoint_is_refused_first(runs, tmp_path):

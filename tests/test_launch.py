@@ -88,8 +88,11 @@ def test_pretrained_finds_the_vit_and_the_file(tmp_path: Path) -> None:
     cfg = Config(dict(model=dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT'))))
     launch.start_from(cfg, str(file))
     assert cfg.model.init_cfg == init_cfg and 'init_cfg' not in cfg.model.backbone
+    cfg = Config(dict(model=dict(type='X', backbone=dict(type='ResNet'))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.backbone.init_cfg == dict(type='mae_mm.PretrainedConv', checkpoint=str(file))
     with pytest.raises(ValueError, match='no backbone'):
-        launch.start_from(Config(dict(model=dict(type='X', backbone=dict(type='ResNet')))), str(file))
+        launch.start_from(Config(dict(model=dict(type='X'))), str(file))
 
 
 def test_lr_scaling_counts_accumulation() -> None:

@@ -144,7 +144,7 @@ def test_one_file_gives_equal_features_in_all_hosts(make_mae, tmp_path: Path) ->
     classifier.model.head.in_channels = 32
     detector = launch.load_config(str(CONFIGS / 'demo/detection.py'))
     detector.model.backbone.update(**small, out_indices=(0, 1, 2, 3), rel_pos=True, bf16=False)
-    detector.model.neck[0].embed_dim, detector.model.neck[1].in_channels = 32, [32] * 4
+    detector.model.neck.embed_dim = 32
     segmentor = tiny(UPERNET, 64, 8)
 
     features = {}
