@@ -78,9 +78,10 @@ def check_schedule(cfg: Config) -> None:
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
         begin = scheduler.get('begin', 0)
         if epochs is not None and scheduler.get('by_epoch', True) and begin >= epochs:
+            way_out = 'param_scheduler.0.end=1 param_scheduler.1.begin=1' if epochs > 1 else 'param_scheduler=[]'
             raise ValueError(
                 f'train_cfg.max_epochs={epochs} ends before param_scheduler.{i} begins (begin={begin}); shorten the '
-                'warm-up, too: --cfg-options param_scheduler.0.end=1 param_scheduler.1.begin=1')
+                f'warm-up, too, or leave it out: --cfg-options {way_out}')
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:

@@ -186,3 +186,17 @@ def test_command(make_mae: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, 'argv', [*args, '--encoder-only'])
     runpy.run_path(tool, run_name='__main__')
     assert read_checkpoint(tmp_path / 'vit.safetensors').format == 'timm'
+
+
+def test_conversion_writes_over_nothing_unasked(make_mae: Callable, tmp_path: Path) -> None:
+    path = saved(make_mae().state_dict(), tmp_path / 'in.pth')
+    before = path.read_bytes()
+    (tmp_path / 'link.pth').symlink_to(path)
+    for out in ('in.pth', 'link.pth'):
+        with pytest.raises(ValueError, match='OUT is IN'):
+            convert(str(path), str(tmp_path / out), 'mae', encoder_only=True, overwrite=True)
+    convert(str(path), str(tmp_path / 'out.pth'), 'mae')
+    with pytest.raises(ValueError, match='is there already'):
+        convert(str(path), str(tmp_path / 'out.pth'), 'mmpretrain')
+    convert(str(path), str(tmp_path / 'out.pth'), 'mmpretrain', overwrite=True)
+    assert read_checkpoint(tmp_path / 'out.pth').format == 'mmpretrain' and path.read_bytes() == before

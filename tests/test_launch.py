@@ -1,5 +1,6 @@
 """What `tools/train.py` and `tools/test.py` promise: messages, flags, resuming, several processes."""
 
+import ast
 import json
 import os
 import re
@@ -108,6 +109,17 @@ def test_training_that_ends_in_the_warm_up_is_named() -> None:
     cfg = launch.load_config(str(ROOT / DEMO), {'train_cfg.max_epochs': 3})
     with pytest.raises(ValueError, match=r'max_epochs=3 ends before param_scheduler\.1 begins \(begin=4\)'):
         launch.check_schedule(cfg)
+
+
+@pytest.mark.parametrize('epochs', [1, 3])
+def test_the_advice_on_a_short_schedule_works(epochs: int) -> None:
+    options = {'train_cfg.max_epochs': epochs}
+    with pytest.raises(ValueError, match='--cfg-options') as error:
+        launch.check_schedule(launch.load_config(str(ROOT / DEMO), options))
+    for option in str(error.value).split('--cfg-options ')[1].split():
+        key, _, value = option.partition('=')
+        options[key] = ast.literal_eval(value)
+    launch.check_schedule(launch.load_config(str(ROOT / DEMO), options))
 
 
 def test_lr_scaling_needs_a_base() -> None:

@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--to', choices=['mae_mm', 'mae', 'mmpretrain', 'timm', 'huggingface'], help='format of OUT')
     parser.add_argument('--encoder-only', action='store_true', help='leave out decoder and classification head')
     parser.add_argument('--inspect', action='store_true', help='print what IN is, and write nothing')
+    parser.add_argument('--overwrite', action='store_true', help='write over what is at OUT (never over IN)')
     parser.add_argument('--prefix', default='', help='take the keys that begin so: for a ViT inside another model')
     parser.add_argument(
         '--set', nargs='+', default=[], dest='settings', metavar='KEY=VALUE',

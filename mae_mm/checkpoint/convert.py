@@ -14,16 +14,18 @@ SETTINGS = ('grid', 'num_heads', 'decoder_num_heads', 'norm_pix_loss', 'mask_rat
 
 def convert(
     source: str, out: str | None, to: str | None, encoder_only: bool = False, inspect: bool = False, prefix: str = '',
-    settings: Sequence[str] = (),
+    settings: Sequence[str] = (), overwrite: bool = False,
 ) -> None:
     """Describe a checkpoint and write it in another format (see `tools/convert_checkpoint.py --help`).
 
     Raises:
         FileNotFoundError: if there is nothing to read.
-        ValueError: if it cannot be read, or not be written as that.
+        ValueError: if it cannot be read, or not be written as that, or if something is there already.
     """
     if not inspect and not (out and to):
         raise ValueError('say where to write and as what (OUT --to FORMAT), or --inspect to look only')
+    if not inspect:
+        _check_out(source, Path(out), overwrite)
     checkpoint = read_checkpoint(source, prefix)
     checkpoint = replace(checkpoint, settings={**checkpoint.settings, **_parse(settings)})
     print(describe(checkpoint))
@@ -34,6 +36,14 @@ def convert(
     print(f'\nwritten            {out} ({to}): {_size(written.tensors)}')
     for file in [Path(out)] if Path(out).is_file() else sorted(Path(out).glob('model*.safetensors')):
         print(f'sha256             {sha256(file)}  {file.name}')
+
+
+def _check_out(source: str, out: Path, overwrite: bool) -> None:
+    """Weights are not written over by mistake, and never over those that are being read."""
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ValueError(f'OUT is IN ({source}), which would be lost; name another')
+    if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
+        raise ValueError(f'{out} is there already; name another, or add --overwrite')
 
 
 def describe(checkpoint: Checkpoint) -> str:
