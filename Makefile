@@ -58,7 +58,7 @@ $(STAMP):
 doctor: install ## what is installed, what is broken, what mends it
 	@$(PY) -m mae_mm.doctor
 
-test: install ## the tests, about 9 minutes on 2 cores
+test: install ## the tests, about 10 minutes on 2 cores
 	@$(PY) -m pytest
 
 test-all: install ## the slow tests too

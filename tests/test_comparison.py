@@ -88,6 +88,7 @@ def test_workers_end_with_the_comparison(runs, tmp_path, sent):
     code = (
         f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n'
         'from pathlib import Path; from test_comparison import *\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # ignored in what a shell runs in the background
         "suite = Suite('Waiting', dict(all=Protocol('all', None, 'leaf.py', measure=hang)), {'map': Metric('AP')})\n"
         "compare(suite, 'mae.pth', Path('out'))")
     process = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stderr=subprocess.DEVNULL)

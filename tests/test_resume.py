@@ -202,4 +202,5 @@ def test_sigterm_writes_a_checkpoint_and_ends_with_75(images: Path, tmp_path: Pa
     assert process.returncode == 75, error[-2000:]
     assert 'Traceback' not in error
     saved = torch.load(tmp_path / 'latest.pth', weights_only=False)['meta']
-    assert saved['iter'] == saved['epoch'] * EPOCH + saved['iter'] % EPOCH
+    # After the last batch of an epoch the epoch is not over yet: its hooks and its validation are to come.
+    assert 0 <= saved['iter'] - saved['epoch'] * EPOCH <= EPOCH
