@@ -1,6 +1,5 @@
 """Does pre-training help? Equal trainings from a checkpoint and from random weights, over several seeds."""
 
-import copy
 import hashlib
 import json
 import statistics
@@ -107,7 +106,7 @@ def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict, 
         FileNotFoundError: if there are no data.
     """
     protocol = suite.protocols[run.protocol]
-    cfg = copy.deepcopy(launch.load_config(getattr(protocol, run.start), {**protocol.options, **options}))
+    cfg = launch.load_config(getattr(protocol, run.start), {**protocol.options, **options})
     launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.work_dir, cfg.experiment_name, cfg.launcher = str(out / run.name), run.name, 'none'
     cfg.merge_from_dict({'randomness.seed': run.seed})

@@ -3,25 +3,21 @@
 import base64
 import io
 import json
-import os
-import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from jinja2 import Template  # torch requires it, so it is always there; and it escapes what goes into the page
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from PIL import Image
 
 import mae_mm
+from mae_mm.benchmark.timing import environment
 from mae_mm.checkpoint import Checkpoint, read_checkpoint
 from mae_mm.comparison import STARTS, Suite, caption, rows
 from mae_mm.visualize import list_images, load_images, load_model, reconstruction_panel
 
-PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation', 'numpy')
 PICTURE_SIDE = 480  # pixels: pictures are shrunk to it, so that the page can be mailed
 COLOURS = dict(zip(STARTS, ('tab:gray', 'tab:blue'), strict=True))
 
@@ -36,17 +32,17 @@ def write_report(
         suites, summaries: what was compared and what came out, by name; suites that failed have no summary.
         failures: error by the name of the suite or run.
     """
-    weights = read_checkpoint(checkpoint)
+    weights, machine = read_checkpoint(checkpoint), environment()
     sections = [section(name, suites[name], summary, path.parent / name) for name, summary in summaries.items()]
     page = Template((Path(__file__).parent / 'report.html').read_text(), autoescape=True).render(
         checkpoint=checkpoint, description=str(weights), failures=failures, sections=sections,
         sha256=next((summary['checkpoint_sha256'] for summary in summaries.values()), ''),
         date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), version=mae_mm.__version__, commit=commit(),
         panel=panel(weights, checkpoint), pretraining=embed(Path(checkpoint).parent / 'curve.png'),
-        environment=environment())
+        environment=machine)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding='utf-8')
-    figures = dict(checkpoint=checkpoint, suites=summaries, failed=failures, environment=environment())
+    figures = dict(checkpoint=checkpoint, suites=summaries, failed=failures, environment=machine)
     path.with_name('results.json').write_text(json.dumps(figures, indent=2) + '\n')
 
 
@@ -114,27 +110,6 @@ def embed(path: Path) -> str | None:
 
 def data_uri(content: bytes, kind: str) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
-
-
-def environment() -> dict[str, str]:
-    """What the numbers were measured with."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores, {processor()}'
-    return dict(device=device, python=platform.python_version(), system=platform.platform(), **found)
-
-
-def processor() -> str:
-    """The model of the CPU, where Linux tells."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def commit() -> str | None:

@@ -5,11 +5,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import distributions
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
+
+PACKAGES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation', 'numpy')
 
 
 class Timing(NamedTuple):
@@ -57,7 +59,8 @@ def summarise(times: list[float]) -> Timing:
 def environment() -> dict[str, str | int]:
     """The machine and the versions that a figure belongs to."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    packages = {name: version(name) for name in ('torch', 'timm', 'mmengine', 'mmpretrain')}
+    installed = {dist.metadata['Name']: dist.version for dist in distributions()}
+    packages = {name: installed[name] for name in PACKAGES if name in installed}
     return dict(
         device=device, cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(),
         **packages)
