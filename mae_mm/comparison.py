@@ -32,6 +32,7 @@ class Suite(NamedTuple):
     seeds: int = 3
     starts: tuple[str, ...] = STARTS  # sides to run
     save: bool = False  # long runs: keep checkpoints, and go on inside a run
+    axis: str = ''  # of a plot of the first metric, for protocols that have a place on it
 
 
 class Run(NamedTuple):

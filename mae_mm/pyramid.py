@@ -45,32 +45,39 @@ class FourTapPyramid(BaseModule):
 class SimplePyramid(BaseModule):
     """ViTDet's simple feature pyramid: all scales from the last map (arXiv:2203.16527, section 3 and appendix A.1).
 
-    Each scale: (transposed) convolutions, then 1x1 and 3x3 convolutions with LayerNorm after each. A fifth scale is
-    the fourth, subsampled, for the region proposals.
+    Each scale: (transposed) convolutions, then 1x1 and 3x3 convolutions with LayerNorm after each. One more scale is
+    the last, subsampled, for the region proposals.
 
     Args:
         embed_dim: width D of the ViT.
         out_channels: of every scale.
+        scale_factors: rows of each scale per row of the ViT's map: of 4, 2, 1 and 0.5, descending. Without the 4, a
+            ViT of 8-px patches gives strides 4, 8, 16.
     """
 
-    def __init__(self, embed_dim: int, out_channels: int = 256, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, embed_dim: int, out_channels: int = 256, scale_factors: Sequence[float] = (4, 2, 1, 0.5),
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         half, quarter = embed_dim // 2, embed_dim // 4
-        resize = [
-            nn.Sequential(_double(embed_dim, half), LayerNorm2d(half), nn.GELU(), _double(half, quarter)),
-            _double(embed_dim, half),
-            nn.Identity(),
-            nn.MaxPool2d(2),
-        ]
+        resize = {
+            4: (nn.Sequential(_double(embed_dim, half), LayerNorm2d(half), nn.GELU(), _double(half, quarter)), quarter),
+            2: (_double(embed_dim, half), half),
+            1: (nn.Identity(), embed_dim),
+            0.5: (nn.MaxPool2d(2), embed_dim),
+        }
+        if unknown := set(scale_factors) - set(resize):
+            raise ValueError(f'scale_factors={scale_factors!r}: {min(unknown)} is none of 4, 2, 1 and 0.5')
         self.scales = nn.ModuleList(
             nn.Sequential(
                 layer, nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels),
                 nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
-            for layer, width in zip(resize, (quarter, half, embed_dim, embed_dim), strict=True))
+            for layer, width in map(resize.get, scale_factors))
         self.subsample = nn.MaxPool2d(1, stride=2)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """A sequence whose last is (N, D, h, w) -> five (N, C, …) of 4h, 2h, h, h // 2 and (h // 2 + 1) // 2 rows."""
+        """A sequence whose last is (N, D, h, w) -> (N, C, …) of 4h, 2h, h, h // 2 and (h // 2 + 1) // 2 rows."""
         scales = [scale(maps[-1]) for scale in self.scales]
         return (*scales, self.subsample(scales[-1]))
 

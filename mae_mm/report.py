@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import statistics
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,8 +53,34 @@ def section(name: str, suite: Suite, summary: dict, folder: Path) -> dict:
     configs = {run.name: max(run.glob('*.py'), default=None) for run in sorted(folder.glob('*_seed0'))}
     return dict(
         name=name, caption=caption(suite, summary), rows=rows(suite, summary),
-        curves=curves(suite, folder), pictures=[embed(picture) for picture in pictures],
+        plot=embed(plot(suite, summary, folder / 'plot.png')), curves=curves(suite, folder),
+        pictures=[embed(picture) for picture in pictures],
         configs={run: config.read_text() for run, config in configs.items() if config})
+
+
+def plot(suite: Suite, summary: dict, path: Path) -> Path:
+    """Draw the first metric over the places of the protocols on the suite's axis, if it has one."""
+    metric, title = next((key, metric.title) for key, metric in suite.metrics.items())
+    places = {name: protocol.at for name, protocol in suite.protocols.items() if protocol.at is not None}
+    values = {at: [result[metric] for result in summary['results'][name]['mae']] for name, at in places.items()}
+    values = {at: found for at, found in values.items() if found}
+    if not values:
+        return path
+    figure = Figure(figsize=(5, 3.2), layout='constrained')
+    axes = figure.subplots()
+    axes.errorbar(
+        list(values), [statistics.mean(found) for found in values.values()],
+        [statistics.stdev(found) if len(found) > 1 else 0 for found in values.values()],
+        marker='o', capsize=3, label='this checkpoint')
+    published = {at: suite.protocols[name].published.get(metric) for name, at in places.items()}
+    published = {at: value for at, value in published.items() if value is not None}
+    if published:
+        axes.plot(list(published), list(published.values()), 'x--', color='tab:red', label='published')
+    axes.set(xlabel=suite.axis, ylabel=f'{title}, %')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=100)
+    return path
 
 
 def curves(suite: Suite, folder: Path) -> str | None:

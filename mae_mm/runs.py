@@ -42,6 +42,7 @@ class Protocol(NamedTuple):
     cost: float = 1.0  # of a whole run, relative to the other protocols
     measure: Callable[[Config, str | None], dict[str, float]] | None = None  # instead of training; gives the metrics
     published: dict[str, float] = {}  # what the paper reports from MAE, in percent, by metric
+    at: float | None = None  # its place on the axis of the suite's plot
 
 
 class Job(NamedTuple):

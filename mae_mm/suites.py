@@ -20,8 +20,10 @@ def _demo(name: str) -> str:
 
 GROUPS = {'demo': ('demo-classification', 'demo-detection', 'demo-segmentation'),
           'all': ('imagenet', 'coco', 'ade20k', 'inat', 'places')}
+PUBLISHED = (*GROUPS['all'], 'partial')
 SIZES = {768: 'b', 1024: 'l', 1280: 'h'}  # by width
 PATCHES = dict(b='b16', l='l16', h='h14')
+BLOCKS = 'blocks that are fine-tuned'
 TOP1 = {'accuracy/top1': Metric('top-1')}
 BOX_MASK = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/segm_mAP': Metric('mask AP', 100.0)}
 
@@ -31,6 +33,7 @@ LINEAR_PROBING = dict(b=68.0, l=75.8, h=76.6)
 MASK_RCNN = dict(b=(50.3, 44.9), l=(53.3, 47.2))
 VITDET = dict(b=(51.6, 45.9), l=(55.5, 49.2), h=(56.7, 50.2))
 UPERNET = dict(b=48.1, l=53.6)
+PARTIAL = {0: 73.5, 0.5: 79.1, 1: 81.0, 2: None, 4: None, 6: None, 12: None, 18: None, 24: 84.9}  # Fig. 9, its text
 INAT = {2017: dict(b=70.5, l=75.7, h=79.3), 2018: dict(b=75.4, l=80.1, h=83.0), 2019: dict(b=80.5, l=83.4, h=85.7)}
 PLACES = {205: dict(b=63.9, l=65.8, h=65.9), 365: dict(b=57.9, l=59.4, h=59.8)}
 
@@ -42,8 +45,8 @@ def find_suites(name: str, checkpoint: Checkpoint) -> dict[str, Suite]:
         ValueError: for an unknown name, or a checkpoint of no published size.
     """
     names = GROUPS.get(name, (name, ))
-    if unknown := [name for name in names if name not in (*SUITES, *GROUPS['all'])]:
-        raise ValueError(f'--suite {unknown[0]!r} is none of {", ".join([*SUITES, *GROUPS["all"], *GROUPS])}')
+    if unknown := [name for name in names if name not in (*SUITES, *PUBLISHED)]:
+        raise ValueError(f'--suite {unknown[0]!r} is none of {", ".join([*SUITES, *PUBLISHED, *GROUPS])}')
     return {name: SUITES[name] if name in SUITES else published_suite(name, checkpoint) for name in names}
 
 
@@ -58,7 +61,7 @@ def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
 
     def protocol(title: str, config: str, *published: float, metrics: dict = TOP1) -> Protocol:
         path = f'configs/{config}.py'
-        return Protocol(title, path, path, published=dict(zip(metrics, published, strict=True)))
+        return Protocol(title, path, path, published=dict(zip(metrics, published, strict=bool(published))))
 
     if name == 'coco':
         protocols = dict(vitdet=protocol('ViTDet', f'detection/vitdet_{size}_coco', *VITDET[size], metrics=BOX_MASK))
@@ -78,6 +81,13 @@ def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
             finetune=protocol('fine-tuning', f'classification/vit_{patches}_in1k', FINE_TUNING[size])._replace(
                 random=f'configs/classification/vit_{patches}_in1k_scratch.py'),
             linear=protocol('linear probing', f'linear/vit_{patches}_in1k', LINEAR_PROBING[size])), TOP1)
+    if name == 'partial':
+        if size != 'l':
+            raise ValueError('--suite partial: the recipes are for ViT-L, as in the paper (Fig. 9)')
+        suite = _long('Partial fine-tuning, ImageNet-1K', {f'k{k}': protocol(
+            f'the last {k} of 24 blocks', f'partial/vit_l16_in1k_k{k}'.replace('.', '_'), *[top1] * (top1 is not None),
+        )._replace(at=k) for k, top1 in PARTIAL.items()}, TOP1)
+        return suite._replace(axis=BLOCKS, note='Published: from MAE of 800 epochs on raw pixels (`paper`).')
     if name == 'inat':
         return _long('Classification, iNaturalist', {f'inat{year}': protocol(
             f'iNaturalist {year}', f'classification/inat/vit_{patches}_inat{year}', published[size])
@@ -104,6 +114,13 @@ SUITES = {
                 {'model.backbone.tuned_blocks': 4}, cost=0.8),
             knn=Protocol('k-NN, k = 20', *[_demo('classification')] * 2, cost=0.05, measure=measure_knn)),
         TOP1, 'Chance is 8.3.'),
+    'demo-partial': Suite(
+        'Partial fine-tuning on few labels of demo images',
+        {f'k{k}': Protocol(f'the last {k} of 6 blocks', None, config, options, at=k) for k, config, options in (
+            (0, _demo('classification_linear'), {}),
+            *((k, _demo('classification_partial'), {'model.backbone.tuned_blocks': k}) for k in (0.5, 1, 2, 4)),
+            (6, _demo('classification'), {}))},
+        TOP1, 'Chance is 8.3.', starts=('mae', ), axis=BLOCKS),
     'demo-detection': Suite(
         'Mask R-CNN on demo images',
         dict(mask_rcnn=Protocol('Mask R-CNN', _demo('detection_scratch'), _demo('detection'))),

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,30 @@ def test_clipping_by_the_norm_of_a_shard_is_refused(images, tmp_path):
         train_on(2, cfg)
 
 
+def dist_train(folder: Path, name: str, *flags: str, processes: int = 2, **env: str) -> subprocess.CompletedProcess:
+    """tools/dist_train.sh with a config of a folder, to its end."""
+    env = {**os.environ, 'PORT': '29617', 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1',
+           'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **env}
+    return subprocess.run(
+        ['bash', 'tools/dist_train.sh', str(folder / name), str(processes), '--work-dir', str(folder / 'work'), *flags],
+        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400)
+
+
+@pytest.mark.slow
+def test_machines_agree_on_their_ranks_at_a_rendezvous(images, alone, tmp_path):
+    """The same line on two "machines", in any order, trains as one process does; one of them writes the checkpoints."""
+    cfg = config(images, tmp_path / 'work', batch=4, epochs=2)
+    cfg.custom_imports = dict(imports=['test_many_processes'])
+    cfg.dump(str(tmp_path / 'config.py'))
+    env = dict(NNODES='2', RDZV_ENDPOINT='127.0.0.1:29618', PYTHONPATH=str(ROOT / 'tests'))
+    with ThreadPoolExecutor() as pool:
+        machines = [pool.submit(dist_train, tmp_path, 'config.py', processes=1, **env) for _ in range(2)]
+    assert [machine.result().returncode for machine in machines] == [0, 0], machines[0].result().stdout[-3000:]
+    weights = torch.load(tmp_path / 'work/epoch_2.pth', map_location='cpu')['state_dict']
+    for name, weight in result(alone, 2)[1].items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_the_job_resumes(images, tmp_path):
     """tools/dist_train.sh: rank 1 fails in the second epoch; exit code and error tell it; --resume goes to the end."""
@@ -176,17 +201,9 @@ class Fault(Hook):
     cfg.dump(str(tmp_path / 'faulty.py'))
     cfg.custom_hooks = []
     cfg.dump(str(tmp_path / 'sound.py'))
-    env = {**os.environ, 'PORT': '29617', 'PYTHONPATH': str(tmp_path), 'OMP_NUM_THREADS': '1',
-           'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
-
-    def start(name: str, *flags: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            ['bash', 'tools/dist_train.sh', str(tmp_path / name), '2', '--work-dir', str(tmp_path / 'work'), *flags],
-            cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=400)
-
-    died = start('faulty.py')
+    died = dist_train(tmp_path, 'faulty.py')
     assert died.returncode != 0 and 'RuntimeError: a fault of rank 1' in died.stdout, died.stdout[-3000:]
     assert (tmp_path / 'work/epoch_1.pth').exists() and not (tmp_path / 'work/epoch_2.pth').exists()
-    resumed = start('sound.py', '--resume')
+    resumed = dist_train(tmp_path, 'sound.py', '--resume')
     assert resumed.returncode == 0, resumed.stdout[-3000:]
     assert (tmp_path / 'work/epoch_2.pth').exists()

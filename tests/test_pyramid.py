@@ -1,5 +1,6 @@
 """Necks between a plain ViT and hosts."""
 
+import pytest
 import torch
 
 from mae_mm.pyramid import BatchNormMaps, FourTapPyramid, SimplePyramid
@@ -21,6 +22,13 @@ def test_simple_pyramid_has_five_scales_of_the_last_map() -> None:
     assert [tuple(x.shape[1:]) for x in scales] == [(8, 24, 16), (8, 12, 8), (8, 6, 4), (8, 3, 2), (8, 2, 1)]
     assert all(torch.equal(a, b) for a, b in zip(scales, neck([torch.zeros_like(last), last]), strict=True))
     torch.testing.assert_close(scales[1].mean(1), torch.zeros(1, 12, 8), atol=1e-5, rtol=0)  # LayerNorm comes last
+
+
+def test_simple_pyramid_of_some_scales() -> None:
+    scales = SimplePyramid(16, out_channels=8, scale_factors=(2, 1, 0.5))([torch.randn(1, 16, 6, 4)])
+    assert [tuple(x.shape[1:]) for x in scales] == [(8, 12, 8), (8, 6, 4), (8, 3, 2), (8, 2, 1)]
+    with pytest.raises(ValueError, match=r'scale_factors=\(2, 3\): 3 is none of 4, 2, 1 and 0.5'):
+        SimplePyramid(16, scale_factors=(2, 3))
 
 
 def test_probe_sees_unit_variance_and_learns_nothing_itself() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mae_mm.comparison import Suite
-from mae_mm.report import read_losses, write_report
+from mae_mm.report import plot, read_losses, write_report
 from mae_mm.runs import Metric, Protocol, last_scalars
 
 CONFIG = """
@@ -64,6 +64,22 @@ def test_page(folder):
     assert f'<td>{version("torch")}</td>' in text
     results = json.loads((folder / 'out/results.json').read_text())
     assert (results['suites']['demo'], results['failed']) == (summary, failed)
+
+
+def test_plot_has_the_protocols_at_their_places(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('matplotlib.axes.Axes.errorbar', lambda axes, *args, **kwargs: drawn.append(args))
+    monkeypatch.setattr('matplotlib.axes.Axes.plot', lambda axes, *args, **kwargs: drawn.append(args[:2]))
+    suite = Suite('Fine-tuning', dict(
+        k1=Protocol('1', None, 'a', published={'top1': 81.0}, at=1), k0=Protocol('0', None, 'a', at=0),
+        missing=Protocol('2', None, 'a', at=2), knn=Protocol('k-NN', None, 'a')),
+        {'top1': Metric('top-1')}, axis='blocks')
+    results = {name: dict(random=[], mae=mae) for name, mae in dict(
+        k1=[{'top1': 30.0}, {'top1': 34.0}], k0=[{'top1': 7.0}], missing=[], knn=[{'top1': 1.0}]).items()}
+    path = plot(suite, dict(results=results), folder / 'plot.png')
+    assert [list(map(list, args)) for args in drawn] == [
+        [[1, 0], [32.0, 7.0], [pytest.approx(8**0.5), 0]], [[1], [81.0]]]
+    assert Image.open(path).width == 500
 
 
 def test_losses_and_scalars(folder):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mae_mm.checkpoint import Checkpoint
+from mae_mm.launch import load_config
 from mae_mm.suites import GROUPS, SUITES, find_suites
 
 ROOT = Path(__file__).parents[1]
@@ -36,12 +37,24 @@ def test_published_numbers():
     assert published('places', 768) == dict(places205=[63.9], places365=[57.9])
 
 
+def test_partial_fine_tuning_is_that_of_figure_9():
+    suite = find_suites('partial', checkpoint(1024))['partial']
+    assert [protocol.at for protocol in suite.protocols.values()] == [0, 0.5, 1, 2, 4, 6, 12, 18, 24]
+    assert published('partial', 1024)['k0'] == [73.5] and published('partial', 1024)['k24'] == [84.9]
+    for name in ('partial', 'demo-partial'):
+        suite = find_suites(name, checkpoint(1024))[name]
+        for protocol in list(suite.protocols.values())[1:-1]:
+            assert load_config(protocol.mae, protocol.options).model.backbone.tuned_blocks == protocol.at
+        assert 'tuned_blocks' not in load_config(list(suite.protocols.values())[-1].mae).model.backbone
+
+
 @pytest.mark.parametrize('width', [768, 1024, 1280])
 def test_configs_exist(width):
     suites = dict(SUITES)
     for name in GROUPS['all']:
         if (name, width) != ('ade20k', 1280):
             suites.update(find_suites(name, checkpoint(width)))
+    suites.update(find_suites('partial', checkpoint(1024)))
     for suite in suites.values():
         for protocol in suite.protocols.values():
             assert all((ROOT / config).is_file() for config in (protocol.random, protocol.mae) if config), protocol
@@ -54,3 +67,5 @@ def test_mistakes_are_named():
         find_suites('coco', checkpoint(192))
     with pytest.raises(ValueError, match='no UperNet with ViT-H'):
         find_suites('ade20k', checkpoint(1280))
+    with pytest.raises(ValueError, match='--suite partial: the recipes are for ViT-L'):
+        find_suites('partial', checkpoint(768))

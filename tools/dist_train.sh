@@ -3,8 +3,10 @@
 #
 #   bash tools/dist_train.sh CONFIG GPUS [flags of tools/train.py]
 #   NNODES=4 NODE_RANK=0 MASTER_ADDR=10.0.0.1 bash tools/dist_train.sh CONFIG 8     # the same on each machine
+#   NNODES=4 RDZV_ENDPOINT=10.0.0.1:29400 bash tools/dist_train.sh CONFIG 8    # the same line everywhere: the machines
+#                                                              # agree on their ranks; RDZV_ID tells jobs apart
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 config=$1 gpus=$2
 shift 2
 
@@ -13,9 +15,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) / gpus > 0 ? $(nproc) / g
 # torchrun ends with 1 whatever its processes end with: they leave their code here (75: stopped, --resume goes on).
 MAE_MM_EXIT_FILE=$(mktemp)
 export MAE_MM_EXIT_FILE
-python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$gpus" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+if [ -n "${RDZV_ENDPOINT:-}" ]; then
+    meeting=(--rdzv_backend=c10d --rdzv_endpoint="$RDZV_ENDPOINT" --rdzv_id="${RDZV_ID:-mae_mm}")
+else
+    meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
+fi
+python -m torch.distributed.run --nnodes="${NNODES:-1}" --nproc_per_node="$gpus" "${meeting[@]}" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
 run=$!
 trap 'kill -TERM "$run"' TERM

@@ -16,6 +16,7 @@ EXAMPLES = """suites:
   inat       iNaturalist 2017, 2018, 2019
   places     Places205, Places365
   all        these five, with the recipes for the size of the checkpoint and the published results beside
+  partial    fine-tuning of the last 0, 0.5, 1, 2 … 24 blocks of a ViT-L, with a plot; demo-partial: at demo scale
 
 examples:
   python tools/transfer.py work_dirs/demo/mae_pretrain_long/epoch_720.pth --suite demo

@@ -6,26 +6,26 @@ Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two s
 """
 _base_ = '../detection/mask_rcnn_vit_b_coco.py'
 classes = 'json'
-strides = [2, 4, 8, 16]
+strides = [4, 8, 16]
 norm = dict(type='mae_mm.LayerNorm2d', eps=1e-6)  # without norms, the mask head dies early from either start
 model = dict(
     data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=192, depth=6, num_heads=3), img_size=64, patch_size=8,
         out_indices=(5, ), drop_path_rate=0.0, window_size=0, rel_pos=False),
-    neck=dict(_delete_=True, type='mae_mm.SimplePyramid', embed_dim=192, out_channels=64),
+    neck=dict(_delete_=True, type='mae_mm.SimplePyramid', embed_dim=192, out_channels=64, scale_factors=(2, 1, 0.5)),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], strides=[*strides, 32])),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=2)),
+            out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
         mask_roi_extractor=dict(
-            out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=2)),
+            out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True, norm_cfg=norm)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=32))),
+        rcnn=dict(sampler=dict(num=16, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
