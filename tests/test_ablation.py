@@ -22,6 +22,7 @@ PAPER = {  # Table 1 and the numbers that the text gives for Figures 5 and 7: fi
         '01': (84.8, 65.5), '02': (84.9, 70.0), '04': (84.9, 71.9), '08': (84.9, 73.5), '12': (84.4, 73.3)},
     'decoder_width': {
         '0128': (84.9, 69.1), '0256': (84.8, 71.3), '0512': (84.9, 73.5), '0768': (84.4, 73.1), '1024': (None, None)},
+    'decoder': dict(full=(84.9, 73.5), partial=(None, None), cross=(None, None)),
     'mask_token': dict(with_m=(84.2, 59.6), visible=(84.9, 73.5)),
     'target': dict(pixel=(84.9, 73.5), pixel_norm=(85.4, 73.9), pca=(84.6, 72.3), token=(85.3, 71.6)),
     'loss': dict(masked=(84.9, 73.5), all=(84.4, None), l1=(None, None)),
@@ -35,6 +36,7 @@ PAPER = {  # Table 1 and the numbers that the text gives for Figures 5 and 7: fi
 }
 CHANGES = {  # what a row's name stands for, in the resolved config
     'decoder_depth': lambda cfg: f'{cfg.model.neck.depth:02}',
+    'decoder': lambda cfg: {'MAE': 'full', 'Partial': 'partial', 'Cross': 'cross'}[cfg.model.neck.type[7:-7]],
     'decoder_width': lambda cfg: f'{cfg.model.neck.embed_dim:04}',
     'mask_ratio': lambda cfg: f'{100 * cfg.model.mask_ratio:.0f}',
     'schedule': lambda cfg: f'{cfg.train_cfg.max_epochs:04}',
@@ -62,7 +64,7 @@ def test_rows_have_the_papers_numbers_and_change_what_they_say():
                 defaults[table.name] = row.name
             assert len(row.file.read_text().splitlines()) <= 25
     assert defaults == dict(
-        decoder_depth='08', decoder_width='0512', mask_token='visible', target='pixel', loss='masked',
+        decoder='full', decoder_depth='08', decoder_width='0512', mask_token='visible', target='pixel', loss='masked',
         augmentation='crop_random', sampling='random_75', mask_ratio='75', schedule='0800')
 
 
@@ -84,7 +86,7 @@ def test_rows_on_the_demo_base(tmp_path, monkeypatch):
     assert apply('schedule/0400').train_cfg.max_epochs == base.train_cfg.max_epochs // 2
     assert apply('decoder_width/0128').model.neck == dict(
         type='mae_mm.MAEDecoder', embed_dim=128, depth=2, num_heads=4)
-    for name in ('mask_token/with_m', 'sampling/block_50', 'target/pca', 'loss/all', 'loss/l1'):
+    for name in ('mask_token/with_m', 'sampling/block_50', 'target/pca', 'loss/all', 'loss/l1', 'decoder/cross'):
         MODELS.build(apply(name).model)
 
 
