@@ -5,7 +5,7 @@ import argparse
 from mmengine.config import DictAction
 
 EXAMPLES = """examples:
-  python tools/detect.py configs/demo/detection.py work_dirs/demo/detection/iter_600.pth data/demo/coco/val2017 \\
+  python tools/detect.py configs/demo/detection.py work_dirs/demo/detection/iter_1700.pth data/demo/coco/val2017 \\
       --out work_dirs/detections --side 240 --panel panel.jpg
   python tools/detect.py CONFIG CHECKPOINT street.jpg --out DIR --device cuda --cfg-options \\
       test_dataloader.dataset.pipeline.1.scale=(1333,800) model.data_preprocessor.pad_size_divisor=32"""
