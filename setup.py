@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -50,6 +50,8 @@ setup(
     description='Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin',
     long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
+    # Decodes the crop of a JPEG alone. Needs libjpeg-turbo's headers; without them the install goes on.
+    ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
     package_data={'mae_mm': ['report.html']},
     python_requires='>=3.10,<3.13',

@@ -91,8 +91,8 @@ class Environment:
 def diagnose(env: Environment) -> list[Finding]:
     """Run all checks; a check that raises what it did not foresee becomes a finding of its own."""
     findings = []
-    for check in (check_python, check_requirements, check_numpy, check_torchvision, check_opencv, check_pkg_resources,
-                  check_operators, check_hosts, check_registry, check_hardware):
+    for check in (check_python, check_requirements, check_numpy, check_torchvision, check_opencv, check_crop_decoder,
+                  check_pkg_resources, check_operators, check_hosts, check_registry, check_hardware):
         try:
             findings += check(env)
         except Exception as error:
@@ -194,6 +194,18 @@ def check_opencv(env: Environment) -> Iterator[Finding]:
                       mend='apt-get install libgl1 libglib2.0-0' if system else env.pip('install', 'opencv-python'))
     else:
         yield Finding('opencv', OK, cv2.__version__)
+
+
+def check_crop_decoder(env: Environment) -> Iterator[Finding]:
+    """The optional extension, which was built if libjpeg-turbo's headers were there."""
+    try:
+        env.load('mae_mm._jpeg_crop')
+    except ImportError as error:
+        install = env.pip('install', '--no-deps', '--no-build-isolation', '-e', str(Path(__file__).parents[1]))
+        yield Finding('crop decoder', NOTE, 'not built', why=f'it makes loading JPEGs faster; {describe(error)}',
+                      mend=f'apt-get install libjpeg62-turbo-dev && {install}')
+    else:
+        yield Finding('crop decoder', OK, 'built')
 
 
 def check_pkg_resources(env: Environment) -> Iterator[Finding]:

@@ -84,6 +84,12 @@ def failing(error):
     return fail
 
 
+def test_a_crop_decoder_that_was_not_built_is_noted():
+    finding = findings(imports={'mae_mm._jpeg_crop': ImportError('no module')})['crop decoder']
+    assert finding.state == NOTE and 'apt-get install libjpeg62-turbo-dev && /env/bin/python -m pip' in finding.mend
+    assert findings()['crop decoder'].state == OK
+
+
 def test_a_healthy_environment_has_no_fault():
     found = findings()
     assert {finding.state for finding in found.values()} == {OK}

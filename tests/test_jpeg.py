@@ -1,6 +1,7 @@
 """Reduced decoding of large JPEGs against Pillow's, and several views of one decode."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ from torch.utils.data import DataLoader
 from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.data_preprocessor import ImagePreprocessor
 from mae_mm.datasets import DecodeError, ImageFolder, LoadRandomResizedCrop
-from mae_mm.datasets.jpeg import decode_reduced, jpeg_size, reduce_box, reducible_size, reduction
+from mae_mm.datasets.decode import decode
+from mae_mm.datasets.jpeg import (
+    _jpeg_crop,
+    croppable_size,
+    decode_crop,
+    decode_reduced,
+    jpeg_orientation,
+    jpeg_size,
+    reduce_box,
+    reducible_size,
+    reduction,
+)
 
 
 @pytest.fixture(scope='module')
@@ -94,6 +106,65 @@ def test_view_is_the_recorded_crop_of_the_reduced_image(photo, tmp_path, width, 
         assert error < (0.05 if factor == 1 else 2), (factor, error)
         reduced += factor > 1
     assert reduced > 0
+
+
+# --- the crop decoder
+
+
+@pytest.fixture
+def crop_decoder() -> None:
+    if _jpeg_crop is None and not Path('/usr/include/jpeglib.h').exists():
+        pytest.skip('optional: built where the headers of libjpeg-turbo are')
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('channels', ['rgb', 'gray'])
+@pytest.mark.parametrize('options', [
+    {}, {'subsampling': 0}, {'subsampling': 1}, {'quality': 30}, {'restart_marker_blocks': 3}])
+def test_a_crop_has_the_pixels_of_the_whole_image(crop_decoder, photo, mode, channels, options):
+    data = encode(photo.convert(mode), **options)
+    whole, rng = decode(data, channels).permute(1, 2, 0).numpy(), np.random.default_rng(0)
+    corners = [(0, 0, 301, 403), (300, 402, 1, 1), (0, 0, 1, 1), (299, 0, 2, 403), (0, 17, 301, 1)]
+    for _ in range(20):
+        height, width = rng.integers(1, 302), rng.integers(1, 404)
+        corners.append((rng.integers(0, 302 - height), rng.integers(0, 404 - width), height, width))
+    assert croppable_size(data) == (301, 403)
+    for top, left, height, width in corners:
+        crop = decode_crop(data, (top, left, height, width), channels)
+        assert np.array_equal(crop, whole[top:top + height, left:left + width]), (top, left, height, width)
+
+
+def test_what_the_usual_decoder_shall_read(crop_decoder, photo):
+    """Turned by EXIF, cut off, progressive, CMYK, damaged before the crop's end, no JPEG, smaller than the box."""
+    assert croppable_size(encode(photo, 6)) is None and jpeg_orientation(encode(photo, 6)) == 6
+    assert croppable_size(encode(photo)[:-2]) is None and croppable_size(encode(photo, fmt='PNG')) is None
+    data = encode(photo)
+    damaged = data[:len(data) // 2] + data[-2:]
+    box = (150, 10, 100, 100)
+    for file in (encode(photo, progressive=True), encode(photo.convert('CMYK')), damaged, b'', data[:300]):
+        assert decode_crop(file, box, 'rgb') is None
+    assert decode_crop(damaged, (0, 10, 50, 100), 'rgb') is not None
+    assert decode_crop(data, (150, 10, 152, 100), 'rgb') is None and decode_crop(data, (0, 400, 1, 4), 'rgb') is None
+    with pytest.raises(ValueError, match='lies at 0 or more'):
+        decode_crop(data, (-1, 0, 10, 10), 'rgb')
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'orientation': 6}, {'progressive': True}, {'mode': 'L'}, {'mode': 'CMYK'}, {'fmt': 'PNG'}])
+def test_views_are_the_same_with_and_without_the_crop_decoder(crop_decoder, photo, tmp_path, monkeypatch, options):
+    path = tmp_path / 'a.img'
+    path.write_bytes(encode(photo.convert(options.pop('mode', 'RGB')), **options))
+    decoded = []
+    monkeypatch.setattr('mae_mm.datasets.transforms.decode_crop', lambda *args: decoded.append(
+        decode_crop(*args)) or decoded[-1])
+    for seed in range(8):
+        views = []
+        for crop_decoder in (True, False):
+            np.random.seed(seed)
+            views.append(LoadRandomResizedCrop(112, crop_decoder=crop_decoder)({'img_path': str(path)}))
+        assert torch.equal(views[0]['inputs'], views[1]['inputs'])
+        assert [views[0][key] for key in ('crop', 'flip')] == [views[1][key] for key in ('crop', 'flip')]
+    assert len(decoded) == (8 if set(options) <= {'progressive'} else 0)
 
 
 def test_a_cut_off_large_file_is_still_an_error(photo, tmp_path):

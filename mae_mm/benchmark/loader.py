@@ -13,6 +13,7 @@ from mmengine.registry import TRANSFORMS
 from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.benchmark.timing import Timing, interleave
 from mae_mm.datasets import ImageFolder
+from mae_mm.datasets.jpeg import _jpeg_crop
 
 # The transforms of mmpretrain's MAE configs.
 MMPRETRAIN = (
@@ -36,9 +37,12 @@ def load_with_mmpretrain(paths: Sequence[str], size: int) -> Callable[[], None]:
     return run
 
 
-def load_with_ours(folder: Path, size: int, repeats: int = 1, cache: str = 'none') -> Callable[[], None]:
+def load_with_ours(
+    folder: Path, size: int, repeats: int = 1, cache: str = 'none', crop_decoder: bool = False,
+) -> Callable[[], None]:
     """A call that makes `repeats` views of every file through `mae_mm.ImageFolder`."""
-    transform = dict(type='mae_mm.LoadRandomResizedCrop', size=size, scale=(0.2, 1.0), repeats=repeats)
+    transform = dict(type='mae_mm.LoadRandomResizedCrop', size=size, scale=(0.2, 1.0), repeats=repeats,
+                     crop_decoder=crop_decoder)
     dataset = ImageFolder(folder, [transform], cache=cache)
 
     def run() -> None:
@@ -70,6 +74,8 @@ def compare_loading(size: int = 224, images: int = 60, rounds: int = 7, data: st
         ways = {  # name -> call, views that it makes
             'mmpretrain': (load_with_mmpretrain(files[small], size), len(files[small])),
             'mae_mm': (load_with_ours(small, size), len(files[small])),
+            **({'mae_mm, crop decoder': (load_with_ours(small, size, crop_decoder=True), len(files[small]))}
+               if _jpeg_crop else {}),
             'mae_mm, repeats=2': (load_with_ours(small, size, 2), 2 * len(files[small])),
             'mae_mm, repeats=4': (load_with_ours(small, size, 4), 4 * len(files[small])),
             'mae_mm, cache=memory': (load_with_ours(small, size, cache='memory'), len(files[small])),

@@ -1,10 +1,11 @@
-"""Large JPEGs at a half, a quarter or an eighth of their size: the decoder then skips most of its work.
+"""Less than a whole JPEG: at a half, a quarter or an eighth of its size, or of a crop alone.
 
-A JPEG of 8x8 blocks of cosine coefficients can be decoded to 4x4, 2x2 or 1x1 pixels a block. That is a box filter, not
-the antialiased one of a resize: worth it only where much more than the wanted pixels remain.
+A JPEG of 8x8 blocks of cosine coefficients can be decoded to 4x4, 2x2 or 1x1 pixels a block, which skips most of the
+work. That is a box filter, not the antialiased one of a resize: worth it only where much more than the wanted pixels
+remain. A crop alone, in full size, is a matter of an optional extension (csrc/jpeg_crop.c).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 import cv2
@@ -14,9 +15,15 @@ from PIL import Image
 from .decode import DecodeError
 from .limits import is_bomb
 
+try:
+    from mae_mm import _jpeg_crop
+except ImportError:  # without libjpeg's headers it was not built: whole images are decoded, with the same results
+    _jpeg_crop = None
+
 REDUCTIONS = (8, 4, 2)
 MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
 ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
+APP1 = 0xE1  # the segment of EXIF
 STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a whole file has the marker among its last bytes
 REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
@@ -25,16 +32,58 @@ REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
+def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The marker, start and end of each segment of a JPEG's header; nothing for anything else."""
+    place = 2 if data[:2] == b'\xff\xd8' else len(data)
+    while place + 9 < len(data) and data[place] == 0xFF:
+        end = place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+        yield data[place + 1], place + 4, end
+        place = end
+
+
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Read the (height, width) of a JPEG, as stored, from its header; None for anything else."""
-    if data[:2] != b'\xff\xd8':
-        return None
-    place = 2
-    while place + 9 < len(data) and data[place] == 0xFF:
-        if data[place + 1] in STARTS_OF_FRAME:
-            return int.from_bytes(data[place + 5:place + 7], 'big'), int.from_bytes(data[place + 7:place + 9], 'big')
-        place += 2 + int.from_bytes(data[place + 2:place + 4], 'big')
+    for marker, start, _ in segments(data):
+        if marker in STARTS_OF_FRAME:
+            return int.from_bytes(data[start + 1:start + 3], 'big'), int.from_bytes(data[start + 3:start + 5], 'big')
     return None
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """Read the EXIF orientation of a JPEG, 1 (upright) to 8; 1 where there is none."""
+    for marker, start, end in segments(data):
+        if marker == APP1 and data[start:start + 6] == b'Exif\0\0':
+            exif = Image.Exif()
+            exif.load(data[start:end])
+            return exif.get(ORIENTATION, 1)
+    return 1
+
+
+def croppable_size(data: bytes) -> tuple[int, int] | None:
+    """Tell whether `decode_crop` may take a crop from an image: its (height, width) if so, else None."""
+    size = jpeg_size(data) if _jpeg_crop else None
+    if size is None or is_bomb(data) or END_OF_IMAGE not in data[-TAIL:]:
+        return None
+    try:
+        return size if jpeg_orientation(data) == 1 else None
+    except Exception:  # Pillow's parser of EXIF raises anything
+        return None
+
+
+def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
+    """Decode a box of a JPEG that `croppable_size` accepts, to the very pixels that a whole decode has there.
+
+    Args:
+        data: the content of a JPEG file.
+        box: in pixels, inside the image.
+        channels: 'rgb' or 'gray'.
+
+    Returns:
+        (height, width, C) uint8; None for a file that only the usual decoder reads, or says what is wrong with:
+        progressive, CMYK, damaged.
+    """
+    crop = np.empty((*box[2:], 1 if channels == 'gray' else 3), np.uint8)
+    return crop if _jpeg_crop.decode_crop(data, crop, crop.shape[2], *box) else None
 
 
 def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None:

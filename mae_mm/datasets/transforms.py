@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mae_mm.registry import TRANSFORMS
 
 from .decode import CHANNELS, DecodeError, decode
-from .jpeg import Box, decode_reduced, reduce_box, reducible_size, reduction
+from .jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
@@ -130,7 +130,8 @@ class LoadRandomResizedCrop(LoadView):
     seeds in every worker when it starts: with `persistent_workers=False` each epoch repeats the same draws.
 
     A JPEG of which the crop has at least three times the pixels wanted, in height and width, is decoded at a half, a
-    quarter or an eighth of its size so that 1.5 times remain; its crop then lies on pixels of the reduced image.
+    quarter or an eighth of its size so that 1.5 times remain; its crop then lies on pixels of the reduced image. Of
+    other JPEGs the crop alone is decoded, to the same pixels, where the extension for that is built (docs/install.md).
 
     Args:
         size: pixels of the result, one number or (height, width).
@@ -141,12 +142,13 @@ class LoadRandomResizedCrop(LoadView):
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.
         repeats: k views from each decoded image. Above 1, `inputs` is (k, C, height, width), `crop` and `flip` are
             lists, and a loader's batch of N images is k N views, each with a mask of its own.
+        crop_decoder: False decodes whole images although the extension is there.
     """
 
     def __init__(
             self, size: int | tuple[int, int], scale: tuple[float, float] = (0.2, 1.0),
             ratio: tuple[float, float] = (3 / 4, 4 / 3), flip_prob: float = 0.5, interpolation: str = 'bicubic',
-            channels: str = 'rgb', repeats: int = 1) -> None:
+            channels: str = 'rgb', repeats: int = 1, crop_decoder: bool = True) -> None:
         super().__init__(size, interpolation, channels)
         if repeats < 1:
             raise ValueError(f'repeats is {repeats}; give the number of views of each decoded image, 1 or more')
@@ -158,31 +160,42 @@ class LoadRandomResizedCrop(LoadView):
             raise ValueError(f'flip_prob is {flip_prob}; give a probability in [0, 1]')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
         self.repeats = repeats
+        self.crop_decoder = crop_decoder
 
     def __call__(self, results: dict) -> dict:
         noise = np.random.random_sample((self.repeats, NOISE)).tolist()
-        source, img, factor = self.read(results), None, 1
-        size = self._reducible_size(source)
-        if size is None:  # not a large JPEG
+        source = self.read(results)
+        reducible, croppable = self._sizes_ahead(source)
+        size, img = reducible or croppable, None
+        if size is None:
             img = self.decode(source, results) if isinstance(source, bytes) else source
             size = img.shape[:2]
-        boxes = [crop_box(*size, row, self.scale, self.ratio) for row in noise]
+        boxes = crops = [crop_box(*size, row, self.scale, self.ratio) for row in noise]
         if img is None:
-            factor = reduction(boxes, self.size)
-            img = self.decode(source, results, factor)
-            boxes = [reduce_box(box, factor, size) for box in boxes]
+            factor = reduction(boxes, self.size) if reducible else 1
+            if factor > 1:
+                boxes = [reduce_box(box, factor, size) for box in boxes]
+                crops = [tuple(factor * side for side in box) for box in boxes]
+            elif croppable:
+                img = decode_crop(source, boxes[0], self.channels)
+            if img is None:
+                img = self.decode(source, results, factor)
+            else:
+                boxes = [(0, 0, *boxes[0][2:])]
         flips = [row[-1] < self.flip_prob for row in noise]
         views = [self._view(img, box, flip) for box, flip in zip(boxes, flips, strict=True)]
-        crops = [tuple(factor * side for side in box) for box in boxes]
         if self.repeats == 1:
             results.update(inputs=views[0], crop=crops[0], flip=flips[0])
         else:
             results.update(inputs=torch.stack(views), crop=crops, flip=flips)
         return results
 
-    def _reducible_size(self, source: bytes | np.ndarray) -> tuple[int, int] | None:
-        encoded = isinstance(source, bytes) and self.channels != 'unchanged'
-        return reducible_size(source, self.size) if encoded else None
+    def _sizes_ahead(self, source: bytes | np.ndarray) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """(height, width) of an image that may be decoded reduced, and of one whose crop may be decoded alone."""
+        if not isinstance(source, bytes) or self.channels == 'unchanged':
+            return None, None
+        alone = self.crop_decoder and self.repeats == 1
+        return reducible_size(source, self.size), croppable_size(source) if alone else None
 
     def _view(self, img: np.ndarray, box: Box, flip: bool) -> Tensor:
         top, left, height, width = box

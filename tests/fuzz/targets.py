@@ -104,7 +104,7 @@ def annotations() -> Target:
 
 
 def image() -> Target:
-    """`decode` and a view for training: documented is DecodeError."""
+    """`decode` and two views for training, of a reduced image and of a crop alone: documented is DecodeError."""
     from mae_mm.datasets import DecodeError, LoadRandomResizedCrop, decode
 
     logging.disable()
@@ -114,20 +114,22 @@ def image() -> Target:
     exif = Image.Exif()
     exif[0x0112] = 6
     for mode, form, options in (
-            ('RGB', 'JPEG', dict(exif=exif)), ('CMYK', 'JPEG', {}), ('L', 'JPEG', dict(progressive=True)),
+            ('RGB', 'JPEG', {}), ('L', 'JPEG', {}), ('RGB', 'JPEG', dict(exif=exif)),
+            ('CMYK', 'JPEG', {}), ('L', 'JPEG', dict(progressive=True)),
             ('RGB', 'PNG', {}), ('RGBA', 'PNG', {}), ('P', 'PNG', {}), ('P', 'GIF', {}), ('RGB', 'BMP', {}),
             ('RGB', 'TIFF', {}), ('RGB', 'WEBP', {}), ('L', 'PPM', {})):
         picture.convert(mode).save(file := io.BytesIO(), form, **options)
         samples.append(file.getvalue())
     np.save(file := io.BytesIO(), np.asarray(picture))
     samples.append(file.getvalue())
-    path, view = _folder() / 'image', LoadRandomResizedCrop(8)
+    path = _folder() / 'image'
+    reduced, cropped = LoadRandomResizedCrop(8), LoadRandomResizedCrop(32, scale=(0.2, 0.5))
 
     def read(data: bytes) -> str:
         path.write_bytes(data)
         return outcome(
             [lambda: decode(data, 'rgb'), lambda: decode(data, 'gray'), lambda: decode(data, 'unchanged'),
-             lambda: view(dict(img_path=str(path)))], (DecodeError, ))
+             lambda: reduced(dict(img_path=str(path))), lambda: cropped(dict(img_path=str(path)))], (DecodeError, ))
 
     return samples, read
 
