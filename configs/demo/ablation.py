@@ -13,5 +13,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, end=2, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=2, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=16, val_interval=16)
-default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=1))
+train_cfg = dict(max_epochs=36, val_interval=36)
+default_hooks = dict(checkpoint=dict(interval=12, max_keep_ckpts=1))
