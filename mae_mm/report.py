@@ -111,9 +111,11 @@ def read_losses(run: Path) -> list[tuple[int, float]]:
 
 
 def panel(weights: Checkpoint, path: str, num: int = 4) -> str | None:
-    """Reconstructions of held-out images of the pre-training, if decoder, config and images are there."""
-    config = next(Path(path).parent.glob('*.py'), None)
-    if not weights.has_decoder or config is None:
+    """Reconstructions of held-out images of the pre-training, if decoder, images and its config are there."""
+    folder = Path(path).parent
+    config = next(folder.glob('*.py'), None)
+    is_work_folder = (folder / 'last_checkpoint').exists()  # elsewhere a Python file may be anything, and would be run
+    if not weights.has_decoder or config is None or not is_work_folder:
         return None
     cfg = Config.fromfile(config)
     dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}

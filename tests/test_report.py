@@ -33,6 +33,7 @@ def folder(tmp_path: Path, make_mae) -> Path:
         Image.fromarray(np.full((40, 50, 3), 60 * i, np.uint8)).save(tmp_path / f'images/{i}.jpg')
     (tmp_path / 'pretrain.py').write_text(CONFIG.replace('ROOT', repr(str(tmp_path / 'images'))))
     torch.save(dict(state_dict=make_mae().state_dict()), tmp_path / 'mae.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'mae.pth'))
     for run, losses in (('seg_mae_seed0', (3.0, 2.0)), ('seg_random_seed0', (4.0, 3.5))):
         scalars = tmp_path / 'out/demo' / run / '2026/vis_data/scalars.json'
         scalars.parent.mkdir(parents=True)
@@ -64,6 +65,14 @@ def test_page(folder):
     assert f'<td>{version("torch")}</td>' in text
     results = json.loads((folder / 'out/results.json').read_text())
     assert (results['suites']['demo'], results['failed']) == (summary, failed)
+
+
+def test_python_beside_a_checkpoint_is_not_run_unless_it_is_a_config(folder):
+    (folder / 'last_checkpoint').unlink()
+    (folder / 'pretrain.py').write_text('raise SystemExit("was run")')
+    page = folder / 'out/report.html'
+    write_report(page, str(folder / 'mae.pth'), {}, {}, {})
+    assert 'What it reconstructs' not in page.read_text()
 
 
 def test_plot_has_the_protocols_at_their_places(folder, monkeypatch):
