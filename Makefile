@@ -76,8 +76,8 @@ clean: ## remove caches and builds; .venv, data/ and work_dirs/ stay
 demo-data: install
 	@$(PY) tools/make_demo_data.py --out data/demo
 
-demo: demo-data ## the main job: pre-train on generated images, about 4 minutes on 2 cores
-	@$(PY) tools/train.py configs/demo/mae_pretrain.py
+demo: demo-data ## the main job: pre-train on generated images, about 4 minutes on 2 cores; goes on where it was stopped
+	@$(PY) tools/train.py configs/demo/mae_pretrain.py --resume
 
 demo-classification: demo-data ## few-label classification, MAE start beside random start; PRETRAINED=CHECKPOINT
 	@$(PY) tools/transfer.py '$(PRETRAINED)' --suite $@

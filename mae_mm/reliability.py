@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import broadcast_object_list, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mae_mm.checkpoint.resume import broken_part, newest_checkpoint, read_training_state
+from mae_mm.checkpoint.resume import broken_part, checkpoints_of, newest_checkpoint, read_training_state
+from mae_mm.hooks.checkpoint import checkpoint_hook
+from mae_mm.training.stopping import TrainingStopped, UnreadableData
 
 # Drop-in replacements that do the same, and can be stopped anywhere.
 LOOPS = dict(EpochBasedTrainLoop='mae_mm.EpochTrainLoop', IterBasedTrainLoop='mae_mm.IterTrainLoop')
@@ -38,6 +40,9 @@ def make_reliable(cfg: Config) -> None:
         hooks.setdefault(name, dict(type=hook))
     if cfg.get('optim_wrapper') and _plain(cfg.optim_wrapper.get('type', 'OptimWrapper')) == 'OptimWrapper':
         cfg.optim_wrapper.type = 'mae_mm.GuardedOptimWrapper'
+    if cfg.get('val_cfg') is not None and _plain(cfg.val_cfg.get('type', 'ValLoop')) == 'ValLoop':
+        cfg.val_cfg.type = 'mae_mm.ValLoop'
+        cfg.val_cfg.setdefault('replace', cfg.get('default_scope') == 'mmpretrain')
     for loader in LOADERS:
         if (cfg.get(loader) or {}).get('num_workers'):
             cfg[loader].setdefault('worker_init_fn', dict(type='mae_mm.start_worker'))
@@ -66,6 +71,40 @@ def resume(cfg: Config, checkpoint: str) -> None:
         if reason := broken_part(checkpoint):
             raise ValueError(f'--resume {checkpoint}: damaged, {reason}; --resume alone takes the newest good one')
     cfg.resume, cfg.load_from = True, checkpoint
+
+
+def check_unused(work_dir: str) -> None:
+    """Refuse to start a new run among the checkpoints of another: it would overwrite some and go back to others.
+
+    Raises:
+        ValueError: with the ways out.
+    """
+    if found := checkpoints_of(work_dir):
+        raise ValueError(
+            f'{work_dir} has checkpoints of an earlier run ({found[-1].name}{", …" if len(found) > 1 else ""}): go on '
+            f'with it (--resume), start in another folder (--work-dir), or remove them (rm {found[-1].parent}/*.pth)')
+
+
+def train(runner: Runner) -> None:
+    """Train. Where the data cannot be read any more, what was trained so far is saved first.
+
+    Raises:
+        TrainingStopped: if the run stops itself, or a loader's worker was killed.
+    """
+    try:
+        runner.train()
+    except UnreadableData:  # between two iterations
+        hook = checkpoint_hook(runner)
+        if hook is not None and runner.iter and get_world_size() == 1:  # others may not have met it
+            hook.write_between(runner, runner.iter)
+        raise
+    except RuntimeError as error:
+        if 'DataLoader worker' not in str(error):
+            raise
+        # Told by a signal, maybe in the middle of a step: the weights are not written.
+        raise TrainingStopped(
+            f'{str(error).splitlines()[0]} Too little memory is the usual reason: lower train_dataloader.num_workers '
+            'or batch_size, then go on from the newest checkpoint with --resume') from error
 
 
 def check_resume(runner: Runner) -> None:

@@ -99,8 +99,27 @@ def test_without_checkpoints_a_run_starts_and_with_damaged_ones_it_does_not(copi
     assert newest_checkpoint(tmp_path / 'nothing') is None
     for path in copies.glob('*.pth'):
         truncate(path)
-    with pytest.raises(ValueError, match=r'every checkpoint in .* is damaged(.|\n)*start anew without --resume'):
+    with pytest.raises(ValueError, match=r'every checkpoint in .* is damaged(.|\n)*start anew without'):
         newest_checkpoint(copies)
+
+
+def test_a_new_run_does_not_start_among_the_checkpoints_of_another(copies: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'earlier run \(epoch_3\.pth, …\): go on with it \(--resume\)'):
+        reliability.check_unused(str(copies))
+    (tmp_path / 'notes').mkdir()
+    torch.save(dict(a=1), tmp_path / 'notes/encoder.pth')
+    for unused in (tmp_path / 'notes', tmp_path / 'nothing'):
+        reliability.check_unused(str(unused))
+
+
+def test_a_copied_run_goes_on_from_its_own_checkpoints(copies: Path, finished: Runner) -> None:
+    pointer = Path(finished.work_dir) / 'last_checkpoint'
+    (copies / 'last_checkpoint').write_text(pointer.read_text())
+    (copies / 'epoch_3.pth').unlink()
+    assert newest_checkpoint(copies) == copies / 'epoch_2.pth'
+    for path in copies.glob('*.pth'):
+        path.unlink()
+    assert newest_checkpoint(copies) == Path(finished.work_dir) / 'epoch_3.pth'  # `out_dir` may be anywhere
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

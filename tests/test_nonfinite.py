@@ -140,6 +140,24 @@ def test_it_goes_back_n_times_at_most(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / 'epoch_1.pth').exists() and not (tmp_path / 'epoch_2.pth').exists()
 
 
+def test_no_checkpoint_is_written_in_the_middle_of_bad_steps(images: Path, tmp_path: Path) -> None:
+    """Weights may be finite, and no good all the same; at the end of the training they are written."""
+    options = {**ALONE, 'train_cfg.max_epochs': 3, 'default_hooks.nonfinite.patience': 99}
+    runner = train(tiny_config(images, tmp_path / 'bad', **options), hooks=(Poison(range(2 * EPOCH - 1, 999)),))
+    assert {path.name for path in (tmp_path / 'bad').glob('*.pth')} == {'epoch_1.pth', 'epoch_3.pth'}
+    assert runner.message_hub.get_info('skipped_in_a_row') == EPOCH + 2
+    train(tiny_config(images, tmp_path / 'one', **options), hooks=(Poison(range(2 * EPOCH, 2 * EPOCH + 1)),))
+    assert (tmp_path / 'one/epoch_2.pth').exists()  # one bad step is the fault of its images
+
+
+def test_the_second_return_goes_further_back(images: Path, tmp_path: Path) -> None:
+    options = {**ALONE, 'train_cfg.max_epochs': 4, 'default_hooks.nonfinite.max_rollbacks': 2}
+    poison = Poison(range(2 * EPOCH + 1, 999), range(2))
+    runner = train(tiny_config(images, tmp_path, **options), hooks=(poison,))
+    starts = [min(i for o, i, _ in poison.seen if o == order) for order in range(3)]
+    assert starts == [0, 2 * EPOCH, EPOCH] and runner.iter == 4 * EPOCH
+
+
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(images: Path, tmp_path: Path) -> None:
     runner = build(tiny_config(images, tmp_path, **ALONE), hooks=(Poison(range(1, 999)),))
     with pytest.raises(TrainingStopped, match='no checkpoint was written yet'):

@@ -415,7 +415,7 @@ def test_train_and_test_from_the_command_line(data: Path, tmp_path: Path) -> Non
     original = label_map.read_bytes()
     Image.fromarray(np.full_like(np.array(Image.open(label_map)), 77)).save(label_map)
     try:
-        refused = run(sys.executable, 'tools/train.py', config, '--work-dir', str(work), *options(data))
+        refused = run(sys.executable, 'tools/train.py', config, '--work-dir', str(tmp_path / 'new'), *options(data))
     finally:
         label_map.write_bytes(original)
     assert refused.returncode == 2 and 'Traceback' not in refused.stderr

@@ -57,6 +57,8 @@ def main() -> None:
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         if args.resume:
             reliability.resume(cfg, args.resume)
+        elif not cfg.get('resume'):
+            reliability.check_unused(cfg.work_dir)
         if args.pretrained:
             launch.start_from(cfg, args.pretrained)
         if args.amp:
@@ -71,7 +73,7 @@ def main() -> None:
         reliability.check_resume(runner)
         check_labels(runner, ('train_dataloader', 'val_dataloader'))
         launch.check_batches(runner)
-        runner.train()
+        reliability.train(runner)
 
     launch.exit_on_user_error(train)
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,13 @@ class Damaged:
         return f'{self.path}: {self.reason}'
 
 
-def newest_checkpoint(work_dir: str | Path) -> Path | None:
+def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Path | None:
     """The checkpoint of a work folder that went furthest, read to its last byte; None where there is none.
 
     Damaged files are left where they are, and named in a warning.
+
+    Args:
+        avoid: files to take only if there is no other.
 
     Raises:
         ValueError: if there are checkpoints, but not one of them can be read.
@@ -39,7 +43,7 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
         place = _place(path)
         (damaged if isinstance(place, Damaged) else candidates).append(place)
     chosen = None
-    for _, path in sorted(candidates, reverse=True):
+    for _, path in sorted(candidates, key=lambda found: (found[1] not in avoid, found), reverse=True):
         reason = broken_part(path)
         if reason is None:
             chosen = path
@@ -50,18 +54,23 @@ def newest_checkpoint(work_dir: str | Path) -> Path | None:
         if chosen is None:
             raise ValueError(
                 f'every checkpoint in {work_dir} is damaged:\n  {names}\nPut a good copy there and name it with '
-                '--resume PATH, or start anew without --resume')
+                '--resume PATH, or remove them and start anew without')
         print_log(f'DAMAGED CHECKPOINTS are left out:\n  {names}\ngoing on from {chosen}', 'current', logging.WARNING)
     return chosen
 
 
 def checkpoints_of(work_dir: str | Path) -> list[Path]:
-    """Checkpoints of a run in its work folder, and where its `last_checkpoint` says that they are."""
+    """Checkpoints of a run in its work folder or, if it has none, where its `last_checkpoint` says that they are."""
+    found = _of_a_run(Path(work_dir))
     pointer = Path(work_dir) / 'last_checkpoint'
-    last = Path(pointer.read_text().strip()) if pointer.is_file() else None
-    folders = {Path(work_dir), *([last.parent] if last else [])}
-    found = {path for folder in folders for path in folder.glob('*.pth') if OF_A_RUN.fullmatch(path.name)}
-    return sorted(found | ({last} if last and last.is_file() else set()))
+    if not found and pointer.is_file():  # the folder of a copied run may hold the place of the original
+        last = Path(pointer.read_text().strip())
+        found = _of_a_run(last.parent) | ({last} if last.is_file() else set())
+    return sorted(found)
+
+
+def _of_a_run(folder: Path) -> set[Path]:
+    return {path for path in folder.glob('*.pth') if OF_A_RUN.fullmatch(path.name)}
 
 
 def read_training_state(path: str | Path) -> dict:

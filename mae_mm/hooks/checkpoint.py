@@ -15,6 +15,8 @@ from mae_mm.checkpoint.resume import BETWEEN
 from mae_mm.registry import HOOKS
 from mae_mm.training.stopping import TrainingStopped
 
+from .nonfinite import NonFiniteHook
+
 STATES = 'rank_states'  # of hooks, in the message hub
 
 
@@ -46,7 +48,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     A checkpoint is written beside its name, flushed and renamed. Only then are older ones deleted, so that there are
     `max_keep_ckpts` at all times. Between the regular ones `latest.pth` is written, for a run that is stopped: every so
     many minutes, before a validation, and on request; the next regular one takes its place. Weights that are not finite
-    are never written: the newest checkpoint is always one to go back to.
+    are never written, nor, before the training's end, any in the middle of several steps that were not: the newest
+    checkpoint is one to go back to.
 
     A hook with `rank_state()`, plain data of this process, gets it back in `load_rank_state(state)` after a resume.
 
@@ -70,7 +73,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             for hook in runner.hooks:
                 if type(hook).__name__ in states[get_rank()]:
                     hook.load_rank_state(states[get_rank()][type(hook).__name__])
-        self.place, self.written_at = None, time.monotonic()
+        self.place, self.written_at = runner.iter or None, time.monotonic()  # what was resumed from is there
         if is_main_process():
             for partial in Path(self.out_dir).glob(f'*{PARTIAL}'):
                 partial.unlink(missing_ok=True)
@@ -102,8 +105,12 @@ class CheckpointHook(MMEngineCheckpointHook):
                 (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
 
     def _write(self, runner: Runner, name: str, meta: dict) -> bool:
-        """Write a checkpoint, unless its weights are not finite; whether it was written."""
+        """Write a checkpoint that one can go back to; whether it was written."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        bad_steps = next((hook.count(runner) for hook in runner.hooks if isinstance(hook, NonFiniteHook)), 0)
+        if bad_steps > 1 and meta['iter'] < runner.max_iters:  # a single one is the fault of its images
+            runner.logger.error(f'{bad_steps} steps in a row were not finite: {name} is not written')
+            return False
         if not weights_are_finite(model):
             runner.logger.error(f'weights are not finite: {name} is not written, the last good checkpoint stays')
             return False

@@ -67,6 +67,12 @@ class NonFiniteHook(Hook):
             self._look(runner)
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
+    def count(self, runner: Runner) -> int:
+        """Bad steps in a row up to now; asks the device."""
+        if hasattr(self, 'steps'):
+            self._look(runner)
+        return getattr(self, 'in_a_row', 0)
+
     def _look(self, runner: Runner) -> None:
         """Ask the device once for all steps since the last time."""
         flags = torch.stack([bad for *_, bad in self.steps]).tolist() if self.steps else []

@@ -89,7 +89,9 @@ class PreemptionHook(Hook):
 
     def _stop(self, runner: Runner) -> None:
         self._restore()
-        where = 'here' if checkpoint_hook(runner) else 'the last checkpoint (mae_mm.CheckpointHook would write one now)'
+        hook = checkpoint_hook(runner)
+        where = 'the last checkpoint (mae_mm.CheckpointHook would write one now)' if hook is None else \
+            'the last checkpoint' if hook.place is None else f'iteration {hook.place}'
         runner.logger.warning(
             f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume goes on '
             f'from {where}')

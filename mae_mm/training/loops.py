@@ -31,6 +31,7 @@ class _Resumable:
 
     def _prepare(self, runner: Runner, config: dict | DataLoader) -> DataLoader:
         self._runner, self._loader_config, self._built_for = runner, config, None
+        self._gone_back_to: set[Path] = set()
         if isinstance(config, dict):
             self._dataset = build_dataset(config['dataset'])
         return self._loader()
@@ -61,11 +62,16 @@ class _Resumable:
                 again = True
 
     def _go_back(self, reason: str) -> None:
-        """Restore the last good checkpoint, and shuffle the images in another way from there on."""
+        """Restore the last good checkpoint, and shuffle the images in another way from there on.
+
+        One that was gone back to in vain is not tried again while there is an older one: its weights may be finite, and
+        no good all the same.
+        """
         order, last = self.data_order + 1, self._iter
-        checkpoint = newest_checkpoint(self.runner.work_dir)
+        checkpoint = newest_checkpoint(self.runner.work_dir, self._gone_back_to)
         if checkpoint is None:
             raise TrainingStopped(f'{reason}; no checkpoint was written yet, so there is none to go back to')
+        self._gone_back_to.add(checkpoint)
         self.runner.resume(str(checkpoint), map_location='cpu')
         self.runner.message_hub.update_info('data_order', order)
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
