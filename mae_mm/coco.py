@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
-from PIL import Image
 
-from mae_mm.datasets.limits import leaves_folder
+from mae_mm.datasets.limits import leaves_folder, open_image
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 NUM_SIZES = 100  # images of a data set whose size is compared with the file's; all of them would take minutes
@@ -206,7 +205,7 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
 def _loaded_size(file: Path) -> tuple[int, int]:
     """Width and height of an image as it will be loaded, from its header."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             width, height = image.size
             return (height, width) if image.getexif().get(0x0112) in TRANSPOSED else (width, height)
     except OSError as error:

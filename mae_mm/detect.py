@@ -9,6 +9,7 @@ from mmengine.runner import load_checkpoint
 from PIL import Image
 
 from mae_mm import launch
+from mae_mm.datasets.limits import open_image
 from mae_mm.visualize import list_images
 
 GUTTER = 6  # white pixels between the pictures of a panel
@@ -51,7 +52,7 @@ def detect(
     pictures, files = [], []
     for path in paths:
         sample, = inferencer(path, return_datasamples=True, no_save_vis=True)['predictions']
-        image = Image.open(path).convert('RGB')
+        image = open_image(path).convert('RGB')
         factor = side / max(image.size) if side else 1.0
         image = np.array(image.resize([round(length * factor) for length in image.size], Image.Resampling.BICUBIC))
         enlarge(sample.pred_instances, factor, image.shape[:2])

@@ -11,9 +11,11 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import nn
 from tqdm import tqdm
+
+from mae_mm.datasets.limits import open_image
 
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mae_mm' / 'label_maps'
 ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)  # the Exif tag, and its values for an image that lies on its side
@@ -140,9 +142,9 @@ def find_faults(pair: Pair, valid: np.ndarray) -> list[Fault]:
         if not os.path.exists(path):
             return [Fault('missing file', f'{path}' + (f' for {pair.image}' if path == pair.label_map else ''))]
     try:
-        with Image.open(pair.image) as image:
+        with open_image(pair.image) as image:
             size = image.size[::-1] if image.getexif().get(ORIENTATION) in TRANSPOSED else image.size
-        with Image.open(pair.label_map) as label_map:
+        with open_image(pair.label_map) as label_map:
             if label_map.mode not in ('L', 'P', '1'):
                 return [Fault('label map that is not one channel of 8 bits',
                               f'{pair.label_map} (Pillow mode {label_map.mode})')]

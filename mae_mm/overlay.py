@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mae_mm.checkpoint import allow_mmengine_objects
+from mae_mm.datasets.limits import open_image
 from mae_mm.label_maps import read_labels
 from mae_mm.launch import check_file, load_config
 from mae_mm.visualize import list_images, render_panel, save_png
@@ -39,7 +40,7 @@ def draw_overlays(
     palette = np.array(dataset.metainfo['palette'], np.uint8)
     columns, model = {'image': [], 'truth': [], 'prediction': []}, load_segmentor(cfg, checkpoint, device)
     for path in paths:
-        image = np.array(Image.open(path).convert('RGB'))
+        image = np.array(open_image(path).convert('RGB'))
         truth = true_labels(dataset, path)
         columns['image'].append(fit(image))
         columns['prediction'].append(fit(overlay(image, segment(model, cfg, path), palette, opacity)))
@@ -81,7 +82,7 @@ def true_labels(dataset: BaseDataset, path: str) -> np.ndarray | None:
     if not image.is_relative_to(folder):
         return None
     name = str(image.relative_to(folder)).removesuffix(dataset.img_suffix) + dataset.seg_map_suffix
-    values = np.array(Image.open(Path(dataset.data_prefix['seg_map_path']) / name))
+    values = np.array(open_image(Path(dataset.data_prefix['seg_map_path']) / name))
     return read_labels(dataset.metainfo['reduce_zero_label'], dataset.metainfo['label_map'])[values]
 
 

@@ -18,9 +18,9 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 
 from mae_mm import launch
+from mae_mm.datasets.limits import open_image
 
 ROOT = Path(__file__).parents[1]  # of the checkout; installed, `.mim` beside this file holds tools/
 
@@ -140,7 +140,7 @@ def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
     for number in range(num):
         index = (number * len(dataset) // num + number) % len(dataset)  # classes may take turns in the data
         sample = runner.model.val_step(pseudo_collate([dataset[index]]))[0]
-        image = Image.open(sample.img_path).convert('RGB')
+        image = open_image(sample.img_path).convert('RGB')
         folder.mkdir(parents=True, exist_ok=True)
         runner.visualizer.add_datasample(
             sample.img_path, np.asarray(image), data_sample=sample.cpu(), out_file=str(folder / f'{number}.png'))

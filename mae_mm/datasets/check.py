@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .decode import DecodeError, decode
 from .image_folder import EXTENSIONS, find_images
-from .limits import leaves_folder
+from .limits import leaves_folder, read_file
 from .listed_images import read_labels
 
 CHUNK = 64  # files per task of a process
@@ -74,8 +74,7 @@ def check_alone(files: Iterable[str]) -> list[BadFile]:
 def what_is_wrong(path: str) -> str:
     """Why a file cannot be decoded; '' if it can."""
     try:
-        with open(path, 'rb') as file:
-            decode(file.read(), 'rgb')
+        decode(read_file(path), 'rgb')
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''

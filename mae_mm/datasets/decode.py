@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
-from .limits import MAX_PIXELS, header_size, is_bomb
+from .limits import FORMATS, MAX_PIXELS, header_size, open_image
 
 CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
@@ -23,8 +23,9 @@ class DecodeError(ValueError):
 def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     """Decode an image and apply its EXIF orientation.
 
-    JPEG and PNG go through torchvision, which gives Pillow's pixels in less time; Pillow reads everything else and
-    whatever torchvision refuses. 16-bit images keep their upper 8 bits. Transparency is dropped.
+    JPEG and PNG go through torchvision, which gives Pillow's pixels in less time; Pillow reads everything else of
+    `FORMATS`, whatever torchvision refuses, and files that hide their size. 16-bit images keep their upper 8 bits.
+    Transparency is dropped.
 
     Args:
         data: the content of an image file, or of a `.npy` file that holds a uint8 array (H, W) or (H, W, C).
@@ -36,9 +37,10 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     Raises:
         DecodeError: a `ValueError` with the reason.
     """
-    if is_bomb(data):  # torchvision would make room for any size that a header claims
-        raise DecodeError('{} x {} pixels, more than {:,}: a decompression bomb'.format(*header_size(data), MAX_PIXELS))
-    turbo = TURBO_DECODERS.get(bytes(data[:3])) if channels in READ_MODES else None
+    size = header_size(data)  # torchvision would make room for any size that a header claims
+    if size and size[0] * size[1] > MAX_PIXELS:
+        raise DecodeError('{} x {} pixels, more than {:,}: a decompression bomb'.format(*size, MAX_PIXELS))
+    turbo = TURBO_DECODERS.get(bytes(data[:3])) if size and channels in READ_MODES else None
     if turbo is not None:
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -49,7 +51,9 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     try:
         array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else _decode_pillow(data, channels)
     except UnidentifiedImageError:
-        raise DecodeError(f'not an image, begins with {bytes(data[:12])!r}' if data else 'empty file') from None
+        raise DecodeError(
+            f'not an image, begins with {bytes(data[:12])!r}; read are {", ".join(FORMATS)}' if data else 'empty file',
+        ) from None
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
         raise DecodeError(f'{error}' or type(error).__name__) from error
     return torch.from_numpy(array).permute(2, 0, 1)
@@ -61,7 +65,7 @@ def _upper_byte(array: np.ndarray) -> np.ndarray:
 
 def _decode_pillow(data: bytes, channels: str) -> np.ndarray:
     """Decode to (H, W, C) uint8."""
-    img = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    img = ImageOps.exif_transpose(open_image(BytesIO(data)))
     if img.mode.startswith('I;16'):
         img = Image.fromarray(_upper_byte(np.asarray(img)))
     if img.mode in ('I', 'F'):

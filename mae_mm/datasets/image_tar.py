@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mae_mm.registry import DATASETS
 
 from .image_folder import EXTENSIONS, ImageFolder
+from .limits import check_bytes
 
 INDEX_SUFFIX = '.index.npz'
 
@@ -150,8 +151,9 @@ def read_range(protocol: str, path: str, start: int, size: int) -> bytes:
     """Read `size` bytes from byte `start` on.
 
     Raises:
-        OSError: if there are fewer.
+        OSError: if there are fewer, or more than any image has.
     """
+    check_bytes(size)
     # Looked up each time: fsspec keeps one connection for each process, so forked workers do not share any.
     data = fsspec.filesystem(protocol).cat_file(path, start=start, end=start + size)
     if len(data) != size:

@@ -5,7 +5,7 @@ work. That is a box filter, not the antialiased one of a resize: worth it only w
 remain. A crop alone, in full size, is a matter of an optional extension (csrc/jpeg_crop.c).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 
 import cv2
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import DecodeError
-from .limits import is_bomb
+from .limits import is_bomb, jpeg_size, open_image, segments
 
 try:
     from mae_mm import _jpeg_crop
@@ -24,29 +24,11 @@ REDUCTIONS = (8, 4, 2)
 MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
 ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
 APP1 = 0xE1  # the segment of EXIF
-STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a whole file has the marker among its last bytes
 REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
 REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 Box = tuple[int, int, int, int]  # top, left, height, width
-
-
-def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker, start and end of each segment of a JPEG's header; nothing for anything else."""
-    place = 2 if data[:2] == b'\xff\xd8' else len(data)
-    while place + 9 < len(data) and data[place] == 0xFF:
-        end = place + 2 + int.from_bytes(data[place + 2:place + 4], 'big')
-        yield data[place + 1], place + 4, end
-        place = end
-
-
-def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read the (height, width) of a JPEG, as stored, from its header; None for anything else."""
-    for marker, start, _ in segments(data):
-        if marker in STARTS_OF_FRAME:
-            return int.from_bytes(data[start + 1:start + 3], 'big'), int.from_bytes(data[start + 3:start + 5], 'big')
-    return None
 
 
 def jpeg_orientation(data: bytes) -> int:
@@ -102,7 +84,7 @@ def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None
     if END_OF_IMAGE not in data[-TAIL:]:
         return None  # OpenCV says nothing about a file that was cut off: the usual decoder shall
     try:
-        with Image.open(BytesIO(data)) as img:
+        with open_image(BytesIO(data)) as img:
             if img.mode not in ('RGB', 'L'):
                 return None
             orientation = img.getexif().get(ORIENTATION, 1)

@@ -14,6 +14,7 @@ from mae_mm.registry import TRANSFORMS
 
 from .decode import CHANNELS, DecodeError, decode
 from .jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
+from .limits import read_file
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
@@ -99,8 +100,7 @@ class LoadView:
         try:
             if read is not None:
                 return read()
-            with open(results['img_path'], 'rb') as file:
-                return file.read()
+            return read_file(results['img_path'])
         except OSError as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
 
