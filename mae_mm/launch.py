@@ -1,7 +1,6 @@
 """From a config file to a running Runner: what `tools/train.py` and `tools/test.py` share."""
 
 import difflib
-import gc
 import inspect
 import os
 import sys
@@ -17,6 +16,7 @@ from mmengine.runner import Runner
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.config_check import check_values
+from mae_mm.training.batches import end_workers
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
 
 # Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
@@ -292,23 +292,28 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         return
     except TrainingStopped as reason:
         _debug()
-        code, message = EXIT_STOPPED, f'stopped: {reason}'
+        code, message = EXIT_STOPPED, f'stopped: {_own_words(reason)}'
     except SystemExit as stop:
         code, message = stop.code, ''
     except KeyboardInterrupt:
         code, message = 130, 'stopped; the same command with --resume goes on from the newest checkpoint'
     except (ValueError, FileNotFoundError, FileExistsError, TypeError) as error:
-        text = str(error)
-        if isinstance(error, TypeError) and 'unexpected keyword argument' not in text:
+        if isinstance(error, TypeError) and 'unexpected keyword argument' not in str(error):
             raise
         _debug()
-        if 'Traceback (most recent call last)' in text:  # a loader's worker sends its whole traceback as message
-            text = text.strip().splitlines()[-1]
-        code, message = 2, f'error: {text}'
+        code, message = 2, f'error: {_own_words(error)}'
     if message:
         print(message, file=sys.stderr)
-    gc.collect()  # the runner: its loaders end their workers now, in peace
+    end_workers()
     leave(code)
+
+
+def _own_words(error: Exception) -> str:
+    """The message; a loader's worker sends its whole traceback as one, which ends with 'TYPE: message'."""
+    text = str(error)
+    if 'Traceback (most recent call last)' in text:
+        text = text.strip().splitlines()[-1].partition(': ')[2]
+    return text
 
 
 def _debug() -> None:

@@ -27,9 +27,9 @@ from reliability_helpers import (
     tiny_config,
     train,
 )
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mae_mm.training.batches import NumberedBatches, SeededSamples, build_loader, start_worker
+from mae_mm.training.batches import NumberedBatches, SeededSamples, build_loader, end_workers, start_worker
 from mae_mm.training.seeding import derive_seed
 
 ALONE = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
@@ -105,6 +105,15 @@ def test_workers_heed_their_parent_alone() -> None:
     worker.terminate()  # as multiprocessing does when this process ends
     worker.join(timeout=20)
     assert not worker.is_alive()
+
+
+def test_workers_end_in_order() -> None:
+    """By themselves, which takes no time: one that is ended by a signal has another exit code."""
+    loader = DataLoader(range(99), num_workers=2, persistent_workers=True)
+    iterator = iter(loader)
+    next(iterator)
+    end_workers()
+    assert [worker.exitcode for worker in iterator._workers] == [0, 0]
 
 
 @pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])

@@ -1,6 +1,7 @@
 """Batches that know their number: a loader can begin with any of them, and draws the same views in any worker."""
 
 import copy
+import gc
 import logging
 import os
 import signal
@@ -16,48 +17,60 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mae_mm.datasets.cache import SharedMemory
 from mae_mm.datasets.decode import DecodeError
+from mae_mm.datasets.names import printable
 from mae_mm.registry import FUNCTIONS
 
 from .seeding import derive_seed, seed_all
-from .stopping import TrainingStopped
+from .stopping import UnreadableData
 
 REPLACEMENTS = 100  # images tried, one after the other, in the place of an unreadable one
 
 
-class SeededSamples(Dataset):
-    """A data set whose random transforms are seeded anew for each sample; attributes are those of the data set.
+class ReadableSamples(Dataset):
+    """A data set without its unreadable images; attributes are those of the data set.
 
-    Whatever the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, and not on the
-    worker that makes it, nor on the samples which that worker made before. An image that cannot be read is counted, and
-    another takes its place.
+    An image that cannot be read is counted, and the next one that can takes its place.
 
     Args:
         dataset: any map-style data set.
-        length: how many samples it pretends to have (`num_batch_per_epoch` of mmengine); its own when None.
+        replace: whether that is right; where it is not, an unreadable image is an error.
+
+    Raises:
+        UnreadableData: where none of `REPLACEMENTS` images can be read, or the first one and `replace` is False.
     """
 
-    def __init__(self, dataset: Sized, length: int | None = None) -> None:
-        self.dataset, self.length = dataset, length
+    def __init__(self, dataset: Sized, replace: bool = True) -> None:
+        self.dataset, self.replace = dataset, replace
         self._broken = SharedMemory(len(dataset))  # 1 where a file could not be read, in any worker
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """The sample of (index, seed)."""
-        index, seed = key
-        seed_all(seed)
+    def __getitem__(self, index: int) -> Any:
+        """The sample of an index."""
         for _ in range(REPLACEMENTS):
             try:
                 return self.dataset[index]
             except Exception as error:
                 if not is_unreadable(error):
                     raise
+                if not self.replace:
+                    raise UnreadableData(printable(
+                        f'{_path(self.dataset, index)} cannot be read ({error}). Left out, its annotations would count '
+                        'as missed: mend it or take it out of the annotations, then go on with --resume')) from error
                 if not self._broken.array[index]:
                     self._broken.array[index] = 1
-                    print_log(f'image {index}: {error}; another image takes its place', 'current', logging.WARNING)
-            index = np.random.randint(len(self.dataset))
-        raise TrainingStopped(f'{REPLACEMENTS} images in a row could not be read; the warnings above name them')
+                    path, reason = _path(self.dataset, index), str(error)
+                    text = reason if path in reason else f'{path}: {reason}'
+                    print_log(printable(f'{text}; another image takes its place'), 'current', logging.WARNING)
+            index = self._another(index)
+        raise UnreadableData(
+            f'{REPLACEMENTS} images in a row cannot be read; the warnings above name them. Is their folder still '
+            'there? Mend it, then go on with --resume')
+
+    def _another(self, index: int) -> int:
+        return (index + 1) % len(self.dataset)
 
     @property
     def num_broken(self) -> int:
@@ -72,12 +85,41 @@ class SeededSamples(Dataset):
         return files + [_path(self.dataset, index) for index in np.flatnonzero(self._broken.array).tolist()]
 
     def __len__(self) -> int:
-        return len(self.dataset) if self.length is None else self.length
+        return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ('dataset', 'length', '_broken'):  # while it is unpickled
+        if name == 'dataset' or name.startswith('__'):  # while it is copied or unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+class SeededSamples(ReadableSamples):
+    """A data set whose random transforms are seeded anew for each sample.
+
+    Whatever the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, and not on the
+    worker that makes it, nor on the samples which that worker made before; so does the image that takes the place of
+    one that cannot be read.
+
+    Args:
+        dataset: any map-style data set.
+        length: how many samples it pretends to have (`num_batch_per_epoch` of mmengine); its own when None.
+    """
+
+    def __init__(self, dataset: Sized, length: int | None = None) -> None:
+        super().__init__(dataset)
+        self.length = length
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """The sample of (index, seed)."""
+        index, seed = key
+        seed_all(seed)
+        return super().__getitem__(index)
+
+    def _another(self, index: int) -> int:
+        return np.random.randint(len(self.dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.length is None else self.length
 
 
 def is_unreadable(error: Exception) -> bool:
@@ -197,6 +239,16 @@ def start_worker(worker_id: int) -> None:
     if hasattr(signal, 'sigwaitinfo'):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         Thread(target=_end_when_told, args=(os.getppid(), ), daemon=True).start()
+
+
+def end_workers() -> None:
+    """End the workers of all loaders of this process now, in order, wherever an error has left their iterators.
+
+    The garbage collector would first close the queues through which workers are told to end, and then wait 5 s for
+    each of them.
+    """
+    for iterator in [found for found in gc.get_objects() if type(found) is _MultiProcessingDataLoaderIter]:
+        iterator._shutdown_workers()
 
 
 def _end_when_told(parent: int) -> None:
