@@ -59,7 +59,7 @@ param_scheduler = [
 
 # Can be stopped anywhere and resumed, to the same bits: docs/reliability.md.
 train_cfg = dict(type='mae_mm.EpochTrainLoop', max_epochs=800, val_interval=20)
-val_cfg = dict()
+val_cfg = dict(type='mae_mm.ValLoop')
 test_cfg = dict()
 
 default_hooks = dict(

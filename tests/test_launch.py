@@ -136,7 +136,7 @@ def test_work_folders_of_configs_of_one_name_differ() -> None:
 @pytest.mark.parametrize(('error', 'code', 'text'), [
     (KeyboardInterrupt(), 130, '--resume'),
     (TypeError("f() got an unexpected keyword argument 'max_epoch'"), 2, 'max_epoch'),
-    (ValueError('In worker.\nTraceback (most recent call last):\n  File x\nDecodeError: a.jpg'), 2, 'error: Dec'),
+    (ValueError('In worker.\nTraceback (most recent call last):\n  File x\nDecodeError: a.jpg'), 2, 'error: a.jpg'),
 ])
 def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture) -> None:
     def fail() -> None:

@@ -14,33 +14,64 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mae_mm.registry import DATASETS
+from mae_mm.training.stopping import UnreadableData
 
 from .cache import ImageCache, SharedMemory
 from .decode import DecodeError
+from .names import printable
 from .transforms import resize
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
 
 
-def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
-    """Walk a folder in sorted order: the files of a folder first, then its sub-folders.
+def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    """Visit a folder and all below it, in sorted order.
 
     Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
 
     Yields:
-        The path of each file with one of these extensions (lower case, with the dot), relative to `root`.
+        The path of each folder, relative to `root` and ending with a slash ('' is the root), and what is in it that is
+        no folder: files, but also broken links and pipes.
+
+    Raises:
+        ValueError: if a folder may not be read, whose images would be missed in silence.
     """
-    extensions, seen, stack = tuple(extensions), set(), ['']
+    seen, stack = set(), ['']
     while stack:
         folder = stack.pop()
-        info = os.stat(os.path.join(root, folder))
-        if (info.st_dev, info.st_ino) in seen:
-            continue
-        seen.add((info.st_dev, info.st_ino))
-        with os.scandir(os.path.join(root, folder)) as entries:
-            entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
-        yield from (folder + e.name for e in entries if e.name.lower().endswith(extensions) and e.is_file())
-        stack += [f'{folder}{e.name}/' for e in reversed(entries) if e.is_dir()]
+        try:
+            info = os.stat(os.path.join(root, folder))
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            with os.scandir(os.path.join(root, folder)) as entries:
+                entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
+        except OSError as error:
+            raise ValueError(printable(
+                f'{os.path.join(root, folder)} cannot be listed ({error.strerror}), and its images would be missed; '
+                'make it readable, move it away, or give it a name that begins with a dot')) from error
+        folders = {e.name for e in entries if holds(e.is_dir)}
+        yield folder, [e for e in entries if e.name not in folders]
+        stack += [f'{folder}{e.name}/' for e in reversed(entries) if e.name in folders]
+
+
+def holds(test: Callable[[], bool]) -> bool:
+    """A test of a directory's entry; False for a link that leads nowhere, in circles or where nobody may look."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+    """Walk a folder in sorted order: the files of a folder first, then its sub-folders; see `walk`.
+
+    Yields:
+        The path of each file with one of these extensions (lower case, with the dot), relative to `root`.
+    """
+    extensions = tuple(extensions)
+    for folder, entries in walk(root):
+        yield from (folder + e.name for e in entries if e.name.lower().endswith(extensions) and holds(e.is_file))
 
 
 @DATASETS.register_module()
@@ -51,7 +82,7 @@ class ImageFolder(BaseDataset):
     `collate_fn=dict(type='default_collate')` a batch is the same with (N, C, H, W) uint8, a list and (N,) int64.
 
     In training a file that cannot be decoded is replaced by another image drawn from NumPy's global generator, logged
-    once and counted in `num_broken`; with `test_mode` it is an error.
+    once and counted in `num_broken`; with `test_mode` it is an error, which `mae_mm.ValLoop` bears.
 
     Paths take their own bytes and 8 more each, in two arrays that forked workers share (the buffers in which
     BaseDataset keeps its pickles).
@@ -171,7 +202,7 @@ class ImageFolder(BaseDataset):
                 raise
             if not self._broken.array[idx]:
                 self._broken.array[idx] = 1
-                print_log(f'{error}; another image takes its place', 'current', logging.WARNING)
+                print_log(printable(f'{error}; another image takes its place'), 'current', logging.WARNING)
             return None
         for key in ('crop', 'flip'):  # how the view was made is no part of a batch
             results.pop(key, None)
@@ -183,8 +214,9 @@ class ImageFolder(BaseDataset):
             if results is not None:
                 return results
             idx = self._rand_another()
-        raise RuntimeError(
-            f'{self.data_root}: {self.max_refetch + 1} images in a row cannot be decoded; the warnings above name them')
+        raise UnreadableData(
+            f'{self.data_root}: {self.max_refetch + 1} images in a row cannot be read; the warnings above name them. '
+            'Is the folder still there? Mend it, then go on with --resume')
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keep the first n images (the last, if negative), or those at these positions."""

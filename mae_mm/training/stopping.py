@@ -12,6 +12,10 @@ class TrainingStopped(RuntimeError):
     """A run that stops itself; the message says why and what to do, and needs no traceback."""
 
 
+class UnreadableData(TrainingStopped):
+    """So many images in a row cannot be read that the data must be gone; what was trained so far is good."""
+
+
 class RollBack(TrainingStopped):
     """Raised by a hook inside an iteration: the loop goes back to the last good checkpoint, with another data order.
 
