@@ -1,6 +1,5 @@
 """COCO-format annotations: classes taken from the file when asked; what does not fit is said before training."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mae_mm.datasets.limits import leaves_folder, open_image
+from mae_mm.datasets.limits import entries, leaves_folder, open_image, read_json
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 NUM_SIZES = 100  # images of a data set whose size is compared with the file's; all of them would take minutes
@@ -48,7 +47,9 @@ def adopt_classes(cfg: Config) -> None:
         path = annotation_path(datasets[0])
         if not path.is_file():
             return
-        names = [category['name'] for category in read_annotations(path)['categories']]
+        names = [category.get('name') for category in read_annotations(path)['categories']]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f'{path}: a category has no name, or one that is no text ({_some(names)})')
     elif isinstance(names, str):
         raise ValueError(f"classes={names!r} is neither 'json' nor a list of names")
     for dataset in datasets:
@@ -76,10 +77,7 @@ def read_annotations(path: Path) -> dict:
     Raises:
         ValueError: if it is no json, or not one of COCO's layout.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f'{path} is no readable json: {error}') from error
+    content = read_json(path)
     missing = [key for key in ('images', 'annotations', 'categories')
                if not isinstance(content, dict) or not isinstance(content.get(key), list)]
     if missing:
@@ -87,6 +85,8 @@ def read_annotations(path: Path) -> dict:
             f'{path} is no COCO annotation file: it has no list of {", ".join(missing)}; wanted: '
             '{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", "category_id", '
             '"bbox": [x, y, w, h] in pixels, "area", "segmentation", "iscrowd"}], "categories": [{"id", "name"}]}')
+    for key in ('images', 'annotations', 'categories'):
+        entries(content, key, path)
     return content
 
 
@@ -112,6 +112,9 @@ def check_loader(cfg: Config, loader: str) -> None:
             check_images(content['images'], path, folder)
         except KeyError as error:
             raise ValueError(f'{path}: an image, annotation or category has no {error}') from error
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f'{path}: an image, annotation or category has a value of the wrong kind: {error}'
+                             ) from error
         evaluator = cfg.get(loader.replace('dataloader', 'evaluator')) or {}
         for one in evaluator if isinstance(evaluator, list) else [evaluator]:
             if one.get('ann_file') and Path(one['ann_file']).absolute() != path.absolute():

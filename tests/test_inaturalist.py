@@ -109,7 +109,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, changes, message):
 
 def test_broken_json_is_named(tmp_path):
     (write(tmp_path) / 'train2018.json').write_text('{"images": [')
-    with pytest.raises(ValueError, match=r'train2018\.json is no json file'):
+    with pytest.raises(ValueError, match=r'train2018\.json is no readable json'):
         INaturalist(data_root=str(tmp_path))
 
 

@@ -12,7 +12,8 @@ EXAMPLES = """examples:
   python tools/check_dataset.py data/inat2018 --kind inaturalist
   python tools/check_dataset.py data/places365 --kind places
 
-exit codes: 0 every file is good, or so few are bad that a training goes on; 1 too many; 2 nothing to check"""
+exit codes: 0 every file is good, or so few are bad that a training goes on; 1 too many; 2 nothing to check, or a
+folder or annotation file that cannot be read"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,15 +30,18 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.datasets.check import check_files, list_files, report
+    from mae_mm.datasets.check import check_files, list_files, report, too_many
     from mae_mm.launch import exit_on_user_error
+
+    sys.stdout.reconfigure(errors='backslashreplace')  # names that are no UTF-8
 
     def check() -> None:
         files = list_files(args.kind, args.root)
         bad = check_files(files, args.workers)
-        Path(args.out).write_text(''.join(f'{one.path}\t{one.reason}\n' for one in bad))
+        lines = ''.join(f'{one.path}\t{one.reason}\n' for one in bad)
+        Path(args.out).write_text(lines, encoding='utf-8', errors='surrogateescape')  # names as the disk has them
         print(report(files, bad, args.max_share) + (f'\nlisted in {args.out}' if bad else ''))
-        sys.exit(int(len(bad) > max(1, args.max_share * len(files))))
+        sys.exit(int(too_many(files, bad, args.max_share)))
 
     exit_on_user_error(check)
 

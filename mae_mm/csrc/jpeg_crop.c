@@ -1,5 +1,5 @@
 /* Decode one rectangle of a JPEG with libjpeg-turbo: rows above it are only read, not transformed, columns beside it
-   neither, and rows below it are not even read. Built where libjpeg's headers are; datasets/crop_decoder.py uses it. */
+   neither, and rows below it are not even read. Built where libjpeg's headers are; datasets/jpeg.py uses it. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -78,6 +78,7 @@ static PyObject *decode_crop(PyObject *Py_UNUSED(module), PyObject *args) {
 
     if (!PyArg_ParseTuple(args, "y*w*iiiii", &data, &out, &channels, &top, &left, &height, &width)) return NULL;
     if ((channels != 1 && channels != 3) || top < 0 || left < 0 || height < 1 || width < 1
+        || height > JPEG_MAX_DIMENSION || width > JPEG_MAX_DIMENSION /* so that the product fits */
         || out.len != (Py_ssize_t)height * width * channels) {
         PyErr_SetString(PyExc_ValueError, "channels is 1 or 3, the rectangle lies at 0 or more, `out` has its size");
         done = -1;

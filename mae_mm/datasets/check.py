@@ -1,6 +1,5 @@
 """Every image of a data set decoded once, before a training meets the bad ones."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +10,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from .decode import DecodeError, decode
-from .image_folder import EXTENSIONS, find_images
-from .limits import leaves_folder, read_file
+from .image_folder import EXTENSIONS, walk
+from .limits import entries, leaves_folder, read_file, read_json
 from .listed_images import read_labels
 
 CHUNK = 64  # files per task of a process
@@ -35,11 +34,13 @@ def list_files(kind: str, root: str) -> list[str]:
 
     Raises:
         FileNotFoundError: if nothing of that layout is there.
-        ValueError: if an annotation file cannot be read, or names a file outside its folder.
+        ValueError: if a folder or an annotation file cannot be read, or names a file outside its folder.
     """
-    files = sorted(set({
-        'folder': _folder, 'coco': _coco, 'ade20k': _ade20k, 'inaturalist': _inaturalist, 'places': _places,
-    }[kind](Path(root))))
+    layouts = dict(folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places)
+    try:
+        files = sorted(set(layouts[kind](Path(root))))
+    except PermissionError as error:
+        raise ValueError(f'{error.filename} may not be read: {error.strerror}') from error
     if not files:
         raise FileNotFoundError(f'{Path(root).absolute()}: nothing there in the layout of {kind}')
     return files
@@ -106,17 +107,25 @@ def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
     kinds = Counter(' '.join(one.reason.split()[:4]) for one in bad)
     lines = [f'{len(bad)} of {len(files)} files cannot be read ({len(bad) / len(files):.2%}):']
     lines += [f'  {count:>7}  {kind} …' for kind, count in kinds.most_common(8)]
-    verdict = 'within' if len(bad) <= max(1, max_share * len(files)) else 'above'
-    return '\n'.join([*lines, f'{verdict} the share of {max_share:.2%} that a training bears (default_hooks.bad_data)'])
+    share = f'the share of {max_share:.2%} (default_hooks.bad_data)'
+    verdict = (
+        f'too many: a training that meets them stops, above {share}' if too_many(files, bad, max_share)
+        else f'a training goes on: within {share}' if len(bad) <= max_share * len(files)
+        else f'a training goes on: it bears one file, whatever {share}')
+    return '\n'.join([*lines, verdict])
+
+
+def too_many(files: list[str], bad: list[BadFile], max_share: float) -> bool:
+    """The rule of training: more than one, and more than the share."""
+    return len(bad) > max(1, max_share * len(files))
 
 
 def _folder(root: Path) -> Iterator[str]:
+    """What looks like an image by its name, broken links and pipes included, which training leaves out."""
     if not root.is_dir():
         raise FileNotFoundError(f'{root.absolute()}: no such folder')
-    for folder, folders, names in os.walk(root, followlinks=True):  # broken links and unreadable files included
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        yield from (os.path.join(folder, name) for name in names
-                    if name.lower().endswith(EXTENSIONS) and not name.startswith('.'))
+    for folder, found in walk(str(root)):
+        yield from (os.path.join(root, folder, e.name) for e in found if e.name.lower().endswith(EXTENSIONS))
 
 
 def _coco(root: Path) -> Iterator[str]:
@@ -125,7 +134,7 @@ def _coco(root: Path) -> Iterator[str]:
     for file in sorted((root / 'annotations').glob('instances_*.json')):
         folder = root / file.stem.removeprefix('instances_')
         for image in read_annotations(file)['images']:
-            yield _inside(folder, str(image.get('file_name', '')), file)
+            yield _inside(folder, image.get('file_name'), file)
 
 
 def _ade20k(root: Path) -> Iterator[str]:
@@ -133,7 +142,7 @@ def _ade20k(root: Path) -> Iterator[str]:
         for split in ('training', 'validation'):
             folder = root / part / split
             if folder.is_dir():
-                yield from (str(folder / name) for name in find_images(str(folder)))
+                yield from _folder(folder)
     images, maps = (
         {path.stem for path in (root / part).glob('*/*')} for part in ('images', 'annotations'))
     if lonely := sorted(images ^ maps):
@@ -142,9 +151,10 @@ def _ade20k(root: Path) -> Iterator[str]:
 
 def _inaturalist(root: Path) -> Iterator[str]:
     for file in sorted(root.glob('*.json')):
-        content = json.loads(file.read_bytes())
-        for image in content.get('images', []) if isinstance(content, dict) else []:
-            yield _inside(root, str(image.get('file_name', '')), file)
+        content = read_json(file)
+        if isinstance(content, dict) and 'images' in content:  # others list names of categories, or places
+            for image in entries(content, 'images', file):
+                yield _inside(root, image.get('file_name'), file)
 
 
 def _places(root: Path) -> Iterator[str]:
@@ -157,7 +167,7 @@ def _places(root: Path) -> Iterator[str]:
                     yield _inside(root / folder, image.lstrip('/'), root / name)
 
 
-def _inside(folder: Path, name: str, listed_in: Path) -> str:
-    if not name or leaves_folder(name):
+def _inside(folder: Path, name: object, listed_in: Path) -> str:
+    if not isinstance(name, str) or not name or leaves_folder(name):
         raise ValueError(f'{listed_in}: {name!r} is not the name of a file inside {folder}')
     return str(folder / name)

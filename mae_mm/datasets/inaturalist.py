@@ -1,11 +1,11 @@
 """iNaturalist, from the json files of its competitions."""
 
-import json
 import os
 from collections.abc import Iterable
 
 from mae_mm.registry import DATASETS
 
+from .limits import read_json
 from .listed_images import ListedImages
 
 YEARS, SPLITS = (2017, 2018, 2019), ('train', 'val')
@@ -39,14 +39,14 @@ class INaturalist(ListedImages):
         """Read the annotations; one dictionary look-up for each image."""
         content = self._read_json(self.ann_file)
         categories = self._categories(content)
-        labels = {category_id: label for label, category_id in enumerate(sorted(categories))}
         try:
+            labels = {category_id: label for label, category_id in enumerate(sorted(categories))}
             names = {image['id']: image['file_name'] for image in content['images']}
             listed = [(names[a['image_id']], labels[a['category_id']]) for a in content['annotations']]
         except (KeyError, TypeError) as error:
+            fault = f'{error} is missing' if isinstance(error, KeyError) else f'it is malformed ({error})'
             raise ValueError(
-                f'{self.ann_file}: {error} is missing; give the official train or val file (test files have no labels)'
-            ) from error
+                f'{self.ann_file}: {fault}; give the official train or val file (test files have no labels)') from error
         return [categories[i] for i in sorted(categories)], self.data_prefix['img_path'], listed
 
     def _categories(self, content: dict) -> dict[int, str]:
@@ -64,8 +64,4 @@ class INaturalist(ListedImages):
         return published
 
     def _read_json(self, path: str) -> dict | list:
-        with open(self.found(path), encoding='utf-8') as file:
-            try:
-                return json.load(file)
-            except ValueError as error:
-                raise ValueError(f'{path} is no json file: {error}') from error
+        return read_json(self.found(path))

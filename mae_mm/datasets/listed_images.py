@@ -7,6 +7,7 @@ from mmengine.dataset import BaseDataset
 
 from .limits import leaves_folder
 
+DIGITS = 6  # of a label; more than a million classes is a mistake that would take memory for each of them
 
 class ListedImages(BaseDataset):
     """Base of data sets whose images and labels stand in a file. A subclass tells its layout and reads its files.
@@ -51,7 +52,7 @@ class ListedImages(BaseDataset):
             '  demo data:  python tools/make_demo_data.py --out data/demo')
 
     def _inside(self, folder: str, name: str) -> str:
-        if leaves_folder(name):
+        if not isinstance(name, str) or leaves_folder(name):
             raise ValueError(f'{type(self).__name__}: {name!r} is outside {folder}; list names relative to that folder')
         return os.path.join(folder, name)
 
@@ -65,6 +66,6 @@ def read_labels(path: str) -> Iterator[tuple[str, int]]:
     with open(path, encoding='utf-8', errors='surrogateescape') as file:  # names are bytes to the file system
         for number, line in enumerate(file, 1):
             name, _, label = line.strip().rpartition(' ')
-            if not name or not (label.isascii() and label.isdecimal()):
+            if not name or not (label.isascii() and label.isdecimal() and len(label) <= DIGITS):
                 raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
             yield name, int(label)
