@@ -1,7 +1,9 @@
 """From a config file to a running Runner: what `tools/train.py` and `tools/test.py` share."""
 
 import difflib
+import errno
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -26,6 +28,7 @@ HELPER_KEYS = {
     'norm_cfg', 'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline',
     'train_pipeline', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
 }
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
 LAYOUTS = {
@@ -284,9 +287,10 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
 
     Mistakes are ValueError, FileNotFoundError, and a config key that a constructor does not know. A training that stops
-    itself (`TrainingStopped`) ends with its message and code 3. `MAE_MM_DEBUG=1` in the environment prints the
-    traceback, too.
+    itself (`TrainingStopped`), or a disk that is full, ends with its message and code 3. `MAE_MM_DEBUG=1` in the
+    environment prints the traceback, too.
     """
+    logging.raiseExceptions = False  # a line that a full disk does not take would print a traceback of its own
     try:
         main()
         return
@@ -302,6 +306,15 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             raise
         _debug()
         code, message = 2, f'error: {_own_words(error)}'
+    except OSError as error:
+        if error.errno not in FULL and not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+            raise
+        _debug()
+        code, message = 2, f'error: {error}'
+        if error.errno in FULL:
+            code, message = EXIT_STOPPED, (
+                f'stopped: {error}. Make room; the checkpoints written before are intact, and the same command with '
+                '--resume goes on from the newest')
     if message:
         print(message, file=sys.stderr)
     end_workers()

@@ -1,6 +1,7 @@
 """What `tools/train.py` and `tools/test.py` promise: messages, flags, resuming, several processes."""
 
 import ast
+import errno
 import json
 import os
 import re
@@ -137,6 +138,9 @@ def test_work_folders_of_configs_of_one_name_differ() -> None:
     (KeyboardInterrupt(), 130, '--resume'),
     (TypeError("f() got an unexpected keyword argument 'max_epoch'"), 2, 'max_epoch'),
     (ValueError('In worker.\nTraceback (most recent call last):\n  File x\nDecodeError: a.jpg'), 2, 'error: a.jpg'),
+    (OSError(errno.ENOSPC, 'No space left on device', 'scalars.json'), 3, "device: 'scalars.json'. Make room"),
+    (OSError(errno.EDQUOT, 'Disk quota exceeded'), 3, 'stopped: [Errno'),
+    (PermissionError(errno.EACCES, 'Permission denied', '/work'), 2, "error: [Errno 13] Permission denied: '/work'"),
 ])
 def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture) -> None:
     def fail() -> None:
@@ -146,6 +150,18 @@ def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys:
         launch.exit_on_user_error(fail)
     message = capsys.readouterr().err
     assert stop.value.code == code and text in message and 'Traceback' not in message
+
+
+def test_a_full_disk_under_a_log_ends_with_one_message(images: Path, tmp_path: Path) -> None:
+    """A file-size limit stands for it: the log, then scalars.json take no line more."""
+    limit = 8 * 1024
+    code = f'import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); ' \
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    result = run('-c', code, 'tools/train.py', DEMO, '--work-dir', str(tmp_path), *tiny(
+        images, **{'default_hooks.checkpoint.interval': 100, 'custom_hooks': '[]', 'train_cfg.max_epochs': 50}))
+    assert result.returncode == 3, result.stderr[-3000:]
+    assert 'Logging error' not in result.stderr and 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith('stopped: [Errno 27] File too large. Make room')
 
 
 def test_programming_errors_keep_their_traceback() -> None:
