@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mae_mm import targets
 from mae_mm.checkpoint.files import only_tensors, read_content
+from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.patches import grid_of, patchify, unpatchify
 from mae_mm.registry import MODELS
 
@@ -102,7 +103,9 @@ class PCATarget(BaseModule):
                 f'model.target.fitted: no file {self.fitted}; make it: python tools/fit_pca.py CONFIG --out '
                 f'{self.fitted}')
         basis = only_tensors(read_content(self.fitted)[0])
-        self.set_components(basis['mean'], basis['components'])
+        with contents_of(self.fitted):
+            check_weights(basis)
+            self.set_components(basis['mean'], basis['components'])
         self._is_init = True
 
     def set_components(self, mean: Tensor, components: Tensor) -> None:
@@ -188,10 +191,10 @@ class TokenTarget(BaseModule):
                 "the token target needs its tokenizer's weights, e.g. DALL-E's encoder as mmpretrain publishes it: "
                 '--cfg-options model.target.weights=FILE')
         content = read_content(self.weights)[0]
-        try:
-            self.tokenizer.load_state_dict(only_tensors(content.get('state_dict', content)))
-        except RuntimeError as error:
-            raise ValueError(f'{self.weights} does not fit the tokenizer: {error}') from error
+        with contents_of(self.weights, 'does not fit the tokenizer'):
+            weights = only_tensors(content.get('state_dict', content))
+            check_weights(weights)
+            self.tokenizer.load_state_dict(weights)
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'TokenTarget':

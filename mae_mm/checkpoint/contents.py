@@ -18,7 +18,13 @@ from mae_mm.checkpoint.formats import (
     to_canonical,
 )
 from mae_mm.checkpoint.settings import huggingface_config, settings_of_config_text, settings_of_huggingface
+from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.vit import ARCHS
+
+# Of the weights whose shapes tell the model's sizes.
+DIMENSIONS = {
+    'patch_embed.proj.weight': 4, 'pos_embed': 3, 'decoder_pos_embed': 3, 'decoder_embed.weight': 2,
+    'decoder_pred.weight': 2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,20 +118,29 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
         ValueError: if the file is damaged or unsafe, or no ViT's in a known format.
     """
     content, hf_config = read_content(path)
+    with contents_of(path):
+        checkpoint = _interpret(content, hf_config, prefix, str(path))
+        str(checkpoint)  # whose sizes are those of tensors
+    return checkpoint
+
+
+def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
+    """What a file holds as the weights of a masked autoencoder; fails in any way where it holds something else."""
     wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
     tensors = only_tensors(content[wrapper] if wrapper else content)
     tensors = {strip_wrappers(key): tensor for key, tensor in tensors.items()}
     tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    try:
-        form = recognise(tensors, wrapper)
-    except ValueError as error:
-        raise ValueError(f'{path} was not loaded: {error}') from None
+    form = recognise(tensors, wrapper)
+    check_weights({key: tensor for key, tensor in tensors.items() if FORMATS[form].read(key) is not None})
     known, others = to_canonical(tensors, FORMATS[form])
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+    for name, dims in DIMENSIONS.items():
+        if name in known and (known[name].ndim != dims or not known[name].numel()):
+            raise ValueError(f'{name} has the shape {tuple(known[name].shape)}, not {dims} dimensions of 1 or more')
     settings = (
         settings_of_huggingface(hf_config) if form == 'huggingface'
         else meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', '')))
-    return Checkpoint(known, form, others, settings, str(path))
+    return Checkpoint(known, form, others, check_settings(settings), source)
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> None:
@@ -142,13 +157,11 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
     """
     if form not in FORMATS:
         raise ValueError(f'format {form!r} is none of {", ".join(FORMATS)}')
-    try:
+    with contents_of(checkpoint.source, f'cannot be written as {form}'):
         tensors = from_canonical(checkpoint.tensors, FORMATS[form])
-    except ValueError as error:
-        raise ValueError(f'{checkpoint.source} cannot be written as {form}: {error}') from None
-    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        config = huggingface_config(checkpoint) if form == 'huggingface' else {}
     if form == 'huggingface':
-        config = huggingface_config(checkpoint)
         if not checkpoint.has_decoder:  # ViTMAEModel is the ViT itself
             tensors = {key.removeprefix('vit.'): tensor for key, tensor in tensors.items()}
         write_content(tensors, Path(path) / 'model.safetensors')

@@ -1,13 +1,15 @@
 """Convolutional backbones from checkpoints: all of the weights, or an error."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
-from torch import nn
+from torch import Tensor, nn
 
 from mae_mm.checkpoint.files import only_tensors, read_content
 from mae_mm.checkpoint.formats import WRAPPERS, shorten, strip_wrappers
+from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.registry import WEIGHT_INITIALIZERS
 
 
@@ -38,14 +40,19 @@ def load_conv(module: nn.Module, checkpoint: str | Path, prefix: str = 'backbone
         ValueError: if there is nothing under the prefix, or a weight is missing, left over or of another shape.
     """
     content = read_content(checkpoint)[0]
+    with contents_of(checkpoint):
+        state = _fitting_state(module, content, prefix)
+    module.load_state_dict(state)
+    print_log(f'{checkpoint}: all {len(state)} tensors of {type(module).__name__} loaded', logger='current')
+
+
+def _fitting_state(module: nn.Module, content: Mapping, prefix: str) -> dict[str, Tensor]:
     wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
     tensors = only_tensors(content[wrapper] if wrapper else content)
     found = {strip_wrappers(key): value for key, value in tensors.items()}
     state = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
     if not state:
-        raise ValueError(
-            f'{checkpoint} was not loaded: none of its {len(found)} tensors is called {prefix}… (its keys: '
-            f'{shorten(found)})')
+        raise ValueError(f'none of its {len(found)} tensors is called {prefix}… (its keys: {shorten(found)})')
     own = module.state_dict()
     faults = {
         'missing in the file': own.keys() - state.keys(), 'left over': state.keys() - own.keys(),
@@ -53,7 +60,7 @@ def load_conv(module: nn.Module, checkpoint: str | Path, prefix: str = 'backbone
     if any(faults.values()):
         text = ', '.join(f'{len(keys)} {what} ({shorten(sorted(keys), 2)})' for what, keys in faults.items() if keys)
         raise ValueError(
-            f'{checkpoint} does not fit {type(module).__name__}, and nothing was loaded: {text}; build the backbone as '
-            'it was pre-trained (depth, channels, stages)')
-    module.load_state_dict(state)
-    print_log(f'{checkpoint}: all {len(state)} tensors of {type(module).__name__} loaded', logger='current')
+            f'it does not fit {type(module).__name__}, and nothing was loaded: {text}; build the backbone as it was '
+            'pre-trained (depth, channels, stages)')
+    check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
+    return state

@@ -8,8 +8,7 @@ from pathlib import Path
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
 from mae_mm.checkpoint.files import sha256, weight_files
 from mae_mm.checkpoint.formats import shorten
-
-SETTINGS = ('grid', 'num_heads', 'decoder_num_heads', 'norm_pix_loss', 'mask_ratio')
+from mae_mm.checkpoint.trust import SETTINGS
 
 
 def convert(
@@ -75,4 +74,6 @@ def _parse(settings: Sequence[str]) -> dict:
             parsed[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             raise ValueError(f'--set {setting}: {value!r} is no number, True, False or (rows, columns)') from None
+        if not SETTINGS[key](parsed[key]):
+            raise ValueError(f'--set {setting}: {value} cannot be {key}')
     return parsed

@@ -15,6 +15,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from mae_mm.checkpoint.trust import contents_of
+
 PARTIAL = '.partial'  # ends the names of unfinished files
 STATISTICS = ('min', 'max', 'mean', 'current')
 
@@ -66,7 +68,8 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
     contents = [_read_file(file) for file in files]
     content = contents[0] if len(contents) == 1 else {key: value for part in contents for key, value in part.items()}
     config = files[0].parent / 'config.json'
-    return content, json.loads(config.read_text()) if config.is_file() else {}
+    with contents_of(config):
+        return content, json.loads(config.read_bytes()) if config.is_file() else {}
 
 
 def weight_files(path: str | Path) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
+from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.registry import WEIGHT_INITIALIZERS
 from mae_mm.vit import ViT, resize_table
 
@@ -89,31 +90,40 @@ def load_pretrained(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, prefix)
     vit, decoder = find_parts(module)
-    grid = tuple(grid_size or _grid_of_file(checkpoint, vit))
-    if grid[0] * grid[1] != checkpoint.num_positions:
-        raise ValueError(f'grid_size={grid} has not the {checkpoint.num_positions} positions of {checkpoint.source}')
-    state, report = fit(checkpoint, vit, decoder, grid)
+    with contents_of(checkpoint.source):
+        grid = tuple(grid_size or _grid_of_file(checkpoint, vit))
+        if grid[0] * grid[1] != checkpoint.num_positions:
+            raise ValueError(f'grid_size={grid} has not the {checkpoint.num_positions} positions of the file')
+        state, report = fit(checkpoint, vit, decoder, grid)
+        extras = _extras(module, checkpoint) if decoder is not None else {}
+        own = module.state_dict()  # which shares its model's memory
+        check_weights({name: source for name, source in extras.items()
+                       if source is not None and own[name].is_floating_point()})
     for part in (vit, decoder):
         if part is not None:
             names = part.state_dict().keys()
             part.load_state_dict({name: state[name] for name in names if name in state}, strict=False)
-    if decoder is not None:
-        _load_extras(module, checkpoint, report)
+    for name, source in extras.items():
+        if source is None:
+            report.new[name] = own[name].numel()
+        else:
+            own[name].copy_(source)
+            report.matched[name] = report.ignored.pop(name)
     print_log(f'weights loaded from {report}', logger='current')
     return report
 
 
-def _load_extras(module: nn.Module, checkpoint: Checkpoint, report: LoadReport) -> None:
-    """What variants of the autoencoder have beside its parts: the encoder's mask token, the weights of a target."""
-    for name, target in module.state_dict().items():
-        if name != 'mask_token' and not name.startswith('target_generator.'):
-            continue
-        source = checkpoint.others.get(name)
-        if source is None or source.shape != target.shape:
-            report.new[name] = target.numel()
-        else:
-            target.copy_(source)  # a state dict shares its model's memory
-            report.matched[name] = report.ignored.pop(name)
+def _extras(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor | None]:
+    """What variants of the autoencoder have beside its parts: the encoder's mask token, the weights of a target.
+
+    Returns:
+        The file's weight for each, None where it has none of that shape.
+    """
+    wanted = {name: target.shape for name, target in module.state_dict().items()
+              if name == 'mask_token' or name.startswith('target_generator.')}
+    found = {name: checkpoint.others.get(name) for name in wanted}
+    return {name: source if source is not None and source.shape == wanted[name] else None
+            for name, source in found.items()}
 
 
 def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:

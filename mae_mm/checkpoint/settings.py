@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
+from mae_mm.checkpoint.trust import check_settings
 from mae_mm.vit import ARCHS
 
 if TYPE_CHECKING:
     from mae_mm.checkpoint.contents import Checkpoint
 
 DECODER_HEADS = {512: 16}  # of the published decoder, by width
+MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
 
 
 def settings_of_config_text(text: str) -> dict:
@@ -20,14 +22,18 @@ def settings_of_config_text(text: str) -> dict:
         Settings of a `mae_mm` model (see `Checkpoint`); {} for other models, or a text that is no plain config.
     """
     try:
-        values = {
-            node.targets[0].id: node.value for node in ast.parse(text).body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
-        model = _literal(values['model'])
-        backbone = model['backbone']
-        if backbone['type'] not in ('mae_mm.ViT', 'ViT'):
-            return {}
-    except (SyntaxError, ValueError, KeyError, TypeError):
+        return check_settings(_settings_of_model(text) if len(text) <= MAX_TEXT else {})
+    except Exception:  # the parser fails in all ways where its stack ends
+        return {}
+
+
+def _settings_of_model(text: str) -> dict:
+    values = {
+        node.targets[0].id: node.value for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
+    model = _literal(values['model'])
+    backbone = model['backbone']
+    if backbone['type'] not in ('mae_mm.ViT', 'ViT'):
         return {}
     arch, img_size = backbone.get('arch', 'base'), backbone.get('img_size', 224)
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
@@ -44,6 +50,8 @@ def settings_of_config_text(text: str) -> dict:
 
 def settings_of_huggingface(config: dict) -> dict:
     """The same from the `config.json` of a ViTMAE; {} from {}."""
+    if not isinstance(config, dict):
+        raise ValueError(f'its config.json holds a {type(config).__name__}, not settings')
     names = dict(
         num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads', mask_ratio='mask_ratio',
         norm_pix_loss='norm_pix_loss')
