@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
-from mae_mm.config_check import check_values
+from mae_mm.config_check import check_sections, check_values
 from mae_mm.training.batches import end_workers
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
 
@@ -46,14 +46,22 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for an unknown key, the message names the nearest valid one; and as `coco.adopt_classes`.
+        ValueError: for an unknown key, the message names the nearest valid one; for a file that fails as Python; and as
+            `coco.adopt_classes`.
     """
     if not Path(path).is_file():
         near = difflib.get_close_matches(str(path), map(str, Path('configs').rglob('*.py')), n=3)
         raise FileNotFoundError(f'no config file {path}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
-    cfg = Config.fromfile(path)
-    cfg.merge_from_dict(options or {})
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python, which may fail in all ways
+        raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
+    try:
+        cfg.merge_from_dict(options or {})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'--cfg-options: {error.args[0]}') from error
     check_keys(cfg)
+    check_sections(cfg)
     coco.adopt_classes(cfg)
     return cfg
 
@@ -286,7 +294,7 @@ def load_exactly(runner: Runner, checkpoint: str) -> None:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
 
-    Mistakes are ValueError, FileNotFoundError, and a config key that a constructor does not know. A training that stops
+    Mistakes are ValueError, FileNotFoundError, and what constructors and registries do not know. A training that stops
     itself (`TrainingStopped`), or a disk that is full, ends with its message and code 3. `MAE_MM_DEBUG=1` in the
     environment prints the traceback, too.
     """
@@ -306,6 +314,11 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             raise
         _debug()
         code, message = 2, f'error: {_own_words(error)}'
+    except KeyError as error:
+        if 'registry' not in str(error):
+            raise
+        _debug()
+        code, message = 2, f'error: {error.args[0]}'
     except OSError as error:
         if error.errno not in FULL and not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             raise

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class ViT(BaseModule):
 
     def __init__(
         self,
-        arch: str | dict = 'base',
+        arch: Literal[tuple(ARCHS)] | dict = 'base',
         img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
         in_chans: int = 3,
