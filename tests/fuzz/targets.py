@@ -1,13 +1,15 @@
 """What is fuzzed: sample files for each reader, and a function that reads one input and names the outcome."""
 
 import atexit
+import gc
 import io
 import json
 import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,21 +38,55 @@ def outcome(readers: list[Callable[[], object]], documented: tuple[type[Exceptio
     return 'read' if taken else name
 
 
+def replaced(content: object, values: list) -> Iterator[object]:
+    """Nested dicts and lists with one thing in them, at any depth, replaced by each of the values."""
+    yield from values
+    places = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for place, inner in places:
+        for new in replaced(inner, values):
+            copy = content.copy()
+            copy[place] = new
+            yield copy
+
+
+def odd_tensors() -> list[torch.Tensor]:
+    """What is a tensor, but no weight."""
+    plain = torch.ones(1, 5, 8)
+    return [
+        plain.to_sparse(), plain.to('meta'), plain.to(torch.complex64), plain.int(), plain.double() * 1e300,
+        plain * float('nan'), plain[:, :1, :1].expand(1, 10 ** 11, 8), torch.tensor(1.0), torch.zeros(1, 0, 8),
+        torch.ones(3, 1, 2, 7), torch.ones(8), torch.quantize_per_tensor(plain, 0.1, 0, torch.quint8)]
+
+
 def checkpoint() -> Target:
-    """`read_checkpoint`, and what a resumed run reads: documented are ValueError and FileNotFoundError."""
+    """Loading into a ViT, and what a resumed run reads: documented are ValueError and FileNotFoundError."""
     from mmengine.logging import HistoryBuffer
 
-    from mae_mm.checkpoint import read_checkpoint
+    from mae_mm.checkpoint import load_pretrained
     from mae_mm.checkpoint.resume import broken_part, read_training_state
+    from mae_mm.vit import ViT
 
-    weights = {'patch_embed.proj.weight': torch.zeros(8, 3, 2, 2), 'pos_embed': torch.zeros(1, 5, 8),
-               'cls_token': torch.zeros(1, 1, 8), 'blocks.0.norm1.weight': torch.zeros(8)}
+    logging.disable()
+    warnings.simplefilter('ignore')
+    vit = ViT(dict(embed_dim=8, depth=1, num_heads=2), img_size=4, patch_size=2)
+    weights = dict(vit.state_dict())
+    config = "model = dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', img_size=4, {}), neck=dict(num_heads=2))"
     run = dict(
-        meta=dict(epoch=1, iter=2, cfg='model = dict(backbone=dict(type="mae_mm.ViT"))'),
+        meta=dict(epoch=1, iter=2, cfg=config.format('patch_size=2, arch=dict(num_heads=2)')),
         state_dict={f'backbone.{name}': value for name, value in weights.items()},
         message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.0], [1])}, runtime_info={}, resumed_keys={}))
+    settings = dict(grid=(2, 2), num_heads=2, decoder_num_heads=2, mask_ratio=0.75, norm_pix_loss=True)
+    contents = [
+        weights, dict(model=weights), run, *({**run, 'meta': meta} for meta in replaced(
+            dict(epoch=1, iter=2, mae_mm=settings), ['x', 0, -1.5, None, [], {}, 10 ** 30, (0, 'x')])),
+        *({**run, 'meta': dict(run['meta'], cfg=cfg)} for cfg in (
+            *(config.format(part) for part in ("arch='x'", 'patch_size=0', 'img_size=[]', 'arch=' + '-' * 10 ** 5)),
+            '-' * 10 ** 6, 'a' + '.a' * 10 ** 5, '(' * 10 ** 5)),
+        *({**weights, name: odd} for name in ('pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.bias')
+          for odd in odd_tensors()),
+        *({**weights, name: torch.ones(8)} for name in ('blocks.x.norm1.bias', 'blocks', 'decoder_pred.weight'))]
     samples = []
-    for content in (weights, dict(model=weights), run):
+    for content in contents:
         for new in (True, False):
             torch.save(content, file := io.BytesIO(), _use_new_zipfile_serialization=new)
             samples.append(file.getvalue())
@@ -61,15 +97,17 @@ def checkpoint() -> Target:
         path.write_bytes(data)
         broken_part(path)
         return outcome(
-            [lambda: read_training_state(path), lambda: read_checkpoint(path)], (ValueError, FileNotFoundError))
+            [lambda: read_training_state(path), lambda: load_pretrained(vit, path)], (ValueError, FileNotFoundError))
 
     return samples, read
 
 
 def annotations() -> Target:
-    """INaturalist, Places365 and COCO files: documented are ValueError and FileNotFoundError."""
+    """INaturalist, Places365 and COCO files, and the check ahead of time: documented are ValueError and
+    FileNotFoundError."""
     from mae_mm.coco import check_categories, check_entries, read_annotations
     from mae_mm.datasets import INaturalist, Places365
+    from mae_mm.datasets.check import list_files
 
     coco = dict(
         images=[dict(id=1, file_name='train_val2018/a/1.jpg', width=4, height=4)],
@@ -82,22 +120,31 @@ def annotations() -> Target:
     for image in (root / 'data_256' / 'a' / '1.jpg', root / 'train_val2018' / 'a' / '1.jpg'):
         image.touch()
     (root / 'categories_places365.txt').write_text('/a/airfield 0\n')
-    samples = [json.dumps(coco).encode(), b'/a/1.jpg 0\n', b'/a/airfield 0\n']
+    samples = [
+        *(json.dumps(content).encode() for content in (coco, *replaced(
+            coco, [None, 'x', 5, -1.5, 10 ** 400, [], [[]], {}, ['x'], '\ud800']))),
+        b'[' * 10 ** 5, b'/a/1.jpg 0\n', b'/a/airfield 0\n', b'/a/1.jpg 999999999999\n']
     json_file, list_file = root / 'train2018.json', root / 'places365_train_standard.txt'
+    coco_file = root / 'annotations' / 'instances_train2017.json'
+    coco_file.parent.mkdir()
+
+    gc.freeze()  # mmengine collects garbage for each data set, a second where much is imported
 
     def read_coco() -> None:
-        content = read_annotations(json_file)
+        content = read_annotations(coco_file)
         try:
-            check_entries(content, json_file, with_masks=True)
-            check_categories(content, json_file, ['a'], {})
-        except KeyError as error:  # as check_loader does
+            check_entries(content, coco_file, with_masks=True)
+            check_categories(content, coco_file, ['a'], {})
+        except (KeyError, TypeError, OverflowError) as error:  # as check_loader does
             raise ValueError(str(error)) from error
 
     def read(data: bytes) -> str:
-        json_file.write_bytes(data)
-        list_file.write_bytes(data)
+        for file in (json_file, list_file, coco_file):
+            file.write_bytes(data)
         return outcome(
-            [read_coco, lambda: INaturalist(data_root=str(root)), lambda: Places365(data_root=str(root))],
+            [read_coco, lambda: INaturalist(data_root=str(root)),
+             lambda: Places365(data_root=str(root)),
+             *(partial(list_files, kind, str(root)) for kind in ('coco', 'inaturalist', 'places'))],
             (ValueError, FileNotFoundError))
 
     return samples, read
