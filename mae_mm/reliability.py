@@ -10,6 +10,7 @@ from torch import nn
 
 from mae_mm.checkpoint.resume import broken_part, checkpoints_of, newest_checkpoint, read_training_state
 from mae_mm.hooks.checkpoint import checkpoint_hook
+from mae_mm.resumed_settings import changes_without_effect
 from mae_mm.training.stopping import TrainingStopped, UnreadableData
 
 # Drop-in replacements that do the same, and can be stopped anywhere.
@@ -110,6 +111,8 @@ def train(runner: Runner) -> None:
 def check_resume(runner: Runner) -> None:
     """Compare the checkpoint to resume with the model: mmengine would load what fits and go on.
 
+    Changes of the config that it makes ineffective are said.
+
     All processes take the one that the first has chosen; a shared folder may look different from another machine.
 
     Raises:
@@ -121,8 +124,8 @@ def check_resume(runner: Runner) -> None:
     path = runner._load_from
     if not runner._resume or path is None or '://' in path or not isinstance(runner.model, nn.Module):
         return  # FlexibleRunner builds its model later, and mae_mm.FSDPStrategy compares it then
-    saved = {name.removeprefix('module.'): tuple(value.shape)
-             for name, value in read_training_state(path)['state_dict'].items()}
+    state = read_training_state(path)
+    saved = {name.removeprefix('module.'): tuple(value.shape) for name, value in state['state_dict'].items()}
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     differences = [
@@ -134,6 +137,12 @@ def check_resume(runner: Runner) -> None:
             f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes\n  '
             + '\n  '.join(differences[:3]) + rest
             + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
+    ignored = changes_without_effect(str(state['meta'].get('cfg', '')), runner.cfg.pretty_text)
+    if ignored and state['meta'].get('cfg'):
+        runner.logger.warning(
+            'WITHOUT EFFECT in a resumed run, whose checkpoint restores optimizer and schedules:\n  '
+            + '\n  '.join(ignored) + '\nThe lr goes on as the run began, and stays at its end value after its end. For '
+            f'other settings start a new run from these weights: --work-dir NEW --cfg-options load_from={path}')
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -103,8 +103,10 @@ class NonFiniteHook(Hook):
         if returns >= self.max_rollbacks:
             raise TrainingStopped(
                 f'{reason}, after {returns} returns to a checkpoint (max_rollbacks={self.max_rollbacks}). The images '
-                f'of these batches are named in {self.file}. If they are sound, lower optim_wrapper.optimizer.lr, or '
-                'clip gradients: optim_wrapper.clip_grad.max_norm=1')
+                f'of these batches are named in {self.file}. If they are sound, clip gradients: '
+                '--resume --cfg-options optim_wrapper.clip_grad.max_norm=1. Or lower the lr, which a resumed run would '
+                'not heed, in a new run from the last weights: --work-dir NEW --cfg-options load_from=CHECKPOINT '
+                'optim_wrapper.optimizer.lr=LOWER')
         raise RollBack(reason)
 
 
