@@ -40,7 +40,7 @@ def detect(
     from mmdet.apis import DetInferencer
 
     cfg = launch.load_config(config, cfg_options)
-    launch.check_file(checkpoint, 'CHECKPOINT')
+    launch.check_readable(checkpoint, 'CHECKPOINT')
     paths = list_images(images, num)
     launch.allow_mmengine_objects()
     inferencer = DetInferencer(cfg, checkpoint, device=device, show_progress=False)

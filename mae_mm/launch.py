@@ -5,6 +5,7 @@ import errno
 import inspect
 import logging
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from mmengine.runner import Runner
 
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
+from mae_mm.checkpoint.files import read_content, refusal
 from mae_mm.config_check import check_sections, check_values
 from mae_mm.training.batches import end_workers
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
@@ -163,6 +165,18 @@ def check_file(path: str, flag: str) -> None:
         raise FileNotFoundError(f'{flag} {path}: no such file')
 
 
+def check_readable(path: str, flag: str) -> None:
+    """Refuse a checkpoint that is damaged, or holds objects that are not unpickled, before mmengine meets it.
+
+    Raises:
+        FileNotFoundError: as `check_file`.
+        ValueError: naming the file, and what it holds.
+    """
+    check_file(path, flag)
+    if '://' not in path:
+        read_content(path)
+
+
 def start_from(cfg: Config, checkpoint: str) -> None:
     """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
 
@@ -257,6 +271,8 @@ def avoid_static_graph(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """The Runner that the config asks for."""
     check_values(cfg)
+    if cfg.get('load_from') and not cfg.get('resume'):
+        check_readable(cfg.load_from, 'load_from')
     allow_mmengine_objects()
     check_schedule(cfg)
     count_effective_batch(cfg)
@@ -314,11 +330,12 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             raise
         _debug()
         code, message = 2, f'error: {_own_words(error)}'
-    except KeyError as error:
-        if 'registry' not in str(error):
+    except (KeyError, pickle.UnpicklingError) as error:
+        text = refusal('the file', error) if isinstance(error, pickle.UnpicklingError) else error.args[0]
+        if text is None or (isinstance(error, KeyError) and 'registry' not in str(text)):
             raise
         _debug()
-        code, message = 2, f'error: {error.args[0]}'
+        code, message = 2, f'error: {text}'
     except OSError as error:
         if error.errno not in FULL and not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             raise

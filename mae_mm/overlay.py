@@ -15,7 +15,7 @@ from torch import nn
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.datasets.limits import open_image
 from mae_mm.label_maps import read_labels
-from mae_mm.launch import check_file, load_config
+from mae_mm.launch import check_readable, load_config
 from mae_mm.visualize import list_images, render_panel, save_png
 
 SIDE = 240  # pixels of the longer side of an image in the panel
@@ -31,7 +31,7 @@ def draw_overlays(
         ValueError: if the checkpoint is not of the config's model.
         FileNotFoundError: if a file is not there.
     """
-    check_file(checkpoint, 'CHECKPOINT')
+    check_readable(checkpoint, 'CHECKPOINT')
     cfg, paths = load_config(config), list_images(images, num)
     init_default_scope('mmseg')
     from mmseg.registry import DATASETS

@@ -157,17 +157,27 @@ def _read_file(path: Path) -> Mapping:
     try:
         content = safetensors.torch.load_file(path) if head[8:] == b'{' else _load_torch(path)
     except Exception as error:  # damaged bytes make every reader fail in its own way
-        refused = re.search(r'GLOBAL (\S+)|but got <class \'(\S+)\'>', str(error))
-        if refused and isinstance(error, pickle.UnpicklingError):
-            raise ValueError(
-                f'{path} was not loaded: it holds {refused[1] or refused[2]}, which is neither a tensor nor plain '
-                'data and could run code. Ask for a file with the weights alone, e.g. safetensors') from None
+        if reason := refusal(path, error):
+            raise ValueError(reason) from None
         raise ValueError(
             f'{path} is no checkpoint, or truncated: it is neither a torch file nor safetensors (it has '
             f'{path.stat().st_size:,} bytes and starts with {head!r}); copy or download it again') from error
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of tensors')
     return content
+
+
+def refusal(path: str | Path, error: Exception) -> str | None:
+    """What to say of a file with objects that are not unpickled; None if the error says something else.
+
+    Torch's own message advises to unpickle them all the same.
+    """
+    refused = re.search(r'GLOBAL (\S+)|but got <class \'(\S+)\'>', str(error))
+    if not refused or not isinstance(error, pickle.UnpicklingError):
+        return None
+    return (
+        f'{path} was not loaded: it holds {refused[1] or refused[2]}, which is neither a tensor nor plain data and '
+        'could run code. Ask for a file with the weights alone, e.g. safetensors')
 
 
 def _load_torch(path: Path) -> object:

@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from: the newest one that can be read."""
 
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Collection
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 
-from mae_mm.checkpoint.files import MMENGINE_OBJECTS
+from mae_mm.checkpoint.files import MMENGINE_OBJECTS, refusal
 
 BETWEEN = 'latest.pth'  # between the regular checkpoints, see hooks/checkpoint.py
 OF_A_RUN = re.compile(rf'(epoch|iter)_\d+\.pth|{re.escape(BETWEEN)}')
@@ -64,8 +65,11 @@ def checkpoints_of(work_dir: str | Path) -> list[Path]:
     found = _of_a_run(Path(work_dir))
     pointer = Path(work_dir) / 'last_checkpoint'
     if not found and pointer.is_file():  # the folder of a copied run may hold the place of the original
-        last = Path(pointer.read_text().strip())
-        found = _of_a_run(last.parent) | ({last} if last.is_file() else set())
+        try:
+            last = Path(os.fsdecode(pointer.read_bytes().strip()))
+            found = _of_a_run(last.parent) | ({last} if last.is_file() else set())
+        except (OSError, ValueError) as error:  # a machine that stopped may leave any bytes
+            print_log(f'{pointer} names no checkpoint: {error}', 'current', logging.WARNING)
     return sorted(found)
 
 
@@ -86,8 +90,12 @@ def read_training_state(path: str | Path) -> dict:
         if not (isinstance(state['meta']['iter'], int) and isinstance(state['meta']['epoch'], int)
                 and isinstance(state['state_dict'], dict)):
             raise TypeError('no iteration, epoch or weights')
+        if 'config' in state['meta']:  # mmengine writes no such key, but would run it as Python
+            raise TypeError('code in place of a config')
         return state
     except Exception as error:  # damaged bytes make readers fail in all ways
+        if refused := refusal(path, error):
+            raise ValueError(refused) from None
         size = Path(path).stat().st_size if Path(path).is_file() else 0
         reason = (str(error).splitlines() or [''])[0][:200]
         raise ValueError(
