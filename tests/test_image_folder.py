@@ -160,7 +160,7 @@ def test_only_broken_files_end_with_an_error(tmp_path):
     for i in range(3):
         (tmp_path / f'{i}.jpg').write_text('text')
     dataset = ImageFolder(tmp_path, TRAIN, max_refetch=10)
-    with pytest.raises(RuntimeError, match="in a row cannot be read"):
+    with pytest.raises(RuntimeError, match='in a row cannot be read'):
         dataset[0]
 
 
