@@ -105,7 +105,8 @@ def growth(samples: list[Sample]) -> tuple[float, int]:
     quarter = max(1, len(steady) // 4)
     first, last = steady[:quarter], steady[-quarter:]
     memory = [float(np.median([s.rss for s in part])) for part in (first, last)]
-    return memory[1] / memory[0] - 1, max(s.files for s in last) - max(s.files for s in first)
+    files = [int(np.median([s.files for s in part])) for part in (first, last)]  # a validation opens some for a moment
+    return memory[1] / memory[0] - 1, files[1] - files[0]
 
 
 def compare(whole: Path, killed: Path, epochs: int) -> list[str]:

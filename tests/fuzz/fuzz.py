@@ -124,11 +124,13 @@ def main() -> None:
 def run_child(reader: str, minutes: float) -> tuple[str, bool]:
     """Fuzz a reader in a process; a line of figures, and whether something undocumented happened."""
     present = Path(tempfile.gettempdir()) / f'mae_mm_fuzz_{reader}'
-    child = subprocess.run(
-        [sys.executable, '-X', 'faulthandler', __file__, reader, '--minutes', str(minutes), '--child', str(present)],
-        stdout=subprocess.PIPE, text=True)
+    log = present.with_suffix('.log')  # libjpeg and libpng complain of every input
+    with log.open('w') as errors:
+        child = subprocess.run(
+            [sys.executable, '-X', 'faulthandler', __file__, reader, '--minutes', str(minutes), '--child',
+             str(present)], stdout=subprocess.PIPE, stderr=errors, text=True)
     if child.returncode:
-        return f'- {reader}: FAILED with code {child.returncode}; input kept in {present}', True
+        return f'- {reader}: FAILED with code {child.returncode}; input kept in {present}, its traceback in {log}', True
     outcomes = json.loads(child.stdout.strip().splitlines()[-1])
     total = sum(outcomes.values())
     parts = ', '.join(f'{count:,} {name}' for name, count in sorted(outcomes.items(), key=lambda item: -item[1]))
