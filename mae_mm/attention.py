@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
 
-from mae_mm.rel_pos import extend_with_axes, offset_bias
+from mae_mm.axis_attention import attend_by_axes
+from mae_mm.rel_pos import axis_scores, extend_with_axes, offset_bias
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
@@ -47,6 +48,9 @@ class Attention(timm.layers.Attention):
         qkv = self.qkv(x).reshape(n, num_tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         scale = self.scale
+        if hasattr(self, 'rel_pos_h') and pieces_are_faster(q):
+            x = attend_by_axes(q, k, v, *axis_scores(q, grid, (self.rel_pos_h, self.rel_pos_w)), scale)
+            return self.proj(x.transpose(1, 2).reshape(n, num_tokens, -1))
         if hasattr(self, 'rel_pos_h'):
             q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
             v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
@@ -66,6 +70,11 @@ def plain_is_faster(q: Tensor) -> bool:
     Only for short sequences, where the T x T scores are small.
     """
     return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[-2] <= 256 and torch.is_grad_enabled()
+
+
+def pieces_are_faster(q: Tensor) -> bool:
+    """Whether `attend_by_axes` beats a fused kernel with extra channels: on a CPU, in the precision that it has."""
+    return q.device.type == 'cpu' and q.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
 
 
 class Block(vision_transformer.Block):

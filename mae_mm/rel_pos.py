@@ -8,6 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def axis_scores(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What each query adds to the scores of the keys of each row, and of each column, of the grid.
+
+    Args:
+        q, grid, tables: as of `extend_with_axes`.
+
+    Returns:
+        (N, heads, L, rows) and (N, heads, L, cols).
+    """
+    by_axes = q.unflatten(2, grid)
+    row_scores = torch.einsum('nhrcd,rkd->nhrck', by_axes, offsets(tables[0].to(q.dtype), grid[0]))
+    col_scores = torch.einsum('nhrcd,ckd->nhrck', by_axes, offsets(tables[1].to(q.dtype), grid[1]))
+    return row_scores.flatten(2, 3), col_scores.flatten(2, 3)
+
+
 def extend_with_axes(q: Tensor, k: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor], scale: float,
                      ) -> tuple[Tensor, Tensor]:
     """Queries and keys whose plain product holds the decomposed relative positions (MViTv2, arXiv:2112.01526, eq. 4).
@@ -27,11 +42,9 @@ def extend_with_axes(q: Tensor, k: Tensor, grid: tuple[int, int], tables: tuple[
     """
     n, heads, _, width = q.shape
     rows, cols = grid
-    by_axes = q.view(n, heads, rows, cols, width)
-    row_scores = torch.einsum('nhrcd,rkd->nhrck', by_axes, offsets(tables[0].to(q.dtype), rows))
-    col_scores = torch.einsum('nhrcd,ckd->nhrck', by_axes, offsets(tables[1].to(q.dtype), cols))
+    row_scores, col_scores = axis_scores(q, grid, tables)
     fill = -(width + rows + cols) % 8  # fused kernels want multiples of 8
-    q = torch.cat([q * scale, row_scores.flatten(2, 3), col_scores.flatten(2, 3)], dim=-1)
+    q = torch.cat([q * scale, row_scores, col_scores], dim=-1)
     one_hot_rows = torch.eye(rows, dtype=k.dtype, device=k.device).repeat_interleave(cols, dim=0)  # (L, rows)
     one_hot_cols = torch.eye(cols, dtype=k.dtype, device=k.device).repeat(rows, 1)  # (L, cols)
     axes = torch.cat([one_hot_rows, one_hot_cols], dim=1).expand(n, heads, -1, -1)

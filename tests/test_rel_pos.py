@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mae_mm.attention import Attention
+from mae_mm.axis_attention import attend_by_axes
 from mae_mm.rel_pos import offset_bias, offsets
 
 GRIDS = [(3, 3), (2, 5), (4, 1)]
@@ -18,8 +19,12 @@ def attend(attn: Attention, x: Tensor, extra: Tensor) -> Tensor:
     return attn.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, num_tokens, width))
 
 
+@pytest.mark.parametrize('in_pieces', [True, False])
 @pytest.mark.parametrize('grid', GRIDS)
-def test_decomposed_equals_the_slow_form(grid: tuple[int, int]) -> None:
+def test_decomposed_equals_the_slow_form(
+    grid: tuple[int, int], in_pieces: bool, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('mae_mm.attention.pieces_are_faster', lambda q: in_pieces)
     attn = Attention(16, 2, qkv_bias=True)
     attn.add_axis_tables(grid)
     rows, cols = grid
@@ -34,6 +39,22 @@ def test_decomposed_equals_the_slow_form(grid: tuple[int, int]) -> None:
             by_col = attn.rel_pos_w[cols - 1 + i % cols - j % cols]
             extra[:, i, j] = q[i] @ (by_row + by_col)
     torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('piece', [7, 40, 1000])
+@pytest.mark.parametrize('grid', GRIDS)
+def test_attention_in_pieces_has_the_right_gradients(
+    grid: tuple[int, int], piece: int, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A part of a head, some heads, all heads at a time."""
+    monkeypatch.setattr('mae_mm.axis_attention.PIECE', piece)
+    length, options = grid[0] * grid[1], dict(dtype=torch.float64, requires_grad=True)
+    q, k, v = (torch.randn(2, 2, length, 4, **options) for _ in range(3))
+    row_scores, col_scores = (torch.randn(2, 2, length, side, **options) for side in grid)
+    bias = (row_scores[..., None] + col_scores[..., None, :]).flatten(-2)
+    slow = ((q @ k.transpose(-2, -1)) * 0.5 + bias).softmax(-1) @ v
+    torch.testing.assert_close(attend_by_axes(q, k, v, row_scores, col_scores, 0.5), slow)
+    assert torch.autograd.gradcheck(attend_by_axes, (q, k, v, row_scores, col_scores, 0.5), fast_mode=True)
 
 
 @pytest.mark.parametrize('grid', GRIDS)
