@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .decode import DecodeError, decode
 from .image_folder import EXTENSIONS, walk
-from .limits import entries, leaves_folder, read_file, read_json
+from .limits import entries, exceeds_share, leaves_folder, read_file, read_json
 from .listed_images import read_labels
 
 CHUNK = 64  # files per task of a process
@@ -116,8 +116,8 @@ def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
 
 
 def too_many(files: list[str], bad: list[BadFile], max_share: float) -> bool:
-    """The rule of training: more than one, and more than the share."""
-    return len(bad) > max(1, max_share * len(files))
+    """Whether a training that meets all bad files stops."""
+    return exceeds_share(len(bad), len(files), max_share)
 
 
 def _folder(root: Path) -> Iterator[str]:

@@ -41,13 +41,17 @@ def jpeg_orientation(data: bytes) -> int:
     return 1
 
 
+def whole_size(data: bytes) -> tuple[int, int] | None:
+    """Read the (height, width), as stored, of a JPEG that is no bomb and was not cut off; None for anything else."""
+    size = jpeg_size(data)
+    return None if size is None or is_bomb(data) or END_OF_IMAGE not in data[-TAIL:] else size
+
+
 def croppable_size(data: bytes) -> tuple[int, int] | None:
     """Tell whether `decode_crop` may take a crop from an image: its (height, width) if so, else None."""
-    size = jpeg_size(data) if _jpeg_crop else None
-    if size is None or is_bomb(data) or END_OF_IMAGE not in data[-TAIL:]:
-        return None
+    size = whole_size(data) if _jpeg_crop else None
     try:
-        return size if jpeg_orientation(data) == 1 else None
+        return size if size and jpeg_orientation(data) == 1 else None
     except Exception:  # Pillow's parser of EXIF raises anything
         return None
 
@@ -78,11 +82,9 @@ def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None
     Returns:
         (height, width) of the upright image if it could, else None.
     """
-    stored = jpeg_size(data)
-    if stored is None or is_bomb(data) or min(stored) < MARGIN * REDUCTIONS[-1] * min(size):
+    stored = whole_size(data)  # OpenCV says nothing about a file that was cut off: the usual decoder shall
+    if stored is None or min(stored) < MARGIN * REDUCTIONS[-1] * min(size):
         return None
-    if END_OF_IMAGE not in data[-TAIL:]:
-        return None  # OpenCV says nothing about a file that was cut off: the usual decoder shall
     try:
         with open_image(BytesIO(data)) as img:
             if img.mode not in ('RGB', 'L'):

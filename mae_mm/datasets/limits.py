@@ -89,6 +89,11 @@ def is_bomb(data: bytes) -> bool:
     return height * width > MAX_PIXELS
 
 
+def exceeds_share(bad: int, total: int, max_share: float) -> bool:
+    """Whether a training stops for so many unreadable images of a data set: more than one, and more than the share."""
+    return bad > max(1, max_share * total)
+
+
 def read_json(path: str | Path) -> object:
     """Parse a json file.
 

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from mae_mm.datasets.limits import exceeds_share
 from mae_mm.datasets.names import printable
 from mae_mm.registry import HOOKS
 from mae_mm.training.stopping import TrainingStopped
@@ -74,7 +75,7 @@ class BadDataHook(Hook):
         of_all = f'{count} of {len(dataset)} {kind}images could not be read'
         note = '; others were evaluated in their place' if kind else ''
         runner.logger.warning(f'{of_all} so far, listed in {self.file}{note}')
-        if count > max(1, self.max_share * len(dataset)):
+        if exceeds_share(count, len(dataset), self.max_share):
             hook = checkpoint_hook(runner)
             if hook is not None:
                 hook.write_between(runner, iteration)
