@@ -262,6 +262,15 @@ def start_cpu_group(cfg: Config) -> None:
     cfg.model_wrapper_cfg.device_ids = None
 
 
+def leave_group() -> None:
+    """Close the connections to the other processes; left to the interpreter's end, one of their threads may abort it.
+
+    For a run that went well only: the others may wait for one that did not.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def avoid_static_graph(cfg: Config) -> None:
     """Where gradients accumulate, DistributedDataParallel's static graph fails (torch 2.11): some steps do not sync."""
     if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
@@ -317,6 +326,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     logging.raiseExceptions = False  # a line that a full disk does not take would print a traceback of its own
     try:
         main()
+        leave_group()
         return
     except TrainingStopped as reason:
         _debug()
