@@ -9,7 +9,8 @@ from timm.models import vision_transformer
 from torch import Tensor, nn
 
 from mae_mm.axis_attention import attend_by_axes
-from mae_mm.rel_pos import axis_scores, extend_with_axes, offset_bias
+from mae_mm.rel_pos import extend_with_axes, offset_bias
+from mae_mm.windows import from_windows, to_windows
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
@@ -31,7 +32,7 @@ class Attention(timm.layers.Attention):
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
-        grid: tuple[int, int] | None = None,
+        grid: tuple[int, int] | None = None, window_size: int = 0,
     ) -> Tensor:
         """Attend.
 
@@ -39,18 +40,29 @@ class Attention(timm.layers.Attention):
             x: (N, T, D).
             attn_mask: added to the scores or, if bool, False hides a key; broadcast to (N, heads, T, T).
             is_causal: as in timm.
-            grid: rows and columns of the patch tokens, which relative positions need.
+            grid: rows and columns of the patch tokens, which windows and relative positions need.
+            window_size: side in tokens of the windows in which each token attends; 0: to all. Takes no `attn_mask`.
 
         Returns:
             (N, T, D).
         """
-        n, num_tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(n, num_tokens, 3, self.num_heads, self.head_dim)
+        qkv = self.qkv(x)
+        if window_size:  # here, and not around the block: what fills windows up costs neither MLP nor projections
+            qkv, attn_mask = to_windows(qkv, grid, window_size)
+        x = self._attend(qkv, attn_mask, is_causal, (window_size, ) * 2 if window_size else grid)
+        if window_size:
+            x = from_windows(x, grid, window_size)
+        return self.proj(x)
+
+    def _attend(self, qkv: Tensor, attn_mask: Tensor | None, is_causal: bool, grid: tuple[int, int] | None) -> Tensor:
+        """(N, T, 3 D) -> (N, T, D)."""
+        n, num_tokens, _ = qkv.shape
+        qkv = qkv.view(n, num_tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         scale = self.scale
         if hasattr(self, 'rel_pos_h') and pieces_are_faster(q):
-            x = attend_by_axes(q, k, v, *axis_scores(q, grid, (self.rel_pos_h, self.rel_pos_w)), scale)
-            return self.proj(x.transpose(1, 2).reshape(n, num_tokens, -1))
+            x = attend_by_axes(q, k, v, grid, (self.rel_pos_h, self.rel_pos_w), scale, attn_mask)
+            return x.transpose(1, 2).reshape(n, num_tokens, -1)
         if hasattr(self, 'rel_pos_h'):
             q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
             v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
@@ -60,8 +72,7 @@ class Attention(timm.layers.Attention):
             x = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
-        x = x[..., :self.head_dim]
-        return self.proj(x.transpose(1, 2).reshape(n, num_tokens, -1))
+        return x[..., :self.head_dim].transpose(1, 2).reshape(n, num_tokens, -1)
 
 
 def plain_is_faster(q: Tensor) -> bool:
@@ -84,16 +95,7 @@ class Block(vision_transformer.Block):
         super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm)
         self.attn = Attention(dim, num_heads, qkv_bias=True)
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
-        grid: tuple[int, int] | None = None, num_images: int | None = None,
-    ) -> Tensor:
-        """Any tokens, (N, T, D) -> (N, T, D); arguments as of `Attention.forward`, and:
-
-        Args:
-            num_images: of how many images, one after the other, the N rows are windows; each has its own when None.
-                Stochastic depth skips whole images.
-        """
-        shape = num_images or len(x), -1, x.shape[-1]
-        x = x + self.drop_path1(self.attn(self.norm1(x), attn_mask, is_causal, grid).view(shape)).view(x.shape)
-        return x + self.drop_path2(self.mlp(self.norm2(x)).view(shape)).view(x.shape)
+    def forward(self, x: Tensor, **how: object) -> Tensor:
+        """Any tokens, (N, T, D) -> (N, T, D); keywords as of `Attention.forward`."""
+        x = x + self.drop_path1(self.attn(self.norm1(x), **how))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))

@@ -11,22 +11,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mae_mm.rel_pos import axis_scores
+
 PIECE = 1 << 20  # scores at a time: 4 MB, which caches hold
 
 
-def attend_by_axes(q: Tensor, k: Tensor, v: Tensor, row_scores: Tensor, col_scores: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T scale + rows + cols) v.
+def attend_by_axes(
+    q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor], scale: float,
+    real: Tensor | None = None,
+) -> Tensor:
+    """Attention with decomposed relative positions (as of `rel_pos.extend_with_axes`), without a bias of L x L.
 
     Args:
         q, k, v: (N, heads, L, d).
-        row_scores: (N, heads, L, H), added to the keys of each row of the grid, H rows of W tokens.
-        col_scores: (N, heads, L, W).
-        scale: of the product of queries and keys.
+        grid, tables, scale: as of `rel_pos.extend_with_axes`.
+        real: (N, 1, 1, L) bool, False = a key not to be seen; those must be whole rows and columns of the grid.
 
     Returns:
         (N, heads, L, d).
     """
-    parts = (x.flatten(0, 1).contiguous() for x in (q, k, v, row_scores, col_scores))
+    scores = list(axis_scores(q, grid, tables))
+    if real is not None:
+        for axis in (0, 1):
+            hidden = ~real.unflatten(-1, grid).any(-1 - axis)  # (N, 1, 1, rows), then (N, 1, 1, cols)
+            scores[axis] = scores[axis].masked_fill(hidden, -torch.inf)
+    parts = (x.flatten(0, 1).contiguous() for x in (q, k, v, *scores))
     return _AttendByAxes.apply(*parts, scale).view_as(q)
 
 

@@ -15,7 +15,6 @@ from mae_mm.attention import Block, LayerNorm
 from mae_mm.patches import grid_of
 from mae_mm.pos_embed import sincos_table
 from mae_mm.registry import MODELS
-from mae_mm.windows import from_windows, to_windows
 
 ARCHS = {
     'tiny': dict(embed_dim=192, depth=12, num_heads=3),
@@ -179,14 +178,9 @@ class ViT(BaseModule):
 
     def _feature_maps(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         x = tokens if self.window_size else self._prepend_cls_token(tokens)
-        size, maps = self.window_size, []
+        maps = []
         for i, block in enumerate(self.blocks[:max(self.out_indices) + 1]):
-            if i in self.global_blocks:
-                x = self._run(block, x, grid=grid)
-            else:
-                windows, mask = to_windows(x, grid, size)
-                windows = self._run(block, windows, attn_mask=mask, grid=(size, size), num_images=len(x))
-                x = from_windows(windows, grid, size)
+            x = self._run(block, x, grid=grid, window_size=0 if i in self.global_blocks else self.window_size)
             if i in self.out_indices:
                 patches = x[:, -tokens.shape[1]:]
                 maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dim, *grid))

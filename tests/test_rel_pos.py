@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mae_mm.attention import Attention
 from mae_mm.axis_attention import attend_by_axes
-from mae_mm.rel_pos import offset_bias, offsets
+from mae_mm.rel_pos import axis_scores, offset_bias, offsets
 
 GRIDS = [(3, 3), (2, 5), (4, 1)]
 
@@ -25,20 +25,49 @@ def test_decomposed_equals_the_slow_form(
     grid: tuple[int, int], in_pieces: bool, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('mae_mm.attention.pieces_are_faster', lambda q: in_pieces)
+    attn = with_axis_tables(grid)
+    x = torch.randn(1, grid[0] * grid[1], 16)
+    extra = slow_axis_scores(attn, x, grid, grid)
+    torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('in_pieces', [False, True])
+def test_filling_of_windows_is_never_seen(in_pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 3 in 5 x 7 tokens: each equals attention among its real tokens, gradients included."""
+    monkeypatch.setattr('mae_mm.attention.pieces_are_faster', lambda q: in_pieces)
+    attn, x = with_axis_tables((3, 3)).double(), torch.randn(2, 35, 16, dtype=torch.float64, requires_grad=True)
+    torch.nn.init.normal_(attn.qkv.bias)
+    grid, slow = x.view(2, 5, 7, 16), torch.empty(2, 5, 7, 16, dtype=torch.float64)
+    for image in (0, 1):
+        for top in (0, 3):
+            for left in (0, 3, 6):
+                window = grid[image:image + 1, top:top + 3, left:left + 3]
+                tokens = window.reshape(1, -1, 16)
+                extra = slow_axis_scores(attn, tokens, tuple(window.shape[1:3]), (3, 3))
+                slow[image, top:top + 3, left:left + 3] = attend(attn, tokens, extra).view(window.shape[1:])
+    fast = attn(x, grid=(5, 7), window_size=3)
+    torch.testing.assert_close(fast, slow.view(2, 35, 16))
+    inputs = [x, attn.rel_pos_h, attn.rel_pos_w, attn.qkv.weight]
+    for ours, theirs in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (fast, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def with_axis_tables(grid: tuple[int, int]) -> Attention:
     attn = Attention(16, 2, qkv_bias=True)
     attn.add_axis_tables(grid)
-    rows, cols = grid
     torch.nn.init.normal_(attn.rel_pos_h)
     torch.nn.init.normal_(attn.rel_pos_w)
-    x = torch.randn(1, rows * cols, 16)
-    q = attn.qkv(x).view(rows * cols, 3, 2, 8)[:, 0]  # (L, heads, d)
-    extra = torch.zeros(2, rows * cols, rows * cols)
-    for i in range(rows * cols):
-        for j in range(rows * cols):
-            by_row = attn.rel_pos_h[rows - 1 + i // cols - j // cols]
-            by_col = attn.rel_pos_w[cols - 1 + i % cols - j % cols]
-            extra[:, i, j] = q[i] @ (by_row + by_col)
-    torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+    return attn
+
+
+def slow_axis_scores(attn: Attention, x: Tensor, grid: tuple[int, int], sides: tuple[int, int]) -> Tensor:
+    """What relative positions add to the scores of (1, L, 16) tokens, pair by pair: (heads, L, L)."""
+    length, cols = grid[0] * grid[1], grid[1]
+    q = attn.qkv(x).view(length, 3, 2, 8)[:, 0]  # (L, heads, d)
+    pairs = [[q[i] @ (attn.rel_pos_h[sides[0] - 1 + i // cols - j // cols]
+                      + attn.rel_pos_w[sides[1] - 1 + i % cols - j % cols]) for j in range(length)]
+             for i in range(length)]
+    return torch.stack([torch.stack(row) for row in pairs]).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize('piece', [7, 40, 1000])
@@ -50,11 +79,16 @@ def test_attention_in_pieces_has_the_right_gradients(
     monkeypatch.setattr('mae_mm.axis_attention.PIECE', piece)
     length, options = grid[0] * grid[1], dict(dtype=torch.float64, requires_grad=True)
     q, k, v = (torch.randn(2, 2, length, 4, **options) for _ in range(3))
-    row_scores, col_scores = (torch.randn(2, 2, length, side, **options) for side in grid)
+    tables = [torch.randn(2 * side - 1, 4, **options) for side in grid]
+    row_scores, col_scores = axis_scores(q, grid, tables)
     bias = (row_scores[..., None] + col_scores[..., None, :]).flatten(-2)
     slow = ((q @ k.transpose(-2, -1)) * 0.5 + bias).softmax(-1) @ v
-    torch.testing.assert_close(attend_by_axes(q, k, v, row_scores, col_scores, 0.5), slow)
-    assert torch.autograd.gradcheck(attend_by_axes, (q, k, v, row_scores, col_scores, 0.5), fast_mode=True)
+
+    def in_pieces(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
+        return attend_by_axes(q, k, v, grid, tables, 0.5)
+
+    torch.testing.assert_close(in_pieces(q, k, v, *tables), slow)
+    assert torch.autograd.gradcheck(in_pieces, (q, k, v, *tables), fast_mode=True)
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -91,9 +125,9 @@ def test_tables_are_resampled_to_other_grids() -> None:
 def test_zero_tables_change_nothing(make_vit, options: dict) -> None:
     """A transfer starts from the very features of pre-training."""
     imgs = torch.randn(2, 3, 40, 56)
-    plain = make_vit(arch=dict(embed_dim=32, depth=4, num_heads=2), out_type='featmap', **options)
+    plain = make_vit(arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', **options)
     relative = make_vit(
-        arch=dict(embed_dim=32, depth=4, num_heads=2), out_type='featmap', rel_pos=True, checkpointing=True, **options)
+        arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', rel_pos=True, checkpointing=True, **options)
     missing = relative.load_state_dict({
         **{name: torch.zeros_like(value) for name, value in relative.state_dict().items() if '.rel_pos' in name},
         **plain.state_dict()}).missing_keys
@@ -103,7 +137,7 @@ def test_zero_tables_change_nothing(make_vit, options: dict) -> None:
 
 def test_checkpointing_is_bit_equal(make_vit) -> None:
     imgs = torch.randn(2, 3, 40, 56)
-    options = dict(arch=dict(embed_dim=32, depth=4, num_heads=2), out_type='featmap', window_size=3, rel_pos=True,
+    options = dict(arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', window_size=3, rel_pos=True,
                    drop_path_rate=0.5)
     plain, sparing = make_vit(**options), make_vit(**options, checkpointing=True)
     sparing.load_state_dict(plain.state_dict())
