@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from timm.models import vision_transformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mae_mm.axis_attention import attend_by_axes
 from mae_mm.rel_pos import extend_with_axes, offset_bias
@@ -47,12 +48,19 @@ class Attention(timm.layers.Attention):
             (N, T, D).
         """
         qkv = self.qkv(x)
-        if window_size:  # here, and not around the block: what fills windows up costs neither MLP nor projections
-            qkv, attn_mask = to_windows(qkv, grid, window_size)
-        x = self._attend(qkv, attn_mask, is_causal, (window_size, ) * 2 if window_size else grid)
-        if window_size:
-            x = from_windows(x, grid, window_size)
+        if window_size and torch.is_grad_enabled():  # little work, but three copies that the backward pass would keep
+            x = checkpoint(
+                self._attend_in_windows, qkv, grid, window_size, use_reentrant=False, preserve_rng_state=False)
+        elif window_size:
+            x = self._attend_in_windows(qkv, grid, window_size)
+        else:
+            x = self._attend(qkv, attn_mask, is_causal, grid)
         return self.proj(x)
+
+    def _attend_in_windows(self, qkv: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+        """(N, L, 3 D) -> (N, L, D). Here, not around the block, filling costs neither MLP nor projections."""
+        windows, real = to_windows(qkv, grid, size)
+        return from_windows(self._attend(windows, real, False, (size, size)), grid, size)
 
     def _attend(self, qkv: Tensor, attn_mask: Tensor | None, is_causal: bool, grid: tuple[int, int] | None) -> Tensor:
         """(N, T, 3 D) -> (N, T, D)."""
