@@ -92,6 +92,8 @@ def train(job: Job, progress: dict[str, float]) -> tuple[dict[str, float], dict[
     """Train and evaluate as the config says; returns the metrics and the numbers of images."""
     if job.pretrained:
         launch.start_from(job.cfg, job.pretrained)
+    # Hosts name it; of a name mmengine keeps one in a process, which would write into the folder of its first run.
+    (job.cfg.get('visualizer') or {}).pop('name', None)
     runner = launch.build_runner(job.cfg)
     runner.register_hook(ReportProgress(job.name, progress))
     runner.train()
