@@ -147,5 +147,74 @@ def test_mistakes_are_named(loose, packed, tmp_path):
         pack(str(tmp_path / 'empty'), str(tmp_path / 'out'))
 
 
+    for prefix in ('a/b', ''):
+        with pytest.raises(ValueError, match=r'--prefix .* must be a name'):
+            pack(str(loose), str(tmp_path / 'out'), prefix=prefix)
+    for gigabytes in (0, -1, float('nan')):
+        with pytest.raises(ValueError, match=r'--shard-gb .* above 0'):
+            pack(str(loose), str(tmp_path / 'out'), gigabytes)
+    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
+        pack(str(tmp_path / 'nowhere'), str(tmp_path / 'out'))
+    with pytest.raises(FileExistsError, match='is a file; OUT must be a folder'):
+        pack(str(loose), str(tmp_path / 'zipped.tar'))
+    (tmp_path / 'short.tar').write_bytes((packed / 'images-000000.tar').read_bytes()[:700])
+    with pytest.raises(ValueError, match=r'short\.tar: cut short'):
+        ImageTar(tmp_path / 'short.tar', TRAIN)
+    with pytest.raises(ValueError, match=r"data_root='foo://a' cannot be opened: .*foo"):
+        ImageTar('foo://a', TRAIN)
+
+
+@pytest.mark.parametrize('content', [b'', b'text', b'PK', 'cut', 'other arrays', 'outside', 'unordered'])
+def test_a_damaged_index_is_not_used(loose, packed, content, monkeypatch):
+    """It is said, and the headers are read."""
+    said = []
+    monkeypatch.setattr('mae_mm.datasets.image_tar.print_log', lambda text, *_: said.append(text))
+    index = sorted(packed.glob('*' + INDEX_SUFFIX))[0]
+    with np.load(index) as file:
+        arrays = dict(file)
+    if content == 'cut':
+        index.write_bytes(index.read_bytes()[:900])
+    elif content == 'other arrays':
+        np.savez(index, a=1)
+    elif content == 'outside':
+        np.savez(index, **{**arrays, 'sizes': arrays['sizes'] + 10**9})
+    elif content == 'unordered':
+        np.savez(index, **{**arrays, 'ends': arrays['ends'][::-1]})
+    else:
+        index.write_bytes(content)
+    assert all(map(torch.equal, tensors(ImageTar(packed, TRAIN)), tensors(ImageFolder(loose, TRAIN))))
+    assert len(said) == 1 and 'reading headers' in said[0]
+
+
+def test_a_missing_tar_is_named(packed, monkeypatch):
+    said = []
+    monkeypatch.setattr('mae_mm.datasets.image_tar.print_log', lambda text, *_: said.append(text))
+    _, second, _ = sorted(packed.glob('*.tar'))
+    second.rename(second.with_suffix('.gone'))
+    with pytest.raises(FileNotFoundError, match=r'images-000001\.tar is not there, but its index is'):
+        ImageTar(packed, TRAIN)
+    packed.joinpath(second.name + INDEX_SUFFIX).unlink()
+    assert 0 < len(ImageTar(packed, TRAIN)) < len(NAMES)
+    assert 'of the numbers up to 2, 1 are missing, the first is 1' in ' '.join(said)
+
+
+def test_files_that_changed_places_are_not_read_as_one_another(loose, tmp_path):
+    """Two files in the middle of a tar, as long as one another with their filling: the index still fits its ends."""
+    (tar,), _ = pack(str(loose), str(tmp_path / 'tar'))
+    dataset, content = ImageTar(tar, TRAIN, test_mode=True), bytearray(tar.read_bytes())
+    blocks = [slice(start - 512, start + -(-size // 512) * 512) for start, size in zip(
+        dataset.starts.tolist(), dataset.sizes.tolist(), strict=True)]
+    pairs = [(i, j) for i in range(1, len(blocks)) for j in range(i + 1, len(blocks) - 1)
+             if blocks[i].stop - blocks[i].start == blocks[j].stop - blocks[j].start]
+    i, j = pairs[0]
+    content[blocks[i]], content[blocks[j]] = content[blocks[j]], content[blocks[i]]
+    tar.write_bytes(content)
+    dataset = ImageTar(tar, TRAIN, test_mode=True)
+    for place in (i, j):
+        with pytest.raises(Exception, match=r'the tar was changed, delete its \.index\.npz'):
+            dataset[place]
+    assert all(dataset[place]['sample_idx'] == place for place in range(len(dataset)) if place not in (i, j))
+
+
 def test_resolves_by_scope(packed):
     assert isinstance(DATASETS.build(dict(type='mae_mm.ImageTar', data_root=str(packed))), ImageTar)

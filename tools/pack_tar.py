@@ -7,7 +7,12 @@ EXAMPLES = """example:
   python tools/train.py configs/mae_pretrain.py --cfg-options \\
       train_dataloader.dataset.type=mae_mm.ImageTar train_dataloader.dataset.data_root=data/imagenet_tar/train
 
-Copy the tars and their .index.npz anywhere; data_root takes any URL of fsspec, e.g. s3://bucket/train (with s3fs)."""
+Files are packed as they are: tools/check_dataset.py finds those that cannot be read, before. Left out are broken links,
+names that begin with a dot, and what has no image's extension; dots within a name become _. Interrupted, remove the
+tars and start again.
+
+Copy the tars and their .index.npz anywhere; data_root takes any URL of fsspec, e.g. s3://bucket/train (with s3fs), or a
+pattern such as 's3://bucket/train/images-0000*.tar'. After changing a tar delete its index: headers are then read."""
 
 
 def main() -> None:
@@ -23,8 +28,10 @@ def main() -> None:
     from mae_mm.launch import exit_on_user_error
 
     def run() -> None:
-        shards = pack(args.root, args.out, args.shard_gb, args.prefix)
-        print(f'{len(shards)} tars in {args.out}; use: type=mae_mm.ImageTar data_root={args.out}')
+        shards, images = pack(args.root, args.out, args.shard_gb, args.prefix)
+        size = sum(shard.stat().st_size for shard in shards) / 1e9
+        print(f'{images} images, {size:.3g} GB, in {len(shards)} tars in {args.out}; use: type=mae_mm.ImageTar '
+              f'data_root={args.out}')
 
     exit_on_user_error(run)
 

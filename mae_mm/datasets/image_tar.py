@@ -2,9 +2,12 @@
 
 import io
 import logging
+import re
 import tarfile
+import zipfile
+import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ from .image_folder import EXTENSIONS, ImageFolder
 from .limits import check_bytes
 
 INDEX_SUFFIX = '.index.npz'
+HEADER = 512  # bytes, before each file of a tar
 
 
 class TarIndex(NamedTuple):
@@ -45,21 +49,46 @@ def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS
                     for column, value in ((ends, len(names)), (starts, member.offset_data), (sizes, member.size)):
                         column.append(value)
     except tarfile.ReadError as error:
-        raise ValueError(f'no plain tar ({error}); unpack a compressed one first') from None
+        cut = total == 0 or 'unexpected end' in str(error)
+        raise ValueError('cut short, copy or pack it again' if cut else
+                         f'no plain tar ({error}); unpack a compressed one first') from None
     columns = (np.frombuffer(column, dtype=np.int64) for column in (ends, starts, sizes))
     return TarIndex(np.frombuffer(names, dtype=np.uint8), *columns, np.asarray(total, dtype=np.int64))
 
 
-def _fits(index: TarIndex, read: Callable[[int, int], bytes]) -> bool:
-    """Whether an index is of this tar: the last file's header stands where it should, with its name and size."""
-    if not len(index.ends):
-        return True
+def read_index(file: io.IOBase, total: int) -> TarIndex:
+    """The index of a tar of `total` bytes.
+
+    Raises:
+        ValueError: if it is damaged, or of another tar.
+    """
     try:
-        header = tarfile.TarInfo.frombuf(read(int(index.starts[-1]) - 512, 512), 'utf-8', 'surrogateescape')
-    except (tarfile.HeaderError, OSError):
-        return False
-    name = index.names[index.ends[-2] if len(index.ends) > 1 else 0:].tobytes().decode('utf-8', 'surrogateescape')
-    return header.size == index.sizes[-1] and name.startswith(header.name)  # a long name is cut in the header
+        with np.load(file, allow_pickle=False) as arrays:
+            index = TarIndex(*(arrays[name] for name in TarIndex._fields))
+        columns = np.stack([index.ends, index.starts, index.sizes]).astype(np.int64, casting='safe')  # (3, N)
+        inside = (columns >= 0).all() and (index.starts + index.sizes <= total).all()
+        ordered = (np.diff(index.ends) > 0).all() and index.ends[-1:].sum() == len(index.names)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError('is damaged') from error
+    if index.total != total or not inside or not ordered or index.names.dtype != np.uint8:
+        raise ValueError('is of another tar')
+    return index
+
+
+def is_header_of(header: bytes, name: str, size: int) -> bool:
+    """Whether the 512 bytes before a file in a tar say that it is this one, as far as they can say it.
+
+    Long names are cut there, and some programs write ? for what is not ASCII.
+    """
+    written = header[:100].split(b'\0')[0]
+    if header[257:263] == b'ustar\0' and header[345:346] != b'\0':  # the first part of a long name
+        written = header[345:500].split(b'\0')[0] + b'/' + written
+    try:
+        same_size = int(header[124:136].strip(b' \0') or b'0', 8) == size
+    except ValueError:  # 8 GB and more are written in another way
+        same_size = True
+    same_name = name.encode('utf-8', 'surrogateescape').startswith(written.lstrip(b'/'))
+    return same_size and (same_name or (not name.isascii() and b'?' in written))
 
 
 def find_shards(root: str) -> tuple[str, list[str]]:
@@ -70,16 +99,40 @@ def find_shards(root: str) -> tuple[str, list[str]]:
 
     Returns:
         The protocol, and the paths in sorted order.
+
+    Raises:
+        ValueError: if fsspec cannot open such a URL.
+        FileNotFoundError: if there is an index of a tar that is not there.
     """
-    fs, path = fsspec.core.url_to_fs(root)
+    try:
+        fs, path = fsspec.core.url_to_fs(root)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ValueError(f'data_root={root!r} cannot be opened: {error}') from None
     if '*' in path:
         found = fs.glob(path)
     elif fs.isdir(path):
         found = fs.glob(path.rstrip('/') + '/*.tar')
+        indexed = {index.removesuffix(INDEX_SUFFIX) for index in fs.glob(path.rstrip('/') + f'/*.tar{INDEX_SUFFIX}')}
+        if gone := sorted(indexed - set(found)):
+            raise FileNotFoundError(
+                f'{gone[0]} is not there, but its index is ({len(gone)} such); copy the tar, or delete the index')
+        warn_of_gaps(found)
     else:
         found = [path] if fs.exists(path) else []
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return protocol, sorted(found)
+
+
+def warn_of_gaps(shards: Sequence[str]) -> None:
+    """Say it if the numbers of PREFIX-000000.tar and so on do not run from 0 without a gap."""
+    numbers = {}
+    for shard in shards:
+        if match := re.fullmatch(r'(.*?)(\d+)\.tar', shard):
+            numbers.setdefault(match[1], []).append(int(match[2]))
+    for prefix, present in numbers.items():
+        if missing := sorted(set(range(max(present))) - set(present)):
+            print_log(f'{prefix}*.tar: {len(present)} tars; of the numbers up to {max(present)}, {len(missing)} are '
+                      f'missing, the first is {missing[0]}', 'current', logging.WARNING)
 
 
 @DATASETS.register_module()
@@ -92,10 +145,10 @@ class ImageTar(ImageFolder):
 
     Args:
         data_root: a tar, a folder of tars, or a pattern such as `s3://bucket/train-*.tar`: a path or any URL that
-            fsspec opens.
+            fsspec opens (a pattern with `*`; braces and lists are not understood).
 
     Raises:
-        FileNotFoundError: if there is no tar, or no image in it.
+        FileNotFoundError: if there is no tar, no image in it, or an index without its tar.
         ValueError: if a file is no plain tar.
     """
 
@@ -108,8 +161,8 @@ class ImageTar(ImageFolder):
         if not sum(len(index.ends) for index in indices):
             found = f'no image ({" ".join(self.extensions)}) in {len(indices)} tars' if indices else 'no tar'
             raise FileNotFoundError(
-                f'{self.data_root}: {found}. Expected a tar of images, a folder of them, or a pattern with *; to make '
-                'them: python tools/pack_tar.py FOLDER_OF_IMAGES FOLDER_FOR_TARS')
+                f'{self.data_root}: {found}. Expected a tar of images, a folder of them, or a pattern with * (nothing '
+                'compressed, no {braces}); to make them: python tools/pack_tar.py FOLDER_OF_IMAGES FOLDER_FOR_TARS')
         self.starts = np.concatenate([index.starts for index in indices])[:first_n]  # (N,) first byte in the shard
         self.sizes = np.concatenate([index.sizes for index in indices])[:first_n]  # (N,) bytes
         self.shard_of = np.repeat(np.arange(len(indices)), [len(index.ends) for index in indices])[:first_n]
@@ -122,11 +175,18 @@ class ImageTar(ImageFolder):
         fs = fsspec.filesystem(self.protocol)
         total = fs.size(shard)
         if self.extensions == EXTENSIONS and fs.exists(shard + INDEX_SUFFIX):
-            with fs.open(shard + INDEX_SUFFIX, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-                index = TarIndex(*(arrays[name] for name in TarIndex._fields))
-            if index.total == total and _fits(index, partial(read_range, self.protocol, shard)):
+            try:
+                with fs.open(shard + INDEX_SUFFIX, 'rb') as file:
+                    index = read_index(file, total)
+                for i in {0, len(index.ends) - 1} if len(index.ends) else ():
+                    begin, end = index.ends[i - 1] if i else 0, index.ends[i]
+                    name = index.names[begin:end].tobytes().decode('utf-8', 'surrogateescape')
+                    read_member(self.protocol, shard, int(index.starts[i]), int(index.sizes[i]), name)
                 return index
-            print_log(f'{shard + INDEX_SUFFIX} is of another tar: reading headers', 'current', logging.WARNING)
+            except OSError:
+                print_log(f'{shard + INDEX_SUFFIX} is of another tar: reading headers', 'current', logging.WARNING)
+            except ValueError as error:
+                print_log(f'{shard + INDEX_SUFFIX} {error}: reading headers', 'current', logging.WARNING)
         with fs.open(shard, 'rb') as file:
             try:
                 return scan_tar(file, total, self.extensions)
@@ -140,22 +200,23 @@ class ImageTar(ImageFolder):
         shard = self.shards[self.shard_of[idx]]
         start, size = int(self.starts[idx]), int(self.sizes[idx])
         name = info['img_path'].removeprefix(self.data_root).lstrip('/')
-        return {**info, 'img_path': f'{shard}/{name}', 'read': partial(read_range, self.protocol, shard, start, size)}
+        read = partial(read_member, self.protocol, shard, start, size, name)
+        return {**info, 'img_path': f'{shard}/{name}', 'read': read}
 
     def _drop_others(self, keep: Sequence[int]) -> None:
         self.starts, self.sizes, self.shard_of = (a[keep] for a in (self.starts, self.sizes, self.shard_of))
         super()._drop_others(keep)
 
 
-def read_range(protocol: str, path: str, start: int, size: int) -> bytes:
-    """Read `size` bytes from byte `start` on.
+def read_member(protocol: str, path: str, start: int, size: int, name: str) -> bytes:
+    """Read the `size` bytes of a file that begins at byte `start` of a tar.
 
     Raises:
-        OSError: if there are fewer, or more than any image has.
+        OSError: if it is not there, or has more bytes than any image.
     """
     check_bytes(size)
     # Looked up each time: fsspec keeps one connection for each process, so forked workers do not share any.
-    data = fsspec.filesystem(protocol).cat_file(path, start=start, end=start + size)
-    if len(data) != size:
-        raise OSError(f'{len(data)} bytes where the index promises {size}')
-    return data
+    data = fsspec.filesystem(protocol).cat_file(path, start=start - HEADER, end=start + size)
+    if len(data) != HEADER + size or not is_header_of(data[:HEADER], name, size):
+        raise OSError(f'not where the index of {path} has it: the tar was changed, delete its {INDEX_SUFFIX}')
+    return data[HEADER:]

@@ -36,7 +36,7 @@ def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
         yield path, os.path.join(folder, unique + extension.lower())
 
 
-def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> list[Path]:
+def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> tuple[list[Path], int]:
     """Write every image below `root`, in the order of `ImageFolder`, into `out/prefix-000000.tar` and so on.
 
     The same files give the same bytes. A shard gets its name when it is complete.
@@ -48,33 +48,46 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
         prefix: of the names.
 
     Returns:
-        The tars.
+        The tars, and how many images are in them.
 
     Raises:
         FileNotFoundError: if there is no image below `root`.
         FileExistsError: if `out` holds tars of that prefix already.
+        ValueError: if `shard_gb` is not above 0, or `prefix` is no plain name.
     """
+    if not shard_gb > 0:
+        raise ValueError(f'--shard-gb {shard_gb} must be above 0')
+    if os.path.basename(prefix) != prefix or not prefix:
+        raise ValueError(f'--prefix {prefix!r} must be a name without folders; those go into OUT')
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'{root}: no such folder')
     folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f'{folder} is a file; OUT must be a folder')
     folder.mkdir(parents=True, exist_ok=True)
     if next(folder.glob(f'{prefix}-*.tar'), None):
         raise FileExistsError(f'{folder} holds {prefix}-*.tar already; remove them, or choose another --prefix')
     names = member_names(tqdm(find_images(root), desc='packing', unit='img', disable=None))
-    item, shards = next(names, None), []
+    item, shards, count = next(names, None), [], 0
     if item is None:
         raise FileNotFoundError(f'{root}: no image in this folder or in folders below it')
     while item is not None:
         shard = folder / f'{prefix}-{len(shards):06}.tar'
         unfinished = shard.with_suffix('.tar.part')
-        with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
-            while item is not None and tar.offset < shard_gb * 1e9:
-                _add(tar, os.path.join(root, item[0]), item[1])
-                item = next(names, None)
+        try:
+            with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
+                while item is not None and tar.offset < shard_gb * 1e9:
+                    _add(tar, os.path.join(root, item[0]), item[1])
+                    item, count = next(names, None), count + 1
+        except BaseException:
+            unfinished.unlink()
+            raise
         with unfinished.open('rb') as file:
             index = scan_tar(file, unfinished.stat().st_size)
         np.savez(f'{shard}{INDEX_SUFFIX}', **index._asdict())
         unfinished.rename(shard)
         shards.append(shard)
-    return shards
+    return shards, count
 
 
 def _add(tar: tarfile.TarFile, path: str, name: str) -> None:
