@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import pickle
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -355,10 +354,8 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             code, message = EXIT_STOPPED, (
                 f'stopped: {error}. Make room; the checkpoints written before are intact, and the same command with '
                 '--resume goes on from the newest')
-    if message:
-        print(message, file=sys.stderr)
     end_workers()
-    leave(code)
+    leave(code, message)
 
 
 def _own_words(error: Exception) -> str:

@@ -53,6 +53,16 @@ def test_steps_of_both(monkeypatch):
     assert rows[3]['ratio'] == rows[3]['ratio_float32'] == rows[7]['ratio'] == 1
 
 
+def test_images_that_cannot_be_loaded_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path / 'nowhere'))
+    with pytest.raises(FileNotFoundError, match='no image in it'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path))
+    (tmp_path / 'text.jpg').write_text('no image')
+    with pytest.raises(ValueError, match=r'text\.jpg cannot be read \(not an image'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path))
+
+
 def test_loading_of_both(monkeypatch, tmp_path):
     monkeypatch.setattr(loader, 'LARGE_SIZE', (96, 128))
     folder = draw_jpegs(tmp_path / 'drawn', 3, 48, 64)

@@ -12,8 +12,9 @@ from PIL import Image
 
 from mae_mm.coco import check_loader, read_annotations
 from mae_mm.datasets import ImageFolder, INaturalist, Places205
-from mae_mm.datasets.check import BadFile, check_files, list_files, report, too_many
+from mae_mm.datasets.check import BadFile, check_files, list_files, report, too_many, what_is_wrong
 from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.pack import pack
 
 ROOT = Path(__file__).parents[1]
 DEEP = '[' * 100_000
@@ -75,6 +76,15 @@ def test_broken_links_of_ade20k_are_reported(folder: Path) -> None:
         (folder / part / 'training' / name).symlink_to('nowhere')
     bad = check_files(list_files('ade20k', str(folder)), 1, progress=False)
     assert [Path(one.path).name for one in bad] == ['1.png', '1.jpg']
+
+
+def test_a_bad_image_in_a_tar_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / 'text.jpg').write_text('no image')
+    pack(str(folder), str(tmp_path / 'tars'))
+    files = list_files('tar', str(tmp_path / 'tars'))
+    assert len(files) == 3
+    assert check_files(files, 1, progress=False) == [
+        BadFile(str(tmp_path / 'tars/images-000000.tar/text.jpg'), what_is_wrong(str(folder / 'text.jpg')))]
 
 
 WRONG = ['{"images": ["a"], "annotations": [], "categories": []}', '{"images": null}', '{"images": ["x"]}',

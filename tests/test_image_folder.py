@@ -199,6 +199,14 @@ def test_cache_leaves_broken_files_to_their_turn(broken, warnings):
     assert dataset[7]['img_path'] != f'{broken}/text.jpg' and dataset.num_broken == 1
 
 
+@pytest.mark.parametrize(('option', 'value', 'wrong'), [
+    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be had'),
+    ('cache_short_side', 0, 'must be 1 pixel or more')])
+def test_a_cache_that_cannot_be_is_named(folder, option, value, wrong):
+    with pytest.raises(ValueError, match=rf'{option}=.* {wrong}'):
+        ImageFolder(folder, TEST, cache='memory', **{option: value})
+
+
 def test_cache_reduces_the_short_side(folder):
     dataset = ImageFolder(folder, TEST, cache='memory', cache_short_side=10)
     assert {min(dataset.cache.get(i).shape[:2]) for i in range(12)} == {10}

@@ -18,9 +18,9 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     step = commands.add_parser('step', help='one training step of MAE (forward, backward, optimizer)')
     step.add_argument('--arch', default='base', choices=['base', 'large', 'huge'], help='of the ViT (default: base)')
-    step.add_argument('--img-size', type=int, default=224, help='side in pixels (default: 224)')
-    step.add_argument('--patch-size', type=int, default=16, help='side in pixels (default: 16)')
-    step.add_argument('--batch', type=int, default=16, help='images a step (default: 16)')
+    step.add_argument('--img-size', type=positive, default=224, help='side in pixels (default: 224)')
+    step.add_argument('--patch-size', type=positive, default=16, help='side in pixels (default: 16)')
+    step.add_argument('--batch', type=positive, default=16, help='images a step (default: 16)')
     step.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     step.add_argument('--decoders', nargs='+', default=['full'], choices=['full', 'partial', 'cross'],
                       help='of this project; partial and cross predict a third of the masked patches (default: full)')
@@ -28,28 +28,35 @@ def parse_args() -> argparse.Namespace:
     step.add_argument('--cpu-time', action='store_true', help='one thread, CPU time in place of the wall clock')
     loader = commands.add_parser('loader', help='reading, decoding and cropping, in CPU time of one thread')
     loader.add_argument('--data', metavar='FOLDER', help='JPEGs to read (default: drawn ones of 500x375 pixels)')
-    loader.add_argument('--size', type=int, default=224, help='side of a crop in pixels (default: 224)')
-    loader.add_argument('--images', type=int, default=60, help='number of drawn files (default: 60)')
+    loader.add_argument('--size', type=positive, default=224, help='side of a crop in pixels (default: 224)')
+    loader.add_argument('--images', type=positive, default=60, help='number of drawn files (default: 60)')
     end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
-    end2end.add_argument('--epochs', type=int, default=1, help='of each run (default: 1)')
+    end2end.add_argument('--epochs', type=positive, default=1, help='of each run (default: 1)')
     detector = commands.add_parser('detector', help='forward and backward of Mask R-CNN on a plain ViT: time, memory')
-    detector.add_argument('--sizes', type=int, nargs='+', default=[512, 1024], help='sides in pixels (512 1024)')
+    detector.add_argument('--sizes', type=positive, nargs='+', default=[512, 1024], help='sides in pixels (512 1024)')
     detector.add_argument('--arch', default='base', choices=['tiny', 'small', 'base', 'large', 'huge'],
                           help='of the ViT (default: base)')
-    detector.add_argument('--batch', type=int, default=1, help='images a step (default: 1)')
+    detector.add_argument('--batch', type=positive, default=1, help='images a step (default: 1)')
     detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     table2 = commands.add_parser('table2', help="the paper's wall-clock table: with or without [M], decoder depth")
     table2.add_argument('--archs', nargs='+', default=['large', 'huge'], metavar='ARCH', help='(large huge)')
-    table2.add_argument('--img-size', type=int, default=224, help='side in pixels (default: 224)')
-    table2.add_argument('--batch', type=int, default=8, help='images a step (default: 8)')
+    table2.add_argument('--img-size', type=positive, default=224, help='side in pixels (default: 224)')
+    table2.add_argument('--batch', type=positive, default=8, help='images a step (default: 8)')
     table2.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     table2.add_argument('--float32', action='store_true', help='no bfloat16')
     for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (table2, 5)):
         command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='the peer')
         command.add_argument(
-            '--rounds', type=int, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
+            '--rounds', type=positive, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
         command.add_argument('--json', metavar='FILE', help='write figures and environment there, too')
     return parser.parse_args()
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def show(timing: tuple[float, float, float], digits: int = 3) -> str:
@@ -59,15 +66,24 @@ def show(timing: tuple[float, float, float], digits: int = 3) -> str:
 
 def main() -> None:
     args = parse_args()
+    from mae_mm.launch import exit_on_user_error
+
+    exit_on_user_error(lambda: measure(args))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Run a benchmark and print its table."""
     import logging
 
     logging.disable(logging.INFO)  # initialisation and optimizer groups, told once for each contestant
+    import torch
+
     from mae_mm.benchmark.timing import environment, markdown_table
 
+    if getattr(args, 'device', 'cpu') == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda: torch sees no GPU here (make doctor); --device cpu needs none')
     if args.command == 'step':
         import time
-
-        import torch
 
         from mae_mm.benchmark.step import DECODERS, attention_kernels, compare_steps
 

@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   python tools/check_dataset.py data/ade/ADEChallengeData2016 --kind ade20k
   python tools/check_dataset.py data/inat2018 --kind inaturalist
   python tools/check_dataset.py data/places365 --kind places
+  python tools/check_dataset.py data/imagenet_tar/train --kind tar         # tars of tools/pack_tar.py
 
 exit codes: 0 every file is good, or so few are bad that a training goes on; 1 too many; 2 nothing to check, or a
 folder or annotation file that cannot be read"""
@@ -20,7 +21,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', help='folder of the data set')
-    parser.add_argument('--kind', choices=['folder', 'coco', 'ade20k', 'inaturalist', 'places'], default='folder',
+    parser.add_argument('--kind', default='folder',
+                        choices=['folder', 'coco', 'ade20k', 'inaturalist', 'places', 'tar'],
                         help='layout of the data set (default: folder)')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one for each core)')
     parser.add_argument('--out', default='bad_images.txt', help='list of the bad files (default: bad_images.txt)')

@@ -9,6 +9,7 @@ set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 config=$1 gpus=$2
 shift 2
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS is '$gpus', the number of processes of this machine: 1 or more" >&2; exit 2; }
 
 # torchrun would set 1 and warn; workers of the loader have threads of their own.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) / gpus > 0 ? $(nproc) / gpus : 1 ))}
@@ -31,6 +32,9 @@ while kill -0 "$run" 2>/dev/null; do  # a signal ended the first wait
     status=0
     wait "$run" || status=$?
 done
-[ "$status" -eq 0 ] || [ ! -s "$MAE_MM_EXIT_FILE" ] || status=$(<"$MAE_MM_EXIT_FILE")
+if [ "$status" -ne 0 ] && [ -s "$MAE_MM_EXIT_FILE" ]; then
+    status=$(head -n 1 "$MAE_MM_EXIT_FILE")
+    sed -n '2,$p' "$MAE_MM_EXIT_FILE" >&2  # what the run said, below torchrun's report
+fi
 rm -f "$MAE_MM_EXIT_FILE"
 exit "$status"

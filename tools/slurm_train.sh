@@ -14,6 +14,7 @@ per_node=$(( per_node < gpus ? per_node : gpus ))
 
 if [ -z "${SLURM_JOB_ID:-}" ]; then
     partition=$1 job=$2
+    command -v sbatch > /dev/null || { echo 'error: no sbatch here; one machine needs tools/dist_train.sh' >&2; exit 2; }
     mkdir -p work_dirs/slurm
     # shellcheck disable=SC2086  # SBATCH_ARGS is a list of flags
     exec sbatch --partition="$partition" --job-name="$job" --gres=gpu:"$per_node" --ntasks="$gpus" \

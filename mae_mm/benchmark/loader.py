@@ -13,6 +13,8 @@ from mmengine.registry import TRANSFORMS
 from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.benchmark.timing import Timing, interleave
 from mae_mm.datasets import ImageFolder
+from mae_mm.datasets.check import check_chunk
+from mae_mm.datasets.image_folder import find_images
 from mae_mm.datasets.jpeg import _jpeg_crop
 
 # The transforms of mmpretrain's MAE configs.
@@ -64,13 +66,23 @@ def compare_loading(size: int = 224, images: int = 60, rounds: int = 7, data: st
     Returns:
         A row for each way: `name`, `peer` (the row it is compared with), milliseconds a view (`Timing`), and `ratio`,
         peer / this (above 1: faster than mmpretrain).
+
+    Raises:
+        FileNotFoundError: if there is no image in `data`.
+        ValueError: if one of them cannot be read.
     """
+    if data and not Path(data).is_dir():
+        raise FileNotFoundError(f'--data {data}: no such folder')
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as temporary:
         small = Path(data) if data else draw_jpegs(Path(temporary, 'small'), images, *IMAGENET_SIZE)
         large = draw_jpegs(Path(temporary, 'large'), max(images // 10, 2), *LARGE_SIZE, blur=1.0)
-        files = {folder: sorted(map(str, folder.rglob('*.[jJ]*'))) for folder in (small, large)}
+        files = {folder: [str(folder / name) for name in find_images(str(folder))] for folder in (small, large)}
+        if data and (bad := check_chunk(files[small])):
+            raise ValueError(f'--data {data}: {bad[0].path} cannot be read ({bad[0].reason}); {len(bad)} such files')
+        if not files[small]:
+            raise FileNotFoundError(f'--data {data}: no image in it')
         ways = {  # name -> call, views that it makes
             'mmpretrain': (load_with_mmpretrain(files[small], size), len(files[small])),
             'mae_mm': (load_with_ours(small, size), len(files[small])),

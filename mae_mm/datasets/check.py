@@ -11,11 +11,16 @@ from tqdm import tqdm
 
 from .decode import DecodeError, decode
 from .image_folder import EXTENSIONS, walk
+from .image_tar import ImageTar
 from .limits import entries, exceeds_share, leaves_folder, read_file, read_json
 from .listed_images import read_labels
 
 CHUNK = 64  # files per task of a process
-KINDS = ('folder', 'coco', 'ade20k', 'inaturalist', 'places')
+KINDS = ('folder', 'coco', 'ade20k', 'inaturalist', 'places', 'tar')
+
+
+class Packed(str):
+    """The path of a file within a tar, with `read`, a call that returns its content."""
 
 
 class BadFile(NamedTuple):
@@ -36,9 +41,10 @@ def list_files(kind: str, root: str) -> list[str]:
         FileNotFoundError: if nothing of that layout is there.
         ValueError: if a folder or an annotation file cannot be read, or names a file outside its folder.
     """
-    layouts = dict(folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places)
+    layouts = dict(folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places,
+                   tar=_tar)
     try:
-        files = sorted(set(layouts[kind](Path(root))))
+        files = sorted(set(layouts[kind](Path(root) if kind != 'tar' else root)))  # tars: or a URL
     except PermissionError as error:
         raise ValueError(f'{error.filename} may not be read: {error.strerror}') from error
     if not files:
@@ -75,7 +81,7 @@ def check_alone(files: Iterable[str]) -> list[BadFile]:
 def what_is_wrong(path: str) -> str:
     """Why a file cannot be decoded; '' if it can."""
     try:
-        decode(read_file(path), 'rgb')
+        decode(path.read() if isinstance(path, Packed) else read_file(path), 'rgb')
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''
@@ -165,6 +171,15 @@ def _places(root: Path) -> Iterator[str]:
             if (root / name).is_file() and (root / folder).is_dir():
                 for image, _ in read_labels(str(root / name)):
                     yield _inside(root / folder, image.lstrip('/'), root / name)
+
+
+def _tar(root: str) -> Iterator[Packed]:
+    dataset = ImageTar(root)
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        path = Packed(info['img_path'])
+        path.read = info['read']
+        yield path
 
 
 def _inside(folder: Path, name: object, listed_in: Path) -> str:

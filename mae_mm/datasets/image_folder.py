@@ -113,6 +113,10 @@ class ImageFolder(BaseDataset):
             lazy_init: bool = False, max_refetch: int = 100) -> None:
         if cache not in ('none', 'memory'):
             raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
+        if not cache_gb > 0:
+            raise ValueError(f"cache_gb={cache_gb} must be above 0 (10^9 bytes); to keep nothing: cache='none'")
+        if cache_short_side is not None and cache_short_side < 1:
+            raise ValueError(f'cache_short_side={cache_short_side} must be 1 pixel or more, or None')
         self.extensions = extensions
         self.cache = None
         self.cache_short_side = cache_short_side
@@ -162,9 +166,14 @@ class ImageFolder(BaseDataset):
             return resize(img, [round(side * factor) for side in img.shape[:2]]).permute(1, 2, 0).numpy()
 
         start = time.perf_counter()
-        self.cache = ImageCache(load_small, len(self), self._max_cache_bytes, progress=is_main_process())
+        try:
+            self.cache = ImageCache(load_small, len(self), self._max_cache_bytes, progress=is_main_process())
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f'cache_gb={self._max_cache_bytes / 1e9:g} cannot be had: {error}; lower it, or cache_short_side, or '
+                "cache='none'") from error
         message = (
-            f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.2f} GB, '
+            f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.3g} GB, '
             f'{time.perf_counter() - start:.1f} s')
         if self.cache.full:
             message += f'; cache_gb={self._max_cache_bytes / 1e9:g} is full, the others are decoded each time'

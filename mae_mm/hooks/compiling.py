@@ -33,7 +33,7 @@ class CompileHook(Hook):
             return
         for block in blocks:
             block.compile(dynamic=False)
-        print_log(f'{len(blocks)} blocks are compiled in the first iteration', 'current')
+        print_log(f'{len(blocks)} blocks are compiled in the first iteration, which may take minutes', 'current')
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Other shapes, other modes: not worth compilations of their own."""

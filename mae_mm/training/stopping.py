@@ -1,6 +1,7 @@
 """How a training may end, other than well."""
 
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,8 +24,13 @@ class RollBack(TrainingStopped):
     """
 
 
-def leave(code: int | str | None) -> NoReturn:
-    """End the process with a code, and tell it to `tools/dist_train.sh`, to which torchrun would say 1 for any."""
+def leave(code: int | str | None, message: str = '') -> NoReturn:
+    """End the process with a code and a message on standard error.
+
+    Both go to `tools/dist_train.sh`, too: torchrun would tell it 1 for any code, and prints its own report below.
+    """
+    if message:
+        print(message, file=sys.stderr)
     if code and os.environ.get('MAE_MM_EXIT_FILE'):
-        Path(os.environ['MAE_MM_EXIT_FILE']).write_text(str(code))
+        Path(os.environ['MAE_MM_EXIT_FILE']).write_text('\n'.join([str(code), message]), errors='backslashreplace')
     raise SystemExit(code)
