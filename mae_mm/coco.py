@@ -1,5 +1,6 @@
 """COCO-format annotations: classes taken from the file when asked; what does not fit is said before training."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,11 +8,13 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mae_mm.coco_entries import check_entries, refuse, some
 from mae_mm.datasets.limits import entries, leaves_folder, open_image, read_json
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 NUM_SIZES = 100  # images of a data set whose size is compared with the file's; all of them would take minutes
 PALETTE_SIZE = 80  # colours of mmdet's COCO palette
+USE_FILE = "the classes of the file: --cfg-options classes=json, or classes = 'json' in the config"
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap height and width when the image is loaded
 
 
@@ -49,7 +52,7 @@ def adopt_classes(cfg: Config) -> None:
             return
         names = [category.get('name') for category in read_annotations(path)['categories']]
         if not all(isinstance(name, str) for name in names):
-            raise ValueError(f'{path}: a category has no name, or one that is no text ({_some(names)})')
+            raise ValueError(f'{path}: a category has no name, or one that is no text ({some(names)})')
     elif isinstance(names, str):
         raise ValueError(f"classes={names!r} is neither 'json' nor a list of names")
     for dataset in datasets:
@@ -75,8 +78,14 @@ def read_annotations(path: Path) -> dict:
     """Parse a COCO file.
 
     Raises:
-        ValueError: if it is no json, or not one of COCO's layout.
+        ValueError: if it is no json, none that pycocotools reads, or not one of COCO's layout.
     """
+    with open(path, 'rb') as file:
+        encoding = json.detect_encoding(file.read(4))
+    if encoding != 'utf-8':
+        raise ValueError(
+            f'{path} is written in {encoding} with a byte order mark, which pycocotools does not read; save it as '
+            "UTF-8 without BOM (an editor's \"UTF-8\", not \"UTF-8 with BOM\" or \"Unicode\")")
     content = read_json(path)
     missing = [key for key in ('images', 'annotations', 'categories')
                if not isinstance(content, dict) or not isinstance(content.get(key), list)]
@@ -99,16 +108,15 @@ def check_loader(cfg: Config, loader: str) -> None:
     """
     for dataset in coco_datasets((cfg.get(loader) or {}).get('dataset')):
         if cfg.get('classes') == 'json':
-            path = annotation_path(next(coco_datasets(cfg.train_dataloader.dataset)))
             raise FileNotFoundError(
-                f"classes='json' means the categories of the training annotations {path}, which are not there; "
-                "write the names: classes=['cat', 'dog']")
+                f"classes='json' means the categories of the training annotations {_training_file(cfg)}, which are not "
+                "there; write the names: classes=['cat', 'dog']")
         path = annotation_path(dataset)
         content = read_annotations(path)
         folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
         try:
-            check_entries(content, path, with_masks=_loads_masks(dataset))
-            check_categories(content, path, _names(dataset), dict(class_heads(cfg.model)))
+            check_entries(content, path, with_masks=_loads_masks(dataset), training=loader == 'train_dataloader')
+            check_categories(content, path, _names(dataset), dict(class_heads(cfg.model)), _training_file(cfg))
             check_images(content['images'], path, folder)
         except KeyError as error:
             raise ValueError(f'{path}: an image, annotation or category has no {error}') from error
@@ -124,58 +132,49 @@ def check_loader(cfg: Config, loader: str) -> None:
                     f'be of other images: --cfg-options {key}.ann_file={path}')
 
 
-def check_entries(content: dict, path: Path, with_masks: bool) -> None:
-    """Every annotation belongs to an image and a category of the file, and has what training needs.
-
-    Raises:
-        ValueError: as `check_loader`.
-    """
-    images = {image['id']: image for image in content['images']}
-    categories = {category['id'] for category in content['categories']}
-    annotations = content['annotations']
-    for key in ('area', 'iscrowd'):
-        _refuse([a['id'] for a in annotations if key not in a], path, f'annotations have no {key}')
-    strays = [a['id'] for a in annotations if a['image_id'] not in images]
-    _refuse(strays, path, 'annotations are of images that are not in the file')
-    _refuse([a['id'] for a in annotations if a['category_id'] not in categories], path,
-            'annotations are of categories that are not in the file')
-    _refuse([a['id'] for a in annotations if len(a.get('bbox') or ()) != 4], path,
-            'annotations have no bbox [x, y, width, height]')
-    # mmdet drops these in silence.
-    outside = [a['id'] for a in annotations if not _shows(a['bbox'], images[a['image_id']])]
-    if annotations and len(outside) == len(annotations):
-        raise ValueError(
-            f'{path}: not one bbox lies in its image with at least one pixel a side (annotation {outside[0]}: '
-            f'{annotations[0]["bbox"]}); COCO boxes are [x, y, width, height] in pixels, not fractions')
-    if with_masks:
-        _refuse([a['id'] for a in annotations if not a.get('segmentation') and not a.get('iscrowd')], path,
-                'annotations have no segmentation, which a mask head learns from; add them, or train on boxes alone '
-                '(docs/detection.md, "Boxes alone")')
-
-
-def check_categories(content: dict, path: Path, names: Sequence[str], heads: dict[str, ConfigDict]) -> None:
+def check_categories(
+    content: dict, path: Path, names: Sequence[str], heads: dict[str, ConfigDict], training_file: Path | None = None,
+) -> None:
     """The file's categories are the data set's classes, in their order, and the heads have as many.
 
     mmdet numbers the labels in the file's order whatever the order of `names`, and drops what it does not find.
+
+    Args:
+        training_file: whose classes they may be.
 
     Raises:
         ValueError: as `check_loader`.
     """
     in_file = [category['name'] for category in content['categories']]
-    out = "the classes of the file: --cfg-options classes=json, or classes = 'json' in the config"
+    out = _way_out(names, path, training_file) if in_file != list(names) else USE_FILE
     if twice := [name for name, count in Counter(in_file).items() if count > 1]:
         raise ValueError(f'{path} has several categories named {twice[0]!r}')
     if missing := [name for name in names if name not in in_file]:
         raise ValueError(
-            f'{path} has {len(in_file)} categories ({_some(in_file)}), and {len(missing)} of the {len(names)} classes '
-            f'of the data set are not among them ({_some(missing)}); {out}')
+            f'{path} has {len(in_file)} categories ({some(in_file)}), and {len(missing)} of the {len(names)} classes '
+            f'of the data set are not among them ({some(missing)}); {out}')
     if [name for name in in_file if name in names] != list(names):
         raise ValueError(
-            f'{path} has the categories in another order ({_some(in_file)}) than the classes of the data set '
-            f'({_some(names)}), and labels would be mixed up; {out}')
+            f'{path} has the categories in another order ({some(in_file)}) than the classes of the data set '
+            f'({some(names)}), and labels would be mixed up; {out}')
     for key, head in heads.items():
         if head.num_classes != len(names):
             raise ValueError(f'{key}.num_classes={head.num_classes}, but {path} gives {len(names)} classes; {out}')
+
+
+def _training_file(cfg: Config) -> Path | None:
+    """The annotations that the detector is trained with."""
+    dataset = next(coco_datasets((cfg.get('train_dataloader') or {}).get('dataset')), None)
+    return None if dataset is None else annotation_path(dataset)
+
+
+def _way_out(names: Sequence[str], path: Path, training_file: Path | None) -> str:
+    """What to do about categories that are not the classes."""
+    if not training_file or not training_file.is_file() or training_file.samefile(path):
+        return USE_FILE
+    if [category.get('name') for category in read_annotations(training_file)['categories']] == list(names):
+        return f'make the categories of {path} equal to those of {training_file}, in their order'
+    return USE_FILE
 
 
 def check_images(images: list[dict], path: Path, folder: Path) -> None:
@@ -186,7 +185,7 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
     """
     if not images:
         raise ValueError(f'{path} has no images')
-    _refuse([image['file_name'] for image in images if leaves_folder(str(image['file_name']))], path,
+    refuse([image['file_name'] for image in images if leaves_folder(str(image['file_name']))], path,
             f'images are named outside {folder}')
     listed: dict[Path, set[str]] = {}
     missing = []
@@ -196,7 +195,7 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
             listed[file.parent] = set(os.listdir(file.parent)) if file.parent.is_dir() else set()
         if file.name not in listed[file.parent]:
             missing.append(image['file_name'])
-    _refuse(missing, path, f'images are not in {folder} (data_root + data_prefix.img + file_name)')
+    refuse(missing, path, f'images are not in {folder} (data_root + data_prefix.img + file_name)')
     for image in images[::-(-len(images) // NUM_SIZES)]:
         size = _loaded_size(folder / image['file_name'])
         if size != (image['width'], image['height']):
@@ -228,20 +227,3 @@ def _names(dataset: ConfigDict) -> Sequence[str]:
 
 def _loads_masks(dataset: ConfigDict) -> bool:
     return any(transform.get('with_mask') for transform in dataset.get('pipeline', []))
-
-
-def _shows(bbox: Sequence[float], image: dict) -> bool:
-    """mmdet's rule for boxes that it keeps."""
-    x, y, width, height = bbox
-    across = min(x + width, image['width']) - max(x, 0)
-    down = min(y + height, image['height']) - max(y, 0)
-    return width >= 1 and height >= 1 and across > 0 and down > 0
-
-
-def _refuse(found: Sequence, path: Path, complaint: str) -> None:
-    if found:
-        raise ValueError(f'{path}: {len(found)} {complaint} ({_some(found)})')
-
-
-def _some(names: Sequence) -> str:
-    return ', '.join(map(str, names[:3])) + (', …' if len(names) > 3 else '')
