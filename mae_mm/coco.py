@@ -116,7 +116,7 @@ def check_loader(cfg: Config, loader: str) -> None:
         folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
         try:
             check_entries(content, path, with_masks=_loads_masks(dataset), training=loader == 'train_dataloader')
-            check_categories(content, path, _names(dataset), dict(class_heads(cfg.model)), _training_file(cfg))
+            check_categories(content, path, class_names(dataset), dict(class_heads(cfg.model)), _training_file(cfg))
             check_images(content['images'], path, folder)
         except KeyError as error:
             raise ValueError(f'{path}: an image, annotation or category has no {error}') from error
@@ -214,7 +214,7 @@ def _loaded_size(file: Path) -> tuple[int, int]:
         raise ValueError(f'{file} is no readable image: {error}') from error
 
 
-def _names(dataset: ConfigDict) -> Sequence[str]:
+def class_names(dataset: ConfigDict) -> Sequence[str]:
     """The classes that a CocoDataset is built with."""
     names = (dataset.get('metainfo') or {}).get('classes')
     if isinstance(names, str):  # a file of names, one a line

@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from mae_mm import coco
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.checkpoint.files import read_content, refusal
+from mae_mm.checkpoint.purpose import explain_mismatch
 from mae_mm.config_check import check_sections, check_values
 from mae_mm.training.batches import end_workers
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
@@ -85,7 +86,8 @@ def check_schedule(cfg: Config) -> None:
     Raises:
         ValueError: naming both keys.
     """
-    epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
+    train_cfg = cfg.get('train_cfg') or {}
+    epochs, iters = train_cfg.get('max_epochs'), train_cfg.get('max_iters')
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
         begin = scheduler.get('begin', 0)
@@ -94,6 +96,10 @@ def check_schedule(cfg: Config) -> None:
             raise ValueError(
                 f'train_cfg.max_epochs={epochs} ends before param_scheduler.{i} begins (begin={begin}); shorten the '
                 f'warm-up, too, or leave it out: --cfg-options {way_out}')
+        if iters is not None and not scheduler.get('by_epoch', True) and begin >= iters:
+            raise ValueError(
+                f'train_cfg.max_iters={iters} ends before param_scheduler.{i}.begin={begin}; train longer, or let it '
+                f'begin earlier, e.g. --cfg-options param_scheduler.{i}.begin=0')
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
@@ -104,47 +110,50 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
         ValueError, FileNotFoundError: as `coco.check_loader`.
     """
     for loader in loaders:
-        for dataset in _datasets((cfg.get(loader) or {}).get('dataset')):
-            for path in _data_paths(dataset):
+        for where, dataset in _datasets((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
+            for key, path in _data_paths(dataset):
                 if not path.exists():
-                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{loader}.dataset'))
+                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{where}.{key}'))
         coco.check_loader(cfg, loader)
 
 
 def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
-    """One message: the path looked for, the layout expected, and the way out."""
+    """One message: the path looked for, the key that it is from, the layout expected, and the way out."""
     layout = LAYOUTS.get(dataset_type.rsplit('.', 1)[-1], f'as {dataset_type} documents it')
+    below = '' if key.endswith('.data_root') else '    (below data_root, if that is set)'
     return (
         f'no data at {path.absolute()}  ({key}, {dataset_type})\n'
         f'  expected:   {layout}\n'
-        f'  own data:   --cfg-options {key}.data_root=PATH\n'
+        f'  own data:   --cfg-options {key}=PATH{below}\n'
         f'  demo data:  {DEMO}')
 
 
-def _datasets(dataset: ConfigDict | None) -> Iterator[ConfigDict]:
-    """A data set's config, or those that it wraps."""
+def _datasets(dataset: ConfigDict | None, key: str = 'dataset') -> Iterator[tuple[str, ConfigDict]]:
+    """A data set's config, or those that it wraps, each with its place in the config."""
     if dataset is None:
         return
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets', [])
+    inner = [(f'{key}.datasets.{i}', one) for i, one in enumerate(dataset.get('datasets', []))]
+    if 'dataset' in dataset:
+        inner = [(f'{key}.dataset', dataset['dataset'])]
     if not inner:
-        yield dataset
-    for one in inner:
-        yield from _datasets(one)
+        yield key, dataset
+    for where, one in inner:
+        yield from _datasets(one, where)
 
 
-def _data_paths(dataset: ConfigDict) -> Iterator[Path]:
-    """Paths that a data set's config names, the root first."""
+def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:
+    """Paths that a data set's config names, each with its key, the root first."""
     root = Path(dataset.get('data_root') or '')
     if any(mark in str(dataset.get('data_root')) for mark in ('://', '*')):  # mae_mm.ImageTar looks for itself
         return
     if dataset.get('data_root'):
-        yield root
+        yield 'data_root', root
     if dataset.get('ann_file'):
-        yield root / dataset['ann_file']
+        yield 'ann_file', root / dataset['ann_file']
     prefixes = dataset.get('data_prefix') or {}
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+    for key, prefix in prefixes.items() if isinstance(prefixes, dict) else [(None, prefixes)]:
         if prefix:
-            yield root / prefix
+            yield f'data_prefix.{key}' if key else 'data_prefix', root / prefix
 
 
 def default_work_dir(config: str) -> str:
@@ -230,7 +239,7 @@ def enable_lr_scaling(cfg: Config) -> None:
 def count_effective_batch(cfg: Config) -> None:
     """Let lr scaling see gradient accumulation and repeated views, which mmengine's leaves out of the batch."""
     factor = cfg.optim_wrapper.get('accumulative_counts', 1)
-    for dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
+    for _, dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
         break  # data sets joined together have one pipeline
     if (cfg.get('auto_scale_lr') or {}).get('enable') and factor > 1:
@@ -312,7 +321,9 @@ def load_exactly(runner: Runner, checkpoint: str) -> None:
     try:
         runner.load_checkpoint(checkpoint, strict=True)
     except RuntimeError as error:
-        raise ValueError(f'{checkpoint} is no checkpoint of {runner.cfg.filename}: {error}') from error
+        names = (getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        reason = explain_mismatch(read_content(checkpoint)[0], names, str(error))
+        raise ValueError(f'{checkpoint} is no checkpoint of {runner.cfg.filename}: {reason}') from error
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:

@@ -319,3 +319,15 @@ def test_held_out_file_of_other_categories(tmp_path: Path) -> None:
     cfg.val_dataloader.dataset.ann_file = 'val.json'
     with pytest.raises(ValueError, match=r'\(ant\); make the categories of .*val\.json equal to those of .*train\.j'):
         launch.check_data(cfg, ('val_dataloader', ))
+
+
+@pytest.mark.parametrize(('values', 'key'), [
+    (dict(ann_file='gone.json'), 'ann_file'), (dict(data_prefix=dict(img='gone')), 'data_prefix.img'),
+    (dict(data_root='gone'), 'data_root')])
+def test_a_missing_path_names_its_key(values: dict, key: str, tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    cfg.train_dataloader.dataset.dataset.update(values)
+    with pytest.raises(FileNotFoundError, match=rf'gone(\.json)?  \(train_dataloader\.dataset\.dataset\.{key}, CocoData'
+                       ) as error:
+        launch.check_data(cfg, ('train_dataloader', ))
+    assert f'own data:   --cfg-options train_dataloader.dataset.dataset.{key}=PATH' in str(error.value)

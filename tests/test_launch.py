@@ -112,6 +112,15 @@ def test_training_that_ends_in_the_warm_up_is_named() -> None:
         launch.check_schedule(cfg)
 
 
+def test_iterations_that_end_before_a_scheduler_begins_are_named() -> None:
+    cfg = Config(dict(train_cfg=dict(max_iters=6), param_scheduler=[
+        dict(type='LinearLR', by_epoch=False, end=5), dict(type='MultiStepLR', by_epoch=False, begin=100)]))
+    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=6 ends before param_scheduler\.1\.begin=100'):
+        launch.check_schedule(cfg)
+    cfg.merge_from_dict({'param_scheduler.1.begin': 0})
+    launch.check_schedule(cfg)
+
+
 @pytest.mark.parametrize('epochs', [1, 3])
 def test_the_advice_on_a_short_schedule_works(epochs: int) -> None:
     options = {'train_cfg.max_epochs': epochs}

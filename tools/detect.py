@@ -1,6 +1,7 @@
 """Draw a trained detector's boxes and masks into images."""
 
 import argparse
+import sys
 
 from mmengine.config import DictAction
 
@@ -17,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config that the detector was trained with')
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument('images', nargs='+', metavar='image', help='image files, or folders of them')
-    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures')
+    parser.add_argument('--out', required=True, metavar='DIR', help='folder for the pictures, not among the images')
     parser.add_argument('--num', type=int, default=8, help='images from each folder, in sorted order (%(default)s)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='draw detections above it (%(default)s)')
     parser.add_argument('--side', type=int, default=0, metavar='PIXELS',
@@ -34,7 +35,14 @@ def main() -> None:
     from mae_mm import launch
     from mae_mm.detect import detect  # after --help, which need not wait for torch
 
-    launch.exit_on_user_error(lambda: print(*detect(**vars(args)), sep='\n'))
+    def draw() -> None:
+        drawn = detect(**vars(args))
+        print(*drawn.files, *drawn.notes, sep='\n')
+        if drawn.skipped:
+            print(f'{len(drawn.skipped)} images could not be drawn:', *drawn.skipped, sep='\n  ', file=sys.stderr)
+            raise SystemExit(1)
+
+    launch.exit_on_user_error(draw)
 
 
 if __name__ == '__main__':
