@@ -167,7 +167,8 @@ def test_a_full_disk_under_a_log_ends_with_one_message(images: Path, tmp_path: P
     code = f'import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); ' \
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     result = run('-c', code, 'tools/train.py', DEMO, '--work-dir', str(tmp_path), *tiny(
-        images, **{'default_hooks.checkpoint.interval': 100, 'custom_hooks': '[]', 'train_cfg.max_epochs': 50}))
+        images, **{'default_hooks.checkpoint.interval': 100, 'custom_hooks': '[]', 'train_cfg.max_epochs': 50,
+                   'train_dataloader.dataset.cache': 'none'}))  # the cache is a file, too, and would be the first
     assert result.returncode == 3, result.stderr[-3000:]
     assert 'Logging error' not in result.stderr and 'Traceback' not in result.stderr
     assert result.stderr.splitlines()[-1].startswith('stopped: [Errno 27] File too large. Make room')

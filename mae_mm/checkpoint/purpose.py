@@ -27,7 +27,7 @@ def explain_mismatch(content: Mapping, names: Sequence[str] | None, error: str) 
         names: the classes of the config's data, where it has some.
         error: what the loader says, for all other cases.
     """
-    if is_pretraining(content):
+    if names and is_pretraining(content):  # without classes the config is of pre-training, too
         return ('it is one of pre-training, and has no weights of heads; train a model from it: '
                 'python tools/train.py CONFIG --pretrained CHECKPOINT')
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
