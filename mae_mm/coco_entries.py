@@ -20,7 +20,7 @@ WANTED = 'COCO boxes are [x, y, width, height] in pixels'
 def check_entries(content: dict, path: Path, with_masks: bool, training: bool = False) -> None:
     """Every annotation belongs to an image and a category of the file, and has what training needs.
 
-    Single boxes and polygons that show nothing, of which real data has some, are told and no more: mmdet drops them.
+    Single boxes and polygons that show nothing, of which real data has some, are told and no more; mmdet drops the boxes.
 
     Args:
         content: of a COCO file; its images, annotations and categories are lists of dicts.
@@ -68,8 +68,10 @@ def check_entries(content: dict, path: Path, with_masks: bool, training: bool = 
         if empty:
             silent.append(f'{len(empty)} annotations have polygons of fewer than three points (or of an odd number of '
                           f'coordinates), or outside their image ({some([ids[i] for i in empty], "annotation ids")})')
+    if 0 in ids:
+        silent.append('an annotation has the id 0, which pycocotools takes for "not found": number them from 1')
     if silent and os.environ.get('RANK', '0') == '0':
-        print_log(f'{path}: {"; ".join(silent)}. They are left out; training goes on', 'current', logging.WARNING)
+        print_log(f'{path}: {"; ".join(silent)}. Worth a look; it goes on', 'current', logging.WARNING)
 
 
 def _check_ids(name: str, entries: Sequence[dict], path: Path) -> None:

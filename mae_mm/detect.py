@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import nn
 
 from mae_mm import coco, launch
 from mae_mm.checkpoint.purpose import explain_mismatch
-from mae_mm.datasets.decode import decode
+from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.image_folder import find_images
 from mae_mm.datasets.limits import read_file
 from mae_mm.visualize import list_images
@@ -84,7 +85,7 @@ def detect(
     for path, name in zip(paths, picture_names(paths), strict=True):
         try:
             picture = draw(inferencer, path, score_thr, side)
-        except Exception as error:  # files fail in all ways, and so do images of odd shapes in a pipeline
+        except (DecodeError, OSError, ValueError, AssertionError, cv2.error) as error:  # or too odd a shape to resize
             skipped.append(f'{path}: {str(error).strip() or type(error).__name__}')
             continue
         pictures.append(picture)

@@ -289,6 +289,7 @@ def test_single_odd_annotations_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50, 3, 20, 1' in line
     assert '1: [2, 3, -5, 10]' in line and '20: [2, 3, 20, 10]' in line
     assert '3 annotations have polygons of fewer than three points' in line and '(annotation ids 10, 11, 12)' in line
+    assert 'the id 0, which pycocotools takes for "not found"' in line
 
 
 def test_run_length_codes_are_read_as_pycocotools_writes_them() -> None:
