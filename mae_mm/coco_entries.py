@@ -20,7 +20,7 @@ WANTED = 'COCO boxes are [x, y, width, height] in pixels'
 def check_entries(content: dict, path: Path, with_masks: bool, training: bool = False) -> None:
     """Every annotation belongs to an image and a category of the file, and has what training needs.
 
-    Single boxes and polygons that show nothing, of which real data has some, are told and no more; mmdet drops the boxes.
+    Single boxes and polygons that show nothing, of which real data has some, are told and no more (mmdet drops boxes).
 
     Args:
         content: of a COCO file; its images, annotations and categories are lists of dicts.
