@@ -83,6 +83,8 @@ def read_rows(folders: Sequence[Path], only: Sequence[str] | None = None) -> dic
     Raises:
         ValueError: if there are no such rows, or a header cannot be read.
     """
+    if len({folder.name for folder in folders}) < len(folders):
+        raise ValueError(f'two tables have the same name ({", ".join(map(str, folders))}); run them one by one')
     files = {folder: sorted(folder.glob('*.py')) for folder in folders}
     for folder, paths in files.items():
         if not paths:
@@ -238,6 +240,9 @@ def run_stages(jobs: dict[Stage, Job], out: Path, workers: int) -> tuple[dict[St
             for stage, job in jobs.items()}
     results = {stage: comparison.read_result(stage.folder(out), keys[stage]) for stage in jobs}
     errors = {}
+    for stage in jobs:
+        if results[stage] is None:
+            comparison.claim(stage.folder(out), keys[stage])
 
     def record(stage: Stage, future: Future) -> None:
         if error := future.exception():
@@ -269,7 +274,7 @@ def write_table(
         f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent, '
         f'mean ± standard deviation over {seeds} seeds. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
     text = '\n\n'.join([caption, markdown_table(header, cells), *notes])
-    if name in AXES and any(line[key] for line in lines.values() for key in COLUMNS):
+    if name in AXES and any(line[key] for row, line in lines.items() for key in COLUMNS if _place(row) is not None):
         draw_plot(folder / 'plot.png', AXES[name], lines, scratch)
         text += '\n\n![plot](plot.png)'
     (folder / 'table.md').write_text(text + '\n')
@@ -289,10 +294,14 @@ def write_table(
 
 
 def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[float]) -> None:
-    """Accuracy over the number that a row's name is, this run beside the paper, one panel for each protocol."""
+    """Accuracy over the number that a row's name is, this run beside the paper, one panel for each protocol.
+
+    Rows of other names have no place in it.
+    """
+    lines = {row: line for row, line in lines.items() if _place(row) is not None}
     figure = Figure(figsize=(10, 4), layout='constrained')
     for axes, (key, title) in zip(figure.subplots(1, 2), COLUMNS.items(), strict=True):
-        mine = [(float(row.name), line[key]) for row, line in lines.items() if line[key]]
+        mine = [(_place(row), line[key]) for row, line in lines.items() if line[key]]
         if mine:
             x, values = zip(*mine, strict=True)
             spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
@@ -300,7 +309,7 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[floa
         if key == 'finetune' and scratch:
             axes.axhline(statistics.mean(scratch), color='0.5', linestyle='--', label='no pre-training')
         axes.set(xlabel=label, ylabel='top-1, %', title=title)
-        paper = [(float(row.name), row.paper[key]) for row in lines if key in row.paper]
+        paper = [(_place(row), row.paper[key]) for row in lines if key in row.paper]
         if paper:
             twin = axes.twinx()
             twin.plot(*zip(*paper, strict=True), 'x--', color='tab:red', label='paper (right axis)')
@@ -308,6 +317,13 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[floa
         axes.legend(loc='lower right')
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)
+
+
+def _place(row: Row) -> float | None:
+    try:
+        return float(row.name)
+    except ValueError:
+        return None
 
 
 def _target(cfg: Config) -> str | None:

@@ -64,6 +64,9 @@ def compare(
         workers: runs at a time; with more than one, each has one thread.
         gpus: train each run on so many GPUs with `tools/dist_train.sh`; 0 and 1 train in a process of this machine.
 
+    Raises:
+        ValueError: if a folder holds checkpoints of another run.
+
     Returns:
         What `results.json` holds: `results` has, for each protocol and start, a list of {metric: percent}, one for
         each seed; `failed` maps the names of failed runs to their errors.
@@ -79,6 +82,9 @@ def compare(
             for run, job in jobs.items()}
     results = {run: read_result(out / run.name, keys[run]) for run in jobs}
     failed = {}
+    for run in jobs:
+        if results[run] is None:
+            claim(out / run.name, keys[run])
 
     def record(run: Run, future: Future) -> None:
         if error := future.exception():
@@ -156,6 +162,21 @@ def outcome(future: Future, metrics: dict[str, Metric]) -> str:
         return f'failed: {type(error).__name__}: {error}'
     values = future.result()['metrics']
     return ', '.join(f'{values[name]:.2f} {metric.title}' for name, metric in metrics.items())
+
+
+def claim(folder: Path, key: str) -> None:
+    """Mark a folder as that of a run, whose checkpoints the next start resumes.
+
+    Raises:
+        ValueError: if checkpoints of another run lie there: resumed, they would give its results under this one's name.
+    """
+    mark = folder / 'key.txt'
+    if (folder / 'last_checkpoint').exists() and (not mark.exists() or mark.read_text() != key):
+        raise ValueError(
+            f'{folder} holds checkpoints of a run of another config or from another checkpoint; choose another --out, '
+            'or remove that folder')
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(key)
 
 
 def read_result(folder: Path, key: str) -> dict | None:

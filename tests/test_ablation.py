@@ -199,6 +199,20 @@ def test_table_csv_and_plot(world, tmp_path):
     assert json.loads((tmp_path / 'out/second/results.json').read_text())['recipes']['base'] == 'base.py'
 
 
+def test_rows_without_a_number_are_left_off_the_plot(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('matplotlib.axes.Axes.errorbar', lambda axes, x, *args, **kwargs: drawn.append(x))
+    rows = {ablation.Row('mask_ratio', name, name, 'ours', {}, Path(name)): {'finetune': [50.0], 'linear': []}
+            for name in ('75', 'mine')}
+    ablation.draw_plot(tmp_path / 'plot.png', 'ratio', rows, [])
+    assert drawn == [(75.0, )] and (tmp_path / 'plot.png').exists()
+
+
+def test_tables_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='two tables have the same name'):
+        read_rows([tmp_path / 'a/loss', tmp_path / 'b/loss'])
+
+
 def test_tokens_need_a_tokenizer(world, tmp_path):
     (tmp_path / 'second/token.py').write_text(
         '"""Tokens: 85.3 fine-tuning (Table 1d, `paper`)."""\n_base_ = \'../parent.py\'\n'

@@ -82,6 +82,22 @@ def hang(cfg: Config, pretrained: str | None) -> dict[str, float]:
     time.sleep(600)
 
 
+def test_checkpoints_of_another_run_are_not_resumed(runs, tmp_path, make_mae):
+    """A suite that saves would resume them, find itself complete, and give the old result under the new name."""
+    (tmp_path / 'out/all_mae_seed0').mkdir(parents=True)
+    (tmp_path / 'out/all_mae_seed0/last_checkpoint').write_text('epoch_1.pth')
+    with pytest.raises(ValueError, match=r'all_mae_seed0 holds checkpoints of a run of another config'):
+        runs()
+    (tmp_path / 'out/all_mae_seed0/last_checkpoint').unlink()
+    assert len(runs()[1]) == 6
+    (tmp_path / 'out/all_mae_seed0/last_checkpoint').write_text('epoch_1.pth')
+    (tmp_path / 'out/all_mae_seed0/result.json').unlink()
+    assert runs()[1] == ['all_mae_seed0'], 'its own are'
+    write_checkpoint(tmp_path, make_mae, 1)
+    with pytest.raises(ValueError, match=r'all_mae_seed0 holds checkpoints of .*another checkpoint'):
+        runs()
+
+
 @pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_comparison(runs, tmp_path, sent):
     """However it ends: a worker that is left behind would train on, unseen."""
