@@ -179,13 +179,13 @@ class ImageTar(ImageFolder):
                 with fs.open(shard + INDEX_SUFFIX, 'rb') as file:
                     index = read_index(file, total)
                 for i in {0, len(index.ends) - 1} if len(index.ends) else ():
-                    begin, end = index.ends[i - 1] if i else 0, index.ends[i]
-                    name = index.names[begin:end].tobytes().decode('utf-8', 'surrogateescape')
-                    read_member(self.protocol, shard, int(index.starts[i]), int(index.sizes[i]), name)
+                    begin, start = index.ends[i - 1] if i else 0, int(index.starts[i])
+                    name = index.names[begin:index.ends[i]].tobytes().decode('utf-8', 'surrogateescape')
+                    header = fs.cat_file(shard, start=start - HEADER, end=start)  # no image is read here
+                    if len(header) != HEADER or not is_header_of(header, name, int(index.sizes[i])):
+                        raise ValueError('is of another tar')
                 return index
-            except OSError:
-                print_log(f'{shard + INDEX_SUFFIX} is of another tar: reading headers', 'current', logging.WARNING)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 print_log(f'{shard + INDEX_SUFFIX} {error}: reading headers', 'current', logging.WARNING)
         with fs.open(shard, 'rb') as file:
             try:
