@@ -10,7 +10,6 @@ import json
 import re
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +22,8 @@ from mae_mm.benchmark.timing import markdown_table
 from mae_mm.comparison import Suite, mean_and_deviation
 from mae_mm.runs import Job, Metric, Protocol
 
-PAPER_EPOCHS = 800  # of the parent of all rows
+PARENT = 'configs/ablation/vit_l16.py'  # of all rows
+PAPER_EPOCHS = 800  # of the parent
 TOP1 = {'accuracy/top1': Metric('top-1')}
 HELD_OUT = {'recon/loss': Metric('held-out loss'), 'recon/margin': Metric('% below the better baseline', 100.0)}
 COLUMNS = {'finetune': 'fine-tuning', 'linear': 'linear probing'}
@@ -48,13 +48,27 @@ class Recipes(NamedTuple):
     base: str | None  # pre-training; None: as the rows have it
     finetune: str
     linear: str
-    scratch: str | None = None  # fine-tuning's other side
+    scratch: str | None = None  # fine-tuning's other side; with it a random encoder is probed, too
 
 
-DEMO = Recipes(
-    'configs/demo/ablation.py', 'configs/demo/classification.py', 'configs/demo/classification_linear.py',
-    'configs/demo/classification_scratch.py')
-PUBLISHED = Recipes(None, 'configs/classification/vit_l16_in1k.py', 'configs/linear/vit_l16_in1k.py')
+def find_recipes(base: str | None = None, finetune: str | None = None, linear: str | None = None) -> Recipes:
+    """The recipes of a base: its `transfers = dict(finetune=…, linear=…, scratch=…)`, unless others are given.
+
+    Raises:
+        FileNotFoundError: if there is no such base.
+        ValueError: if it does not say how its encoder is transferred, and neither does the caller.
+    """
+    transfers = launch.load_config(base or PARENT).get('transfers') or {}
+    given = {key: path for key, path in dict(finetune=finetune, linear=linear).items() if path}
+    if 'finetune' in given:  # which has another side of its own
+        transfers.pop('scratch', None)
+    recipes = dict(transfers, **given)
+    if missing := {'finetune', 'linear'} - set(recipes):
+        flags = ' and '.join(f'--{key} CONFIG' for key in sorted(missing))
+        raise ValueError(
+            f'{base} does not say how its encoder is transferred; give {flags}, or write '
+            "transfers = dict(finetune='…', linear='…') into it, as configs/demo/ablation.py has it")
+    return Recipes(base, **recipes)
 
 
 class Stage(NamedTuple):
@@ -87,8 +101,11 @@ def read_rows(folders: Sequence[Path], only: Sequence[str] | None = None) -> dic
         raise ValueError(f'two tables have the same name ({", ".join(map(str, folders))}); run them one by one')
     files = {folder: sorted(folder.glob('*.py')) for folder in folders}
     for folder, paths in files.items():
+        if folder.suffix == '.py':
+            raise ValueError(f'{folder} is a row; give its table, and it by name: {folder.parent} --rows {folder.stem}')
         if not paths:
-            raise ValueError(f'{folder} has no rows: give a folder of configs, e.g. configs/ablation/mask_ratio')
+            tables = sorted(path.name for path in Path('configs/ablation').glob('*/'))
+            raise ValueError(f'{folder} has no rows; there are {", ".join(tables)} in configs/ablation')
     names = {path: (path.stem, f'{folder.name}/{path.stem}') for folder, paths in files.items() for path in paths}
     if unknown := set(only or ()) - {name for both in names.values() for name in both}:
         raise ValueError(
@@ -101,13 +118,17 @@ def read_rows(folders: Sequence[Path], only: Sequence[str] | None = None) -> dic
 def read_row(path: Path) -> Row:
     """A row from the first sentence of its config, "TITLE: X fine-tuning, Y linear probing (SOURCE, `paper`).".
 
+    Without the tag `paper` what stands before the source is a remark: its numbers are not the paper's.
+
     Raises:
         ValueError: if the header has another form.
     """
     header = re.match(r'"""(.+?): (.*)\(([^,)]+(?:, "[^"]*")?)(, `paper`)?\)\.', path.read_text())
     if header is None:
-        raise ValueError(f'{path} does not begin with """TITLE: X fine-tuning, Y linear probing (SOURCE, `paper`).')
-    numbers = {key: re.search(rf'([\d.]+) {title}', header[2]) for key, title in COLUMNS.items()}
+        raise ValueError(
+            f'{path} does not begin with """TITLE: X fine-tuning, Y linear probing (SOURCE, `paper`).  or, a row of '
+            'your own, with  """TITLE: REMARK (`ours`).')
+    numbers = {key: header[4] and re.search(rf'([\d.]+) {title}', header[2]) for key, title in COLUMNS.items()}
     return Row(path.parent.name, path.stem, header[1], header[3],
                {key: float(number[1]) for key, number in numbers.items() if number}, path)
 
@@ -121,7 +142,9 @@ def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
         ValueError: if the row has not exactly one base.
     """
     if base is None:
-        return launch.load_config(str(row.file), options)
+        cfg = launch.load_config(str(row.file), options)
+        cfg.pop('transfers', None)
+        return cfg
     text, count = re.subn(r'^_base_ = .*$', f'_base_ = {str(Path(base).resolve())!r}', row.file.read_text(), flags=re.M)
     if count != 1:
         raise ValueError(f'{row.file}: a row has exactly one line `_base_ = …`, this has {count}')
@@ -129,6 +152,7 @@ def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     cfg = launch.load_config(str(path), options)
+    cfg.pop('transfers', None)
     if 'max_epochs' in text and 'train_cfg.max_epochs' not in options:
         cfg.train_cfg.max_epochs = max(
             1, round(cfg.train_cfg.max_epochs / PAPER_EPOCHS * launch.load_config(base).train_cfg.max_epochs))
@@ -157,49 +181,67 @@ def ablate(
 
     Returns:
         Table -> what its `results.json` holds.
+
+    Raises:
+        ValueError: if there is no row to run, or as `read_rows`, `apply_row`, `comparison.complete`.
+        FileNotFoundError: if there are no data, for pre-training or for transfers.
     """
+    if seeds < 1:
+        raise ValueError(f'seeds={seeds}: want 1 or more')
     chosen = read_rows(tables, only)
     cfgs = {row: apply_row(row, recipes.base, out, options or {}) for rows in chosen.values() for row in rows}
-    failed = {row: 'it needs --tokenizer FILE' for row, cfg in cfgs.items()
-              if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer}
-    cfgs = {row: cfg for row, cfg in cfgs.items() if row not in failed}
     keys = {row: hashlib.sha256(cfg.pretty_text.encode()).hexdigest() for row, cfg in cfgs.items()}
+    left_out, unprepared = {}, {}
     for row, cfg in cfgs.items():
         launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-        provide_target(cfg, out / 'runs' / f'{keys[row][:12]}_pca.pth', tokenizer)
+        if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer:
+            left_out[row] = 'it needs --tokenizer FILE'
+            continue
+        try:
+            provide_target(cfg, out / 'runs' / f'{keys[row][:12]}_pca.pth', tokenizer)
+        except (ValueError, OSError) as error:  # too few images for so many components, say: the other rows need none
+            unprepared[row] = str(error)
+    if not cfgs.keys() - left_out.keys() - unprepared.keys():
+        reasons = '; '.join(f'{row.table}/{row.name}: {error}' for row, error in {**left_out, **unprepared}.items())
+        raise ValueError(f'no row to run: {reasons}')
 
-    jobs, first = {}, {}  # rows of the same key share the stages of the first of them
+    suite = Suite('', {
+        'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
+        'linear': Protocol('linear probing', recipes.linear, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
+    # All configs before the first run: a mistake in one for transfers should not show after a week of pre-training.
+    jobs, transfers, first = {}, {}, {}  # rows of the same key share the stages of the first of them
     for seed in range(seeds):
         for row, cfg in cfgs.items():
             name = first.setdefault(keys[row], f'{row.table}/{row.name}')
             stage = Stage(name, keys[row], seed)
-            jobs.setdefault(stage, pretraining(stage, cfg, out, gpus))
-    results, errors = run_stages(jobs, out, workers)
-
-    suite = Suite('', {
-        'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
-        'linear': Protocol('linear probing', None, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
-    transfers = {}
-    for stage in results:
-        checkpoint = (stage.folder(out) / 'last_checkpoint').read_text().strip()
-        for protocol in suite.protocols:
-            transfer = stage._replace(protocol=protocol)
-            transfers[transfer] = transferring(transfer, suite, checkpoint, out, transfer_options or {}, gpus)
-    if recipes.scratch:
-        for seed in range(seeds):
-            transfer = Stage('scratch', 'scratch', seed, 'finetune')
-            transfers[transfer] = transferring(transfer, suite, None, out, transfer_options or {}, gpus)
-    made, more = run_stages(transfers, out, workers)
+            if stage in jobs or row in left_out or row in unprepared:
+                continue
+            jobs[stage] = pretraining(stage, cfg, out, gpus)
+            for protocol in suite.protocols:
+                transfer = stage._replace(protocol=protocol)
+                transfers[transfer] = transferring(transfer, suite, 'mae', out, transfer_options or {}, gpus)
+        for protocol in suite.protocols if recipes.scratch else ():
+            transfer = Stage('scratch', 'scratch', seed, protocol)
+            transfers[transfer] = transferring(transfer, suite, 'random', out, transfer_options or {}, gpus)
+    results, errors = run_stages(jobs, workers)
+    for stage, job in list(transfers.items()):
+        source = stage._replace(protocol=None)
+        if source in results:
+            transfers[stage] = job._replace(pretrained=(source.folder(out) / 'last_checkpoint').read_text().strip())
+        elif source in jobs:
+            del transfers[stage]
+    made, more = run_stages(transfers, workers)
     results, errors = {**results, **made}, {**errors, **more}
 
     summaries = {}
     for table, rows in chosen.items():
-        lines = {row: {'key': keys.get(row, ''), 'error': failed.get(row), **{
-            column: _values(results, keys.get(row), column, metric)
+        lines = {row: {'key': keys[row], 'error': left_out.get(row), **{
+            column: _values(results, keys[row], column, metric)
             for column, metric in (('finetune', 'accuracy/top1'), ('linear', 'accuracy/top1'), (None, 'recon/loss'))
         }} for row in rows}
-        scratch = _values(results, 'scratch', 'finetune', 'accuracy/top1')
-        mine = {stage.name: error for stage, error in errors.items() if stage.key in {*map(keys.get, rows), 'scratch'}}
+        scratch = {column: _values(results, 'scratch', column, 'accuracy/top1') for column in COLUMNS}
+        mine = {f'{row.table}/{row.name}': error for row, error in unprepared.items() if row in rows}
+        mine |= {stage.name: error for stage, error in errors.items() if stage.key in {*map(keys.get, rows), 'scratch'}}
         summaries[table] = write_table(out / table, table, lines, scratch, mine, seeds, recipes)
     return summaries
 
@@ -224,40 +266,24 @@ def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
     return Job(stage.name, cfg, None, protocol, HELD_OUT, gpus=gpus)
 
 
-def transferring(
-    stage: Stage, suite: Suite, checkpoint: str | None, out: Path, options: dict, gpus: int,
-) -> Job:
-    """The job of a transfer, from a checkpoint or from random weights."""
-    run = comparison.Run(stage.protocol, 'mae' if checkpoint else 'random', stage.seed)
-    job = comparison.make_job(run, suite, checkpoint, out, options, gpus)
+def transferring(stage: Stage, suite: Suite, start: str, out: Path, options: dict, gpus: int) -> Job:
+    """The job of a transfer from one of `comparison.STARTS`; its checkpoint may not exist yet."""
+    run = comparison.Run(stage.protocol, start, stage.seed)
+    job = comparison.make_job(run, suite, None, out, options, gpus)
     _name(job.cfg, stage, out)
     return job._replace(name=stage.name, draw=False)
 
 
-def run_stages(jobs: dict[Stage, Job], out: Path, workers: int) -> tuple[dict[Stage, dict], dict[Stage, str]]:
+def run_stages(jobs: dict[Stage, Job], workers: int) -> tuple[dict[Stage, dict], dict[Stage, str]]:
     """Make the runs that have no result yet; results by stage, and errors of those that failed."""
     keys = {stage: hashlib.sha256(f'{stage.key}{job.cfg.pretty_text}'.encode()).hexdigest()
             for stage, job in jobs.items()}
-    results = {stage: comparison.read_result(stage.folder(out), keys[stage]) for stage in jobs}
-    errors = {}
-    for stage in jobs:
-        if results[stage] is None:
-            comparison.claim(stage.folder(out), keys[stage])
-
-    def record(stage: Stage, future: Future) -> None:
-        if error := future.exception():
-            errors[stage] = f'{type(error).__name__}: {error}'
-            return
-        results[stage] = future.result()
-        (stage.folder(out) / 'result.json').write_text(json.dumps(dict(key=keys[stage], **results[stage])))
-
-    comparison.make_runs({stage: job for stage, job in jobs.items() if results[stage] is None}, workers, record)
-    return {stage: result for stage, result in results.items() if result}, errors
+    return comparison.complete(jobs, keys, workers)
 
 
 def write_table(
-    folder: Path, name: str, lines: dict[Row, dict], scratch: list[float], errors: dict[str, str], seeds: int,
-    recipes: Recipes,
+    folder: Path, name: str, lines: dict[Row, dict], scratch: dict[str, list[float]], errors: dict[str, str],
+    seeds: int, recipes: Recipes,
 ) -> dict:
     """Write a table and its plot; returns what `results.json` holds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -265,14 +291,15 @@ def write_table(
     cells = [[row.title, *(mean_and_deviation(line[key]) for key in COLUMNS),
               *(f'{row.paper[key]:.1f}' if key in row.paper else '–' for key in COLUMNS), row.source]
              for row, line in lines.items()]
-    if scratch:
-        cells.append(['no pre-training', mean_and_deviation(scratch), '–', '–', '–', ''])
+    if any(scratch.values()):
+        cells.append(['no pre-training', *(mean_and_deviation(scratch[key]) for key in COLUMNS), '–', '–', ''])
     notes = [f'Not run: {row.title}: {line["error"]}.' for row, line in lines.items() if line['error']]
     notes += [f'Failed: {stage}: {error}' for stage, error in errors.items()]
     scale = f'rows applied to {recipes.base}' if recipes.base else 'the recipes of the rows'
+    spread = f', mean ± standard deviation over {seeds} seeds' if seeds > 1 else ', one seed'
     caption = (
-        f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent, '
-        f'mean ± standard deviation over {seeds} seeds. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
+        f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent'
+        f'{spread}. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
     text = '\n\n'.join([caption, markdown_table(header, cells), *notes])
     if name in AXES and any(line[key] for row, line in lines.items() for key in COLUMNS if _place(row) is not None):
         draw_plot(folder / 'plot.png', AXES[name], lines, scratch)
@@ -293,7 +320,7 @@ def write_table(
     return summary
 
 
-def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[float]) -> None:
+def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str, list[float]]) -> None:
     """Accuracy over the number that a row's name is, this run beside the paper, one panel for each protocol.
 
     Rows of other names have no place in it.
@@ -306,8 +333,8 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: list[floa
             x, values = zip(*mine, strict=True)
             spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
             axes.errorbar(x, [statistics.mean(v) for v in values], spread, marker='o', capsize=3, label='this run')
-        if key == 'finetune' and scratch:
-            axes.axhline(statistics.mean(scratch), color='0.5', linestyle='--', label='no pre-training')
+        if scratch.get(key):
+            axes.axhline(statistics.mean(scratch[key]), color='0.5', linestyle='--', label='no pre-training')
         axes.set(xlabel=label, ylabel='top-1, %', title=title)
         paper = [(_place(row), row.paper[key]) for row in lines if key in row.paper]
         if paper:

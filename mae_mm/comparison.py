@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from itertools import product
 from multiprocessing import Manager, active_children, get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from mmengine.config import Config
@@ -20,6 +20,7 @@ from mae_mm.checkpoint import read_checkpoint
 from mae_mm.runs import Job, Metric, Protocol, make_run, start_worker
 
 STARTS = ('random', 'mae')
+R = TypeVar('R')  # a run, named by `Run` or `ablation.Stage`
 
 
 class Suite(NamedTuple):
@@ -80,33 +81,20 @@ def compare(
             for run in runs if getattr(suite.protocols[run.protocol], run.start)}
     keys = {run: hashlib.sha256(f'{job.cfg.pretty_text}{job.pretrained and checkpoint_id}'.encode()).hexdigest()
             for run, job in jobs.items()}
-    results = {run: read_result(out / run.name, keys[run]) for run in jobs}
-    failed = {}
-    for run in jobs:
-        if results[run] is None:
-            claim(out / run.name, keys[run])
-
-    def record(run: Run, future: Future) -> None:
-        if error := future.exception():
-            failed[run.name] = f'{type(error).__name__}: {error}'
-            return
-        results[run] = future.result()
-        (out / run.name / 'result.json').write_text(json.dumps(dict(key=keys[run], **results[run])))
-
-    make_runs({run: job for run, job in jobs.items() if results[run] is None}, workers, record)
+    results, errors = complete(jobs, keys, workers)
     summary = dict(
         task=suite.task, checkpoint=pretrained, checkpoint_sha256=checkpoint_id, seeds=seeds,
-        **describe([results[run] for run in jobs if results[run]], [job.cfg for job in jobs.values()]),
-        results={name: {start: [results[run]['metrics'] for run in jobs if run[:2] == (name, start) and results[run]]
+        **describe(list(results.values()), [job.cfg for job in jobs.values()]),
+        results={name: {start: [result['metrics'] for run, result in results.items() if run[:2] == (name, start)]
                         for start in STARTS} for name in suite.protocols},
-        failed=failed)
+        failed={run.name: error for run, error in errors.items()})
     out.mkdir(parents=True, exist_ok=True)
     (out / 'results.json').write_text(json.dumps(summary, indent=2) + '\n')
     (out / 'table.md').write_text(table(suite, summary))
     return summary
 
 
-def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict, gpus: int) -> Job:
+def make_job(run: Run, suite: Suite, pretrained: str | None, out: Path, options: dict, gpus: int) -> Job:
     """What a run needs: the config of its file; in short suites only the end is evaluated, and nothing is saved.
 
     Raises:
@@ -126,7 +114,37 @@ def make_job(run: Run, suite: Suite, pretrained: str, out: Path, options: dict, 
     return Job(run.name, cfg, start, protocol, suite.metrics, draw=run.seed == 0 and run.start == 'mae', gpus=gpus)
 
 
-def make_runs(jobs: dict[Run, Job], workers: int, record: Callable[[Run, Future], None]) -> None:
+def complete(jobs: dict[R, Job], keys: dict[R, str], workers: int) -> tuple[dict[R, dict], dict[R, str]]:
+    """Make the runs that have no result of this key in their folder yet.
+
+    Args:
+        jobs: run, something with a `name`, -> job.
+        keys: run -> a hash of all that its result depends on.
+
+    Returns:
+        Run -> result, and run -> error of those that failed; results in the order of the jobs.
+
+    Raises:
+        ValueError: if a folder holds checkpoints of another run.
+    """
+    results = {run: read_result(Path(job.cfg.work_dir), keys[run]) for run, job in jobs.items()}
+    missing = {run: job for run, job in jobs.items() if results[run] is None}
+    errors = {}
+    for run, job in missing.items():
+        claim(Path(job.cfg.work_dir), keys[run])
+
+    def record(run: R, future: Future) -> None:
+        if error := future.exception():
+            errors[run] = f'{type(error).__name__}: {error}'
+            return
+        results[run] = future.result()
+        (Path(jobs[run].cfg.work_dir) / 'result.json').write_text(json.dumps(dict(key=keys[run], **results[run])))
+
+    make_runs(missing, workers, record)
+    return {run: result for run, result in results.items() if result}, errors
+
+
+def make_runs(jobs: dict[R, Job], workers: int, record: Callable[[R, Future], None]) -> None:
     """Make the runs in processes of their own, with a progress bar of all of them."""
     if not jobs:
         return

@@ -25,12 +25,13 @@ from mae_mm.config_check import check_sections, check_values
 from mae_mm.training.batches import end_workers
 from mae_mm.training.stopping import EXIT_STOPPED, TrainingStopped, leave
 
-# Names that hosts' `_base_` files leave at the top level, and keys that Runner reads from its config by name.
+# Names that hosts' `_base_` files leave at the top level, keys that Runner reads from its config by name, and what
+# tools/ablate.py reads (`transfers`).
 HELPER_KEYS = {
     'backend_args', 'bgr_mean', 'bgr_std', 'classes', 'compile', 'crop_size', 'custom_imports', 'data_root',
     'dataset_type', 'find_unused_parameters', 'image_size', 'img_ratios', 'img_scale', 'metainfo', 'model_wrapper_cfg',
     'norm_cfg', 'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline',
-    'train_pipeline', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
+    'train_pipeline', 'transfers', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

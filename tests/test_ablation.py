@@ -11,11 +11,12 @@ import torch
 from mmengine.config import Config
 
 from mae_mm import ablation, comparison, launch
-from mae_mm.ablation import DEMO, PUBLISHED, Recipes, Stage, ablate, apply_row, read_row, read_rows
+from mae_mm.ablation import Recipes, Stage, ablate, apply_row, find_recipes, read_row, read_rows
 from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
+DEMO = 'configs/demo/ablation.py'
 TABLES = sorted(path for path in (ROOT / 'configs/ablation').iterdir() if path.is_dir())
 PAPER = {  # Table 1 and the numbers that the text gives for Figures 5 and 7: fine-tuning, linear probing
     'decoder_depth': {
@@ -71,10 +72,11 @@ def test_rows_have_the_papers_numbers_and_change_what_they_say():
 def test_rows_on_the_demo_base(tmp_path, monkeypatch):
     """Only what the row says changes; sizes follow the base, epochs are relative to the paper's 800."""
     monkeypatch.chdir(ROOT)
-    base = launch.load_config(DEMO.base)
+    base = launch.load_config(DEMO)
+    base.pop('transfers')
 
     def apply(name: str) -> Config:
-        return apply_row(read_row(Path(f'configs/ablation/{name}.py')), DEMO.base, tmp_path, {})
+        return apply_row(read_row(Path(f'configs/ablation/{name}.py')), DEMO, tmp_path, {})
 
     assert apply('sampling/random_75').pretty_text == base.pretty_text == apply('mask_ratio/75').pretty_text
     assert apply('augmentation/crop_random').pretty_text == base.pretty_text
@@ -90,9 +92,22 @@ def test_rows_on_the_demo_base(tmp_path, monkeypatch):
         MODELS.build(apply(name).model)
 
 
-def test_configs_of_the_recipes_exist():
-    for recipes in (DEMO, PUBLISHED):
-        assert all(path is None or (ROOT / path).is_file() for path in recipes)
+def test_a_base_says_how_its_encoder_is_transferred(tmp_path, monkeypatch):
+    """So does a base of one's own that inherits from it; given configs win, and have no other side."""
+    monkeypatch.chdir(ROOT)
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'_base_ = {str(ROOT / DEMO)!r}\n')
+    demo = find_recipes(str(mine))
+    assert demo[1:] == find_recipes(DEMO)[1:] and demo.scratch and demo.base == str(mine)
+    assert find_recipes().base is None and not find_recipes().scratch
+    for recipes in (demo, find_recipes()):
+        for path in filter(None, recipes[1:]):
+            launch.load_config(path)
+    assert find_recipes(DEMO, finetune='a.py') == Recipes(DEMO, 'a.py', demo.linear)
+    with pytest.raises(FileNotFoundError, match=r'no config file configs/demo/ablatoin\.py; did you mean'):
+        find_recipes('configs/demo/ablatoin.py')
+    with pytest.raises(ValueError, match=r'pretrain\.py does not say .* give --linear CONFIG, or write transfers ='):
+        find_recipes('configs/mae_pretrain.py', finetune='a.py')
 
 
 @pytest.mark.parametrize('only, message', [
@@ -102,15 +117,19 @@ def test_unknown_rows_are_refused(only, message):
         read_rows([ROOT / 'configs/ablation/mask_ratio'], only)
 
 
-def test_folder_without_rows_and_header_without_title_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='has no rows'):
+def test_folder_without_rows_and_header_without_title_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match='has no rows; there are augmentation, decoder, '):
         read_rows([tmp_path])
+    with pytest.raises(ValueError, match=r'75\.py is a row; .*: configs/ablation/mask_ratio --rows 75$'):
+        read_rows([Path('configs/ablation/mask_ratio/75.py')])
     (tmp_path / 'row.py').write_text('"""Just a config."""\n')
     with pytest.raises(ValueError, match='does not begin with'):
         read_rows([tmp_path])
     (tmp_path / 'row.py').write_text('"""A row: 1 fine-tuning (Table 1a)."""\n')
+    assert read_row(tmp_path / 'row.py').paper == {}, 'only what is tagged is a number of the paper'
     with pytest.raises(ValueError, match=r'exactly one line `_base_ = …`, this has 0'):
-        apply_row(read_row(tmp_path / 'row.py'), DEMO.base, tmp_path, {})
+        apply_row(read_row(tmp_path / 'row.py'), DEMO, tmp_path, {})
 
 
 # --- the runs, without training
@@ -121,7 +140,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """A function that ablates two tiny tables with stand-ins for trainings; returns summaries and what was made."""
     monkeypatch.chdir(tmp_path)
     hooks = 'default_hooks = dict()\nrandomness = dict(seed=9)\ntrain_dataloader = val_dataloader = dict()\n'
-    (tmp_path / 'base.py').write_text(f'model = dict(a=1, b=1)\ntrain_cfg = dict(max_epochs=4)\n{hooks}')
+    (tmp_path / 'base.py').write_text(f'model = dict(a=1, b=1)\ntrain_cfg = dict(max_epochs=4)\n{hooks}'
+                                      "transfers = dict.fromkeys(('finetune', 'linear', 'scratch'), 'transfer.py')\n")
     (tmp_path / 'transfer.py').write_text(f'train_cfg = dict(max_epochs=2)\n{hooks}')
     for table, name, title, change in (
             ('mask_ratio', '1', 'One: 84.9 fine-tuning, 73.5 linear probing (Fig. 5, `paper`)', 'model = dict(a=1)'),
@@ -149,12 +169,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
             record(stage, future)
 
     monkeypatch.setattr(comparison, 'make_runs', make_runs)
-    recipes = Recipes('base.py', 'transfer.py', 'transfer.py', 'transfer.py')
+    recipes = find_recipes('base.py')
 
     def run(**options: object) -> tuple[dict, list]:
         made.clear()
         return ablate([Path('mask_ratio'), Path('second')], recipes, Path('out'), **options), list(made)
 
+    run.made = made
     return run
 
 
@@ -164,7 +185,7 @@ def test_rows_share_work_and_complete_runs_are_not_repeated(world, tmp_path):
     assert sorted(pretrained) == [(row, None, seed) for row in ('mask_ratio/1', 'mask_ratio/3', 'second/bad')
                                   for seed in (0, 1)]  # second/same is mask_ratio/1
     assert sorted(run for run in made if run[1] == 'linear') == [
-        (row, 'linear', seed) for row in ('mask_ratio/1', 'mask_ratio/3') for seed in (0, 1)]
+        (row, 'linear', seed) for row in ('mask_ratio/1', 'mask_ratio/3', 'scratch') for seed in (0, 1)]
     assert ('scratch', 'finetune', 0) in made
     rows = {row['name']: row for table in summaries.values() for row in table['rows']}
     assert rows['same']['finetune'] == rows['1']['finetune'] == [70.0, 71.0] and rows['bad']['linear'] == []
@@ -176,7 +197,7 @@ def test_rows_share_work_and_complete_runs_are_not_repeated(world, tmp_path):
     assert made == [('second/bad', None, 0), ('second/bad', None, 1)]  # what failed is tried again, nothing else
     assert again == summaries
     more = [run for run in world(seeds=3)[1] if run[0] != 'second/bad']
-    assert len(more) == 7 and {seed for _, _, seed in more} == {2}  # two rows: three each, and one from scratch
+    assert len(more) == 8 and {seed for _, _, seed in more} == {2}  # two rows: three each, and two from scratch
     next((tmp_path / 'out/runs').glob('*_seed0/linear/result.json')).unlink()
     assert [run[1:] for run in world(seeds=2)[1] if run[0] != 'second/bad'] == [('linear', 0)]
 
@@ -186,7 +207,7 @@ def test_table_csv_and_plot(world, tmp_path):
     text = (tmp_path / 'out/mask_ratio/table.md').read_text()
     assert '| One | 70.5 ± 0.7 | 40.5 ± 0.7 | 84.9 | 73.5 | Fig. 5 |' in text
     assert '| Three | 70.5 ± 0.7 | 40.5 ± 0.7 | – | 54.6 | Fig. 5 |' in text
-    assert '| no pre-training | 70.5 ± 0.7 | – | – | – |  |' in text and '![plot](plot.png)' in text
+    assert '| no pre-training | 70.5 ± 0.7 | 40.5 ± 0.7 | – | – |  |' in text and '![plot](plot.png)' in text
     assert '| row | fine-tuning, this run | linear probing, this run | fine-tuning, `paper` |' in text
     assert (tmp_path / 'out/mask_ratio/plot.png').stat().st_size > 5000
     assert not (tmp_path / 'out/second/plot.png').exists()
@@ -204,7 +225,7 @@ def test_rows_without_a_number_are_left_off_the_plot(tmp_path, monkeypatch):
     monkeypatch.setattr('matplotlib.axes.Axes.errorbar', lambda axes, x, *args, **kwargs: drawn.append(x))
     rows = {ablation.Row('mask_ratio', name, name, 'ours', {}, Path(name)): {'finetune': [50.0], 'linear': []}
             for name in ('75', 'mine')}
-    ablation.draw_plot(tmp_path / 'plot.png', 'ratio', rows, [])
+    ablation.draw_plot(tmp_path / 'plot.png', 'ratio', rows, {})
     assert drawn == [(75.0, )] and (tmp_path / 'plot.png').exists()
 
 
@@ -221,6 +242,32 @@ def test_tokens_need_a_tokenizer(world, tmp_path):
     assert [run[0] for run in made if run[1] is None] == ['mask_ratio/1'] and not summaries['second']['failed']
     assert 'Not run: Tokens: it needs --tokenizer FILE.' in (tmp_path / 'out/second/table.md').read_text()
     assert ('second/token', None, 0) in world(seeds=1, only=['token'], tokenizer='dalle.pth')[1]
+
+
+def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkeypatch):
+    """Its data are too few for so many components, say; alone, it is the error."""
+    (tmp_path / 'second/pca.py').write_text(
+        '"""PCA: 84.6 fine-tuning (Table 1d, `paper`)."""\n_base_ = \'../parent.py\'\n'
+        "model = dict(target=dict(type='mae_mm.PCATarget'))\n")
+    error = 'too few'
+
+    def fail(cfg: Config, path: Path) -> None:
+        raise ValueError(error)
+
+    monkeypatch.setattr('mae_mm.pca.fit_to_file', fail)
+    summaries, made = world(seeds=1, only=['pca', 'same'])
+    assert summaries['second']['failed'] == {'second/pca': 'too few'} and ('second/same', 'linear', 0) in made
+    assert 'Failed: second/pca: too few' in (tmp_path / 'out/second/table.md').read_text()
+    with pytest.raises(ValueError, match='no row to run: second/pca: too few'):
+        world(seeds=1, only=['pca'])
+
+
+def test_mistakes_in_transfers_show_before_the_pretraining(world):
+    with pytest.raises(ValueError, match='--cfg-options: '):
+        world(transfer_options={'train_cfg.max_epochs.deep': 1})
+    with pytest.raises(ValueError, match='seeds=0: want 1 or more'):
+        world(seeds=0)
+    assert world.made == []
 
 
 def test_stages_of_one_process_never_share_a_name(world):
@@ -251,7 +298,7 @@ def test_real_rows(tmp_path, monkeypatch, capsys):
     transfer += ['train_dataloader.batch_size=12', 'train_cfg.max_epochs=3']
     monkeypatch.setattr(sys, 'argv', [
         'ablate.py', 'configs/ablation/target', 'configs/ablation/mask_ratio', '--rows', 'pixel', 'pca', '75', '--base',
-        DEMO.base, '--out', str(tmp_path / 'out'), '--seeds', '1', '--workers', '2', '--cfg-options', *pretraining,
+        DEMO, '--out', str(tmp_path / 'out'), '--seeds', '1', '--workers', '2', '--cfg-options', *pretraining,
         '--transfer-options', *transfer])
     tool.main()
     out = capsys.readouterr().out

@@ -25,8 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='folders of rows, configs/ablation/…')
     parser.add_argument('--base', metavar='CONFIG', help='pre-training config to apply the rows to (default: ViT-L/16, '
                         '800 epochs, as the rows have it)')
-    parser.add_argument('--finetune', metavar='CONFIG', help='(default: of the demo with a base in configs/demo/, else '
-                        'ViT-L/16 on ImageNet-1K)')
+    parser.add_argument('--finetune', metavar='CONFIG', help="(default: of the base's `transfers`)")
     parser.add_argument('--linear', metavar='CONFIG', help='(default: likewise)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/ablation'), metavar='DIR', help='(%(default)s)')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='rows to run, as ROW or TABLE/ROW (default: all)')
@@ -49,13 +48,12 @@ def main() -> None:
     def run() -> None:
         import torch
 
-        from mae_mm.ablation import DEMO, PUBLISHED, ablate
+        from mae_mm.ablation import ablate, find_recipes
 
-        recipes = DEMO if args.base and 'demo' in Path(args.base).parts else PUBLISHED
-        given = {key: getattr(args, key) for key in ('base', 'finetune', 'linear') if getattr(args, key)}
+        recipes = find_recipes(args.base, args.finetune, args.linear)
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
         summaries = ablate(
-            args.tables, recipes._replace(**given), args.out, args.seeds, args.rows, args.cfg_options,
+            args.tables, recipes, args.out, args.seeds, args.rows, args.cfg_options,
             args.transfer_options, args.tokenizer, workers, args.gpus)
         failed = {}
         for name, summary in summaries.items():

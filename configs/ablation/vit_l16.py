@@ -8,3 +8,5 @@ Run: bash tools/dist_train.sh configs/ablation/vit_l16.py 64      # 64 GPUs x 64
 """
 _base_ = '../pretrain/vit_l16_800e.py'
 model = dict(norm_pix_loss=False, mask_sampling='random', mask_token=False, loss_on='masked', loss_type='l2')
+transfers = dict(  # read by tools/ablate.py
+    finetune='configs/classification/vit_l16_in1k.py', linear='configs/linear/vit_l16_in1k.py')

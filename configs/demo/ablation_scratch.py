@@ -1,0 +1,6 @@
+"""The other side of configs/demo/ablation_finetune.py: the same budget from random weights (`ours`).
+
+Run: python tools/train.py configs/demo/ablation_scratch.py
+"""
+_base_ = './ablation_finetune.py'
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
