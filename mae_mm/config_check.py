@@ -84,6 +84,8 @@ def check_sections(cfg: Config) -> None:
         value = cfg.get(key) or []
         parts |= {f'{key}.{i}': one for i, one in enumerate(value)} if isinstance(value, list | tuple) else {key: value}
     for key, part in parts.items():
+        if part is None and not key.startswith('default_hooks.'):
+            raise ValueError(f'{key}=None: want dict(type=…); to leave it out, give the whole list')
         if part is not None and not isinstance(part, dict):
             raise ValueError(f'{key}={part!r}: want dict(type=…)')
         if part is not None and 'type' not in part and not all(isinstance(one, list) for one in part.values()):

@@ -8,9 +8,11 @@ def grid_of(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image of `img_size` = (height, width) pixels.
 
     Raises:
-        ValueError: if a side is no multiple of the patch size.
+        ValueError: if a side is no multiple of the patch size, or that is below 1.
     """
     height, width = img_size
+    if patch_size < 1:
+        raise ValueError(f'patches of {patch_size} px: want a side of 1 pixel or more, e.g. 16')
     if height % patch_size or width % patch_size or not height or not width:
         nearest = [max(round(side / patch_size), 1) * patch_size for side in (height, width)]
         raise ValueError(

@@ -70,7 +70,10 @@ def list_images(paths: Iterable[str], num: int) -> list[str]:
 
     Raises:
         FileNotFoundError: if a path does not exist or a folder has no image.
+        ValueError: if `num` is below 1.
     """
+    if num < 1:
+        raise ValueError(f'--num {num}: want 1 or more images from each folder')
     files = []
     for path in paths:
         is_folder = os.path.isdir(path)
@@ -200,6 +203,12 @@ def render_panel(columns: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def save_png(panel: np.ndarray, path: str | Path) -> None:
-    """Write a (H, W, 3) uint8 RGB image, making the folder where there is none."""
+    """Write a (H, W, 3) uint8 RGB image, making the folder where there is none.
+
+    Raises:
+        ValueError: if the extension is of no image.
+    """
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f'{path}: cannot tell the kind of image from its name; want e.g. {Path(path).with_suffix(".png")}')
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(panel).save(path)

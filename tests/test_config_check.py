@@ -48,6 +48,8 @@ def test_every_config_passes(path: str) -> None:
     ({'default_hooks.checkpont.interval': 3}, r"hooks\.checkpont: no type; did you mean 'default_hooks\.checkpoint'"),
     ({'default_hooks.checkpoint': 5}, r'default_hooks\.checkpoint=5: want dict'),
     ({'custom_hooks': [5]}, r'custom_hooks\.0=5: want dict'),
+    ({'custom_hooks': [None]}, r'custom_hooks\.0=None: want dict\(type=…\); to leave it out, give the whole list'),
+    ({'param_scheduler': [None]}, r'param_scheduler\.0=None: want dict'),
     ({'train_cfg': 6}, r'train_cfg=6: want dict'),
     ({'train_dataloader.sampler': 5}, r'train_dataloader\.sampler=5: want dict'),
     ({'train_cfg.max_epoch': 3}, r"train_cfg\.max_epoch: EpochTrainLoop .* mean 'max_epochs'"),

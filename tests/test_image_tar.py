@@ -1,5 +1,6 @@
 """Packed and loose files give the same tensors, in every order, process and place."""
 
+import shutil
 import tarfile
 
 import fsspec
@@ -133,11 +134,32 @@ def test_the_same_files_give_the_same_bytes(loose, packed, tmp_path):
         assert file.read_bytes() == (tmp_path / 'again' / file.name).read_bytes()
 
 
+def test_packing_goes_on_behind_the_last_complete_tar(loose, packed, tmp_path):
+    """And refuses tars of other files."""
+    whole = {file.name: file.read_bytes() for file in packed.glob('*.tar')}
+    (packed / 'images-000002.tar').unlink()
+    (packed / 'images-000001.tar').rename(packed / 'images-000001.tar.part')  # as kill -9 leaves it
+    kept = (packed / 'images-000000.tar').stat()
+    shards, count = pack(str(loose), str(packed), shard_gb=1.5e-5)
+    assert {file.name: file.read_bytes() for file in shards} == whole and count == len(NAMES)
+    assert (packed / 'images-000000.tar').stat().st_mtime_ns == kept.st_mtime_ns
+    assert not list(packed.glob('*.part')) and len(ImageTar(packed, TRAIN)) == len(NAMES)
+    less = tmp_path / 'less'
+    shutil.copytree(loose, less)
+    sorted(less.rglob('*.*'))[-1].unlink()
+    with pytest.raises(FileExistsError, match=r'images-00000\d\.tar is there already, with other files'):
+        pack(str(less), str(packed), shard_gb=1.5e-5)
+    shutil.copy(packed / 'images-000000.tar', packed / 'images-000003.tar')
+    with pytest.raises(FileExistsError, match=r'images-000003\.tar is there already, .* no files left for it'):
+        pack(str(loose), str(packed), shard_gb=1.5e-5)
+    (packed / 'images-000000.tar').write_bytes(b'')
+    with pytest.raises(FileExistsError, match=r'images-000000\.tar is there already: cut short'):
+        pack(str(loose), str(packed), shard_gb=1.5e-5)
+
+
 def test_mistakes_are_named(loose, packed, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'nowhere: no tar\. Expected .*pack_tar\.py'):
         ImageTar(tmp_path / 'nowhere', TRAIN)
-    with pytest.raises(FileExistsError, match=r'tars.*already'):
-        pack(str(loose), str(packed))
     with tarfile.open(tmp_path / 'zipped.tar', 'w:gz') as tar:
         tar.add(loose / 'a.jpg', 'a.jpg')
     with pytest.raises(ValueError, match=r'zipped\.tar: no plain tar'):

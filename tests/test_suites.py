@@ -24,6 +24,7 @@ def published(name: str, width: int) -> dict[str, list[float]]:
 def test_groups():
     assert list(find_suites('demo', checkpoint(192))) == ['demo-classification', 'demo-detection', 'demo-segmentation']
     assert list(find_suites('all', checkpoint(768))) == ['imagenet', 'coco', 'ade20k', 'inat', 'places']
+    assert list(find_suites('all', checkpoint(1280))) == ['imagenet', 'coco', 'inat', 'places'], 'no UperNet with ViT-H'
 
 
 def test_published_numbers():

@@ -8,8 +8,8 @@ EXAMPLES = """example:
       train_dataloader.dataset.type=mae_mm.ImageTar train_dataloader.dataset.data_root=data/imagenet_tar/train
 
 Files are packed as they are: tools/check_dataset.py finds those that cannot be read, before. Left out are broken links,
-names that begin with a dot, and what has no image's extension; dots within a name become _. Interrupted, remove the
-tars and start again.
+names that begin with a dot, and what has no image's extension; dots within a name become _. Interrupted, the same
+command goes on behind the last complete tar.
 
 Copy the tars and their .index.npz anywhere; data_root takes any URL of fsspec, e.g. s3://bucket/train (with s3fs), or a
 pattern such as 's3://bucket/train/images-0000*.tar'. After changing a tar delete its index: headers are then read."""

@@ -57,10 +57,12 @@ def main() -> None:
         from mae_mm.checkpoint import read_checkpoint
         from mae_mm.comparison import compare
         from mae_mm.report import write_report
-        from mae_mm.suites import find_suites
+        from mae_mm.suites import GROUPS, find_suites
 
         launch.check_file(args.checkpoint, 'CHECKPOINT')
         suites = find_suites(args.suite, read_checkpoint(args.checkpoint))
+        for name in set(GROUPS.get(args.suite, ())) - set(suites):
+            print(f'left out: {name}: the paper has no such transfer of an encoder of this size')
         out, summaries, failed = Path(args.out), {}, {}
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
         for name, suite in suites.items():

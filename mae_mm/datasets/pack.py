@@ -39,7 +39,8 @@ def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
 def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> tuple[list[Path], int]:
     """Write every image below `root`, in the order of `ImageFolder`, into `out/prefix-000000.tar` and so on.
 
-    The same files give the same bytes. A shard gets its name when it is complete.
+    The same files give the same bytes. A shard gets its name when it is complete; started again, complete ones are kept
+    if they hold the same files, by name and size.
 
     Args:
         root: folder of images.
@@ -52,7 +53,7 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
 
     Raises:
         FileNotFoundError: if there is no image below `root`.
-        FileExistsError: if `out` holds tars of that prefix already.
+        FileExistsError: if `out` holds tars of that prefix with other files.
         ValueError: if `shard_gb` is not above 0, or `prefix` is no plain name.
     """
     if not shard_gb > 0:
@@ -65,14 +66,19 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'{folder} is a file; OUT must be a folder')
     folder.mkdir(parents=True, exist_ok=True)
-    if next(folder.glob(f'{prefix}-*.tar'), None):
-        raise FileExistsError(f'{folder} holds {prefix}-*.tar already; remove them, or choose another --prefix')
     names = member_names(tqdm(find_images(root), desc='packing', unit='img', disable=None))
     item, shards, count = next(names, None), [], 0
     if item is None:
         raise FileNotFoundError(f'{root}: no image in this folder or in folders below it')
     while item is not None:
         shard = folder / f'{prefix}-{len(shards):06}.tar'
+        if shard.exists():
+            for name, size in members(shard):
+                if item is None or (name, size) != (item[1], os.path.getsize(os.path.join(root, item[0]))):
+                    raise _other_files(shard, f'it has {name} where {root} has {item and item[1]}')
+                item, count = next(names, None), count + 1
+            shards.append(shard)
+            continue
         unfinished = shard.with_suffix('.tar.part')
         try:
             with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
@@ -87,7 +93,31 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
         np.savez(f'{shard}{INDEX_SUFFIX}', **index._asdict())
         unfinished.rename(shard)
         shards.append(shard)
+    if left := sorted({*folder.glob(f'{prefix}-*.tar')} - {*shards}):
+        raise _other_files(left[0], f'{root} has no files left for it')
     return shards, count
+
+
+def members(shard: Path) -> list[tuple[str, int]]:
+    """Name and bytes of each image of a tar.
+
+    Raises:
+        FileExistsError: if it is cut short, or no tar.
+    """
+    try:
+        with shard.open('rb') as file:
+            index = scan_tar(file, shard.stat().st_size)
+    except ValueError as error:
+        raise FileExistsError(f'{shard} is there already: {error}') from None
+    joined = index.names.tobytes()
+    starts = [0, *index.ends[:-1]]
+    return [(joined[start:end].decode('utf-8', 'surrogateescape'), int(size))
+            for start, end, size in zip(starts, index.ends, index.sizes, strict=True)]
+
+
+def _other_files(shard: Path, why: str) -> FileExistsError:
+    return FileExistsError(
+        f'{shard} is there already, with other files: {why}; remove the tars, or choose another --prefix')
 
 
 def _add(tar: tarfile.TarFile, path: str, name: str) -> None:
