@@ -242,7 +242,8 @@ def ablate(
         scratch = {column: _values(results, 'scratch', column, 'accuracy/top1') for column in COLUMNS}
         mine = {f'{row.table}/{row.name}': error for row, error in unprepared.items() if row in rows}
         mine |= {stage.name: error for stage, error in errors.items() if stage.key in {*map(keys.get, rows), 'scratch'}}
-        summaries[table] = write_table(out / table, table, lines, scratch, mine, seeds, recipes)
+        summaries[table] = write_table(
+            out / table, table, lines, scratch, mine, seeds, recipes, {**(options or {}), **(transfer_options or {})})
     return summaries
 
 
@@ -283,7 +284,7 @@ def run_stages(jobs: dict[Stage, Job], workers: int) -> tuple[dict[Stage, dict],
 
 def write_table(
     folder: Path, name: str, lines: dict[Row, dict], scratch: dict[str, list[float]], errors: dict[str, str],
-    seeds: int, recipes: Recipes,
+    seeds: int, recipes: Recipes, changed: dict,
 ) -> dict:
     """Write a table and its plot; returns what `results.json` holds."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,6 +301,8 @@ def write_table(
     caption = (
         f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent'
         f'{spread}. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
+    if changed:
+        caption += f' Changed for this run: {", ".join(f"`{key}={value}`" for key, value in changed.items())}.'
     text = '\n\n'.join([caption, markdown_table(header, cells), *notes])
     if name in AXES and any(line[key] for row, line in lines.items() for key in COLUMNS if _place(row) is not None):
         draw_plot(folder / 'plot.png', AXES[name], lines, scratch)
@@ -312,7 +315,7 @@ def write_table(
                          for row, line in lines.items() for key in (*COLUMNS, None)
                          for seed, value in enumerate(line[key]))
     summary = dict(
-        table=name, recipes=recipes._asdict(), seeds=seeds, scratch=scratch, failed=errors, rows=[dict(
+        table=name, recipes=recipes._asdict(), changed=changed, seeds=seeds, scratch=scratch, failed=errors, rows=[dict(
             name=row.name, title=row.title, source=row.source, paper=row.paper, error=line['error'],
             run=line['key'][:12], held_out_loss=line[None], **{key: line[key] for key in COLUMNS})
             for row, line in lines.items()])

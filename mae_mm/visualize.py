@@ -209,6 +209,6 @@ def save_png(panel: np.ndarray, path: str | Path) -> None:
         ValueError: if the extension is of no image.
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f'{path}: cannot tell the kind of image from its name; want e.g. {Path(path).with_suffix(".png")}')
+        raise ValueError(f'{path}: its name tells no kind of image; want e.g. {Path(path).with_suffix(".png")}')
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(panel).save(path)

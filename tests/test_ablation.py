@@ -218,6 +218,10 @@ def test_table_csv_and_plot(world, tmp_path):
     assert lines[0] == dict(row='One', column='finetune', seed='0', this_run='70.0000', paper='84.9', source='Fig. 5')
     assert len(lines) == 2 * 3 * 2
     assert json.loads((tmp_path / 'out/second/results.json').read_text())['recipes']['base'] == 'base.py'
+    assert 'Changed' not in text
+    world(seeds=1, options={'train_cfg.max_epochs': 3})
+    text = (tmp_path / 'out/mask_ratio/table.md').read_text()
+    assert 'percent, one seed.' in text and 'Changed for this run: `train_cfg.max_epochs=3`.' in text
 
 
 def test_rows_without_a_number_are_left_off_the_plot(tmp_path, monkeypatch):

@@ -196,6 +196,8 @@ def test_tool_draws_files_and_folders(files: Path, make_mae: Callable, monkeypat
     ('model.pth', 'empty', [], 'empty: no image in this folder'),
     ('model.pth', 'config.py', [], 'config.py: not an image'),
     ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 is not in (0, 1)'),
+    ('model.pth', 'photos', ['--num', 0], '--num 0: want 1 or more'),
+    ('model.pth', 'photos', [], 'x: its name tells no kind of image; want e.g. '),
     ('none.pth', 'photos', [], 'none.pth'),
 ])
 def test_tool_refuses_with_one_message(
