@@ -16,7 +16,7 @@ from PIL import Image
 import mae_mm
 from mae_mm.benchmark.timing import environment
 from mae_mm.checkpoint import Checkpoint, read_checkpoint
-from mae_mm.comparison import STARTS, Suite, caption, rows
+from mae_mm.comparison import STARTS, Run, Suite, caption, rows
 from mae_mm.visualize import list_images, load_images, load_model, reconstruction_panel
 
 PICTURE_SIDE = 480  # pixels: pictures are shrunk to it, so that the page can be mailed
@@ -48,12 +48,13 @@ def write_report(
 
 
 def section(name: str, suite: Suite, summary: dict, folder: Path) -> dict:
-    """What the page shows of a suite."""
-    pictures = sorted(folder.glob('*_mae_seed0/pictures/*.png'))
-    configs = {run.name: max(run.glob('*.py'), default=None) for run in sorted(folder.glob('*_seed0'))}
+    """What the page shows of a suite: of the runs in its table, not of others that the folder may hold from before."""
+    first = [folder / Run(name, start, 0).name for name in sorted(suite.protocols) for start in suite.starts]
+    pictures = [picture for run in first for picture in sorted(run.glob('pictures/*.png'))]
+    configs = {run.name: max(run.glob('*.py'), default=None) for run in first}
     return dict(
         name=name, caption=caption(suite, summary), rows=rows(suite, summary),
-        plot=embed(plot(suite, summary, folder / 'plot.png')), curves=curves(suite, folder),
+        plot=embed(plot(suite, summary, folder / 'plot.png')), curves=curves(suite, summary['seeds'], folder),
         pictures=[embed(picture) for picture in pictures],
         configs={run: config.read_text() for run, config in configs.items() if config})
 
@@ -83,10 +84,10 @@ def plot(suite: Suite, summary: dict, path: Path) -> Path:
     return path
 
 
-def curves(suite: Suite, folder: Path) -> str | None:
+def curves(suite: Suite, seeds: int, folder: Path) -> str | None:
     """Training losses of all runs, a panel for each protocol, as an image for the page; None if nothing was trained."""
-    losses = {name: {start: [read_losses(run) for run in sorted(folder.glob(f'{name}_{start}_seed*'))]
-                     for start in STARTS} for name in suite.protocols}
+    losses = {name: {start: [read_losses(folder / Run(name, start, seed).name) for seed in range(seeds)]
+                     for start in suite.starts} for name in suite.protocols}
     losses = {name: row for name, row in losses.items() if any(any(runs) for runs in row.values())}
     if not losses:
         return None

@@ -34,7 +34,9 @@ def folder(tmp_path: Path, make_mae) -> Path:
     (tmp_path / 'pretrain.py').write_text(CONFIG.replace('ROOT', repr(str(tmp_path / 'images'))))
     torch.save(dict(state_dict=make_mae().state_dict()), tmp_path / 'mae.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'mae.pth'))
-    for run, losses in (('seg_mae_seed0', (3.0, 2.0)), ('seg_random_seed0', (4.0, 3.5))):
+    runs = ('seg_mae_seed0', (3.0, 2.0)), ('seg_random_seed0', (4.0, 3.5)), ('seg_mae_seed2', (9.0, 9.0)), (
+        'old_mae_seed0', (9.0, 9.0))  # the last two are of an earlier suite
+    for run, losses in runs:
         scalars = tmp_path / 'out/demo' / run / '2026/vis_data/scalars.json'
         scalars.parent.mkdir(parents=True)
         lines = [json.dumps(dict(loss=loss, step=10 * (i + 1))) for i, loss in enumerate(losses)]
@@ -46,7 +48,9 @@ def folder(tmp_path: Path, make_mae) -> Path:
     return tmp_path
 
 
-def test_page(folder):
+def test_page(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr('matplotlib.axes.Axes.plot', lambda axes, x, y, **kwargs: drawn.append(list(y)))
     suite = Suite('Painting', dict(seg=Protocol('UperNet', 'a', 'b', published={'mIoU': 48.1})),
                   {'mIoU': Metric('mIoU')})
     summary = dict(
@@ -60,6 +64,7 @@ def test_page(folder):
         assert f'<td>{cell}</td>' in text
     assert '600 training and 504 held-out images, 500 iters' in text and '<th>from MAE</th>' in text
     assert 'no data at &lt;coco&gt;' in text and '# config of seg_mae_seed0 &lt;b&gt;' in text  # escaped
+    assert 'config of old' not in text and drawn == [[4.0, 3.5], [3.0, 2.0]], 'runs of the table alone'
     assert text.count('src="data:image/png;base64,') == 2  # reconstructions, one prediction
     assert text.count('src="data:image/svg+xml;base64,') == 1 and 'src="http' not in text and '<script' not in text
     assert f'<td>{version("torch")}</td>' in text
