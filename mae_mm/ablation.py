@@ -191,38 +191,13 @@ def ablate(
     chosen = read_rows(tables, only)
     cfgs = {row: apply_row(row, recipes.base, out, options or {}) for rows in chosen.values() for row in rows}
     keys = {row: hashlib.sha256(cfg.pretty_text.encode()).hexdigest() for row, cfg in cfgs.items()}
-    left_out, unprepared = {}, {}
-    for row, cfg in cfgs.items():
-        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-        if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer:
-            left_out[row] = 'it needs --tokenizer FILE'
-            continue
-        try:
-            provide_target(cfg, out / 'runs' / f'{keys[row][:12]}_pca.pth', tokenizer)
-        except (ValueError, OSError) as error:  # too few images for so many components, say: the other rows need none
-            unprepared[row] = str(error)
-    if not cfgs.keys() - left_out.keys() - unprepared.keys():
+    left_out, unprepared = prepare(cfgs, keys, out, tokenizer)
+    ready = {row: cfg for row, cfg in cfgs.items() if row not in left_out and row not in unprepared}
+    if not ready:
         reasons = '; '.join(f'{row.table}/{row.name}: {error}' for row, error in {**left_out, **unprepared}.items())
         raise ValueError(f'no row to run: {reasons}')
-
-    suite = Suite('', {
-        'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
-        'linear': Protocol('linear probing', recipes.linear, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
     # All configs before the first run: a mistake in one for transfers should not show after a week of pre-training.
-    jobs, transfers, first = {}, {}, {}  # rows of the same key share the stages of the first of them
-    for seed in range(seeds):
-        for row, cfg in cfgs.items():
-            name = first.setdefault(keys[row], f'{row.table}/{row.name}')
-            stage = Stage(name, keys[row], seed)
-            if stage in jobs or row in left_out or row in unprepared:
-                continue
-            jobs[stage] = pretraining(stage, cfg, out, gpus)
-            for protocol in suite.protocols:
-                transfer = stage._replace(protocol=protocol)
-                transfers[transfer] = transferring(transfer, suite, 'mae', out, transfer_options or {}, gpus)
-        for protocol in suite.protocols if recipes.scratch else ():
-            transfer = Stage('scratch', 'scratch', seed, protocol)
-            transfers[transfer] = transferring(transfer, suite, 'random', out, transfer_options or {}, gpus)
+    jobs, transfers = plan(ready, keys, recipes, out, seeds, transfer_options or {}, gpus)
     results, errors = run_stages(jobs, workers)
     for stage, job in list(transfers.items()):
         source = stage._replace(protocol=None)
@@ -245,6 +220,53 @@ def ablate(
         summaries[table] = write_table(
             out / table, table, lines, scratch, mine, seeds, recipes, {**(options or {}), **(transfer_options or {})})
     return summaries
+
+
+def prepare(
+    cfgs: dict[Row, Config], keys: dict[Row, str], out: Path, tokenizer: str | None,
+) -> tuple[dict[Row, str], dict[Row, str]]:
+    """Look for the images of each row and give it what it predicts.
+
+    Returns:
+        Why a row is left out, by row, for those that need a tokenizer; and the errors of others.
+
+    Raises:
+        FileNotFoundError: if there are no images.
+    """
+    left_out, unprepared = {}, {}
+    for row, cfg in cfgs.items():
+        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer:
+            left_out[row] = 'it needs --tokenizer FILE'
+            continue
+        try:
+            provide_target(cfg, out / 'runs' / f'{keys[row][:12]}_pca.pth', tokenizer)
+        except (ValueError, OSError) as error:  # too few images for so many components, say: the other rows need none
+            unprepared[row] = str(error)
+    return left_out, unprepared
+
+
+def plan(
+    cfgs: dict[Row, Config], keys: dict[Row, str], recipes: Recipes, out: Path, seeds: int, options: dict, gpus: int,
+) -> tuple[dict[Stage, Job], dict[Stage, Job]]:
+    """The jobs of all pre-trainings, and of all transfers; rows of the same key share the stages of the first."""
+    suite = Suite('', {
+        'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
+        'linear': Protocol('linear probing', recipes.linear, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
+    jobs, transfers, first = {}, {}, {}
+    for seed in range(seeds):
+        for row, cfg in cfgs.items():
+            name = first.setdefault(keys[row], f'{row.table}/{row.name}')
+            stage = Stage(name, keys[row], seed)
+            if stage not in jobs:
+                jobs[stage] = pretraining(stage, cfg, out, gpus)
+                for protocol in suite.protocols:
+                    transfer = stage._replace(protocol=protocol)
+                    transfers[transfer] = transferring(transfer, suite, 'mae', out, options, gpus)
+        for protocol in suite.protocols if recipes.scratch else ():
+            transfer = Stage('scratch', 'scratch', seed, protocol)
+            transfers[transfer] = transferring(transfer, suite, 'random', out, options, gpus)
+    return jobs, transfers
 
 
 def provide_target(cfg: Config, path: Path, tokenizer: str | None) -> None:
