@@ -239,14 +239,26 @@ def enable_lr_scaling(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def count_effective_batch(cfg: Config) -> None:
-    """Let lr scaling see gradient accumulation and repeated views, which mmengine's leaves out of the batch."""
-    factor = cfg.optim_wrapper.get('accumulative_counts', 1)
+def count_effective_batch(runner: Runner) -> None:
+    """Let lr scaling see gradient accumulation and repeated views, which mmengine's leaves out of the batch.
+
+    The runner's own settings change, not its config: that is saved, and may be trained from again.
+    """
+    cfg, factor = runner.cfg, runner.cfg.optim_wrapper.get('accumulative_counts', 1)
     for _, dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
         break  # data sets joined together have one pipeline
-    if (cfg.get('auto_scale_lr') or {}).get('enable') and factor > 1:
-        cfg.auto_scale_lr.base_batch_size /= factor
+    flexible = hasattr(runner, 'strategy')
+    scaling = runner.strategy._auto_scale_lr if flexible else runner.auto_scale_lr
+    if factor > 1 and (scaling or {}).get('enable'):
+        scaling = dict(scaling, base_batch_size=scaling['base_batch_size'] / factor)
+        if flexible:
+            runner.strategy._auto_scale_lr = scaling
+        else:
+            runner.auto_scale_lr = scaling
+        runner.logger.info(
+            f'lr: a step sees {factor} times the batch of the loader (accumulative_counts, repeats), so that it is '
+            f'scaled as for a base batch of {scaling["base_batch_size"]:g} of those')
 
 
 def adapt_loaders(cfg: Config) -> None:
@@ -301,11 +313,13 @@ def build_runner(cfg: Config) -> Runner:
         check_readable(cfg.load_from, 'load_from')
     allow_mmengine_objects()
     check_schedule(cfg)
-    count_effective_batch(cfg)
     adapt_loaders(cfg)
     start_cpu_group(cfg)
     avoid_static_graph(cfg)
-    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    if cfg.get('optim_wrapper'):
+        count_effective_batch(runner)
+    return runner
 
 
 def check_batches(runner: Runner) -> None:

@@ -97,13 +97,18 @@ def test_pretrained_finds_the_vit_and_the_file(tmp_path: Path) -> None:
         launch.start_from(Config(dict(model=dict(type='X'))), str(file))
 
 
-def test_lr_scaling_counts_accumulation() -> None:
-    cfg = Config(dict(optim_wrapper=dict(accumulative_counts=4), auto_scale_lr=dict(enable=True, base_batch_size=256)))
-    launch.count_effective_batch(cfg)
-    assert cfg.auto_scale_lr.base_batch_size == 64  # a loader batch of 64 is an effective batch of 256
-    cfg.train_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadRandomResizedCrop', repeats=2)]))
-    launch.count_effective_batch(cfg)
-    assert cfg.auto_scale_lr.base_batch_size == 8  # 4 times 2
+@pytest.mark.parametrize('runner', [{}, {
+    'runner_type': 'FlexibleRunner', 'strategy': dict(type='SingleDeviceStrategy')}])
+def test_lr_scaling_counts_accumulation_and_views(images: Path, tmp_path: Path, runner: dict) -> None:
+    """In what is trained, not in the config that is saved: trained from again, that would count them twice."""
+    cfg = launch.load_config(str(ROOT / DEMO), {
+        'train_dataloader.dataset.data_root': str(images), 'val_dataloader.dataset.data_root': str(images),
+        'optim_wrapper.accumulative_counts': 4, 'train_dataloader.dataset.pipeline.0.repeats': 2,
+        'auto_scale_lr.base_batch_size': 256, 'work_dir': str(tmp_path), 'launcher': 'none', **runner})
+    built = launch.build_runner(cfg)
+    scaling = built.strategy._auto_scale_lr if runner else built.auto_scale_lr
+    assert scaling['base_batch_size'] == 32  # a loader batch of 32 is an effective batch of 256
+    assert built.cfg.auto_scale_lr.base_batch_size == cfg.auto_scale_lr.base_batch_size == 256
 
 
 def test_training_that_ends_in_the_warm_up_is_named() -> None:
