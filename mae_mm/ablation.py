@@ -190,7 +190,9 @@ def ablate(
         raise ValueError(f'seeds={seeds}: want 1 or more')
     chosen = read_rows(tables, only)
     cfgs = {row: apply_row(row, recipes.base, out, options or {}) for rows in chosen.values() for row in rows}
-    keys = {row: hashlib.sha256(cfg.pretty_text.encode()).hexdigest() for row, cfg in cfgs.items()}
+    if tokenizer:
+        launch.check_file(tokenizer, '--tokenizer')
+    keys = {row: row_key(cfg, tokenizer) for row, cfg in cfgs.items()}
     left_out, unprepared = prepare(cfgs, keys, out, tokenizer)
     ready = {row: cfg for row, cfg in cfgs.items() if row not in left_out and row not in unprepared}
     if not ready:
@@ -220,6 +222,14 @@ def ablate(
         summaries[table] = write_table(
             out / table, table, lines, scratch, mine, seeds, recipes, {**(options or {}), **(transfer_options or {})})
     return summaries
+
+
+def row_key(cfg: Config, tokenizer: str | None) -> str:
+    """A hash of what a pre-training depends on: its config, and the weights of a tokenizer that it predicts."""
+    key = hashlib.sha256(cfg.pretty_text.encode())
+    if tokenizer and _target(cfg) == 'mae_mm.TokenTarget':
+        key.update(Path(tokenizer).read_bytes())
+    return key.hexdigest()
 
 
 def prepare(

@@ -245,7 +245,11 @@ def test_tokens_need_a_tokenizer(world, tmp_path):
     summaries, made = world(seeds=1, only=['token', '1'])
     assert [run[0] for run in made if run[1] is None] == ['mask_ratio/1'] and not summaries['second']['failed']
     assert 'Not run: Tokens: it needs --tokenizer FILE.' in (tmp_path / 'out/second/table.md').read_text()
-    assert ('second/token', None, 0) in world(seeds=1, only=['token'], tokenizer='dalle.pth')[1]
+    with pytest.raises(FileNotFoundError, match=r'--tokenizer dalle\.pth: no such file'):
+        world(seeds=1, only=['token'], tokenizer='dalle.pth')
+    for content, made in (('a', True), ('a', False), ('b', True)):  # other weights are another run
+        (tmp_path / 'dalle.pth').write_text(content)
+        assert (('second/token', None, 0) in world(seeds=1, only=['token'], tokenizer='dalle.pth')[1]) == made
 
 
 def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkeypatch):
