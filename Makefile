@@ -6,7 +6,7 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 VENV := .venv
-PRETRAINED := work_dirs/demo/mae_pretrain/epoch_64.pth
+PRETRAINED := work_dirs/demo/mae_pretrain/epoch_40.pth
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))

@@ -27,7 +27,8 @@ RECIPE = 'configs/demo/mae_pretrain.py'
 
 def our_config(epochs: int) -> Config:
     """The demo recipe, shortened, without validation."""
-    options = {'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.interval': epochs}
+    options = {
+        'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.interval': epochs, 'train_dataloader.batch_size': 256}
     cfg = launch.load_config(str(ROOT / RECIPE), options)
     cfg.param_scheduler = None  # the warm-up alone is longer
     cfg.auto_scale_lr.enable = False
