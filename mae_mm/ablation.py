@@ -361,7 +361,7 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str,
     Rows of other names have no place in it.
     """
     lines = {row: line for row, line in lines.items() if _place(row) is not None}
-    figure = Figure(figsize=(10, 4), layout='constrained')
+    figure, labelled = Figure(figsize=(10, 4), layout='constrained'), {}
     for axes, (key, title) in zip(figure.subplots(1, 2), COLUMNS.items(), strict=True):
         mine = [(_place(row), line[key]) for row, line in lines.items() if line[key]]
         if mine:
@@ -371,13 +371,15 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str,
         if scratch.get(key):
             axes.axhline(statistics.mean(scratch[key]), color='0.5', linestyle='--', label='no pre-training')
         axes.set(xlabel=label, ylabel='top-1, %', title=title)
+        handles = axes.get_legend_handles_labels()[0]
         paper = [(_place(row), row.paper[key]) for row in lines if key in row.paper]
-        if paper:
+        if paper:  # a few of its points, so no line between them
             twin = axes.twinx()
-            twin.plot(*zip(*paper, strict=True), 'x--', color='tab:red', label='paper (right axis)')
+            handles += twin.plot(*zip(*paper, strict=True), 'x', color='tab:red', label='paper (right axis)')
             twin.set_ylabel('top-1, %, paper', color='tab:red')
-        axes.legend(loc='lower right')
+        labelled.update({handle.get_label(): handle for handle in handles})
         axes.grid(alpha=0.3)
+    figure.legend(handles=list(labelled.values()), loc='outside lower center', ncols=3)
     figure.savefig(path, dpi=100)
 
 
