@@ -4,6 +4,7 @@ A row is a config file that holds only what it changes (configs/ablation/TABLE/R
 base. Two rows whose pre-training is the same share it, also between tables: runs lie under a hash of what they do.
 """
 
+import ast
 import csv
 import hashlib
 import json
@@ -55,14 +56,20 @@ def find_recipes(base: str | None = None, finetune: str | None = None, linear: s
     """The recipes of a base: its `transfers = dict(finetune=…, linear=…, scratch=…)`, unless others are given.
 
     Raises:
-        FileNotFoundError: if there is no such base.
-        ValueError: if it does not say how its encoder is transferred, and neither does the caller.
+        FileNotFoundError: if a config is not there.
+        ValueError: if the base does not say how its encoder is transferred, and neither does the caller.
     """
     transfers = launch.load_config(base or PARENT).get('transfers') or {}
+    if not isinstance(transfers, dict) or set(transfers) - set(Recipes._fields[1:]):
+        raise ValueError(f"{base}: transfers={transfers!r}; want dict(finetune='…', linear='…', scratch='…')")
     given = {key: path for key, path in dict(finetune=finetune, linear=linear).items() if path}
     if 'finetune' in given:  # which has another side of its own
         transfers.pop('scratch', None)
     recipes = dict(transfers, **given)
+    for key, path in recipes.items():
+        if not Path(path).is_file():
+            flag = f'--{key}' if key in given else f'transfers.{key} of {base or PARENT}'
+            raise FileNotFoundError(f'{flag}: no config file {path}')
     if missing := {'finetune', 'linear'} - set(recipes):
         flags = ' and '.join(f'--{key} CONFIG' for key in sorted(missing))
         raise ValueError(
@@ -145,18 +152,38 @@ def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
         cfg = launch.load_config(str(row.file), options)
         cfg.pop('transfers', None)
         return cfg
-    text, count = re.subn(r'^_base_ = .*$', f'_base_ = {str(Path(base).resolve())!r}', row.file.read_text(), flags=re.M)
-    if count != 1:
-        raise ValueError(f'{row.file}: a row has exactly one line `_base_ = …`, this has {count}')
+    text = row.file.read_text()
+    start, end = find_base(row, text)
+    lines = text.splitlines(keepends=True)
     path = out / 'configs' / row.table / f'{row.name}.py'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(''.join([*lines[:start], f'_base_ = {str(Path(base).resolve())!r}\n', *lines[end:]]))
     cfg = launch.load_config(str(path), options)
     cfg.pop('transfers', None)
-    if 'max_epochs' in text and 'train_cfg.max_epochs' not in options:
+    names = {node.arg for node in ast.walk(ast.parse(text)) if isinstance(node, ast.keyword)}
+    if 'max_epochs' in names and 'train_cfg.max_epochs' not in options:
         cfg.train_cfg.max_epochs = max(
             1, round(cfg.train_cfg.max_epochs / PAPER_EPOCHS * launch.load_config(base).train_cfg.max_epochs))
     return cfg
+
+
+def find_base(row: Row, text: str) -> tuple[int, int]:
+    """The lines of a row's `_base_ = …`, first and behind the last.
+
+    Raises:
+        ValueError: if it has not exactly one base, or that is a row, whose changes another base would lose.
+    """
+    found = [node for node in ast.parse(text).body if isinstance(node, ast.Assign) and
+             [getattr(target, 'id', None) for target in node.targets] == ['_base_']]
+    values = ast.literal_eval(found[0].value) if len(found) == 1 else []
+    values = [values] if isinstance(values, str) else values
+    if len(values) != 1:
+        raise ValueError(f'{row.file}: a row has exactly one `_base_ = …` of one file, for which --base '
+                         f'puts another; this has {len(values)}')
+    if (row.file.parent / values[0]).resolve().parent.parent == row.file.resolve().parent.parent:
+        raise ValueError(
+            f'{row.file}: its base {values[0]} is a row, whose changes another base would lose; write them into it')
+    return found[0].lineno - 1, found[0].end_lineno
 
 
 def ablate(
@@ -199,7 +226,8 @@ def ablate(
         reasons = '; '.join(f'{row.table}/{row.name}: {error}' for row, error in {**left_out, **unprepared}.items())
         raise ValueError(f'no row to run: {reasons}')
     # All configs before the first run: a mistake in one for transfers should not show after a week of pre-training.
-    jobs, transfers = plan(ready, keys, recipes, out, seeds, transfer_options or {}, gpus)
+    scratch_key = hashlib.sha256(f'{recipes}{transfer_options}'.encode()).hexdigest()
+    jobs, transfers = plan(ready, keys, recipes, scratch_key, out, seeds, transfer_options or {}, gpus)
     results, errors = run_stages(jobs, workers)
     for stage, job in list(transfers.items()):
         source = stage._replace(protocol=None)
@@ -216,11 +244,13 @@ def ablate(
             column: _values(results, keys[row], column, metric)
             for column, metric in (('finetune', 'accuracy/top1'), ('linear', 'accuracy/top1'), (None, 'recon/loss'))
         }} for row in rows}
-        scratch = {column: _values(results, 'scratch', column, 'accuracy/top1') for column in COLUMNS}
+        scratch = {column: _values(results, scratch_key, column, 'accuracy/top1') for column in COLUMNS}
         mine = {f'{row.table}/{row.name}': error for row, error in unprepared.items() if row in rows}
-        mine |= {stage.name: error for stage, error in errors.items() if stage.key in {*map(keys.get, rows), 'scratch'}}
+        of_table = {scratch_key, *(keys[row] for row in rows)}
+        mine |= {stage.name: error for stage, error in errors.items() if stage.key in of_table}
         summaries[table] = write_table(
-            out / table, table, lines, scratch, mine, seeds, recipes, {**(options or {}), **(transfer_options or {})})
+            out / table, table, lines, scratch, mine, seeds, recipes,
+            {'the pre-training': options or {}, 'the transfers': transfer_options or {}})
     return summaries
 
 
@@ -257,9 +287,14 @@ def prepare(
 
 
 def plan(
-    cfgs: dict[Row, Config], keys: dict[Row, str], recipes: Recipes, out: Path, seeds: int, options: dict, gpus: int,
+    cfgs: dict[Row, Config], keys: dict[Row, str], recipes: Recipes, scratch_key: str, out: Path, seeds: int,
+    options: dict, gpus: int,
 ) -> tuple[dict[Stage, Job], dict[Stage, Job]]:
-    """The jobs of all pre-trainings, and of all transfers; rows of the same key share the stages of the first."""
+    """The jobs of all pre-trainings, and of all transfers; rows of the same key share the stages of the first.
+
+    Raises:
+        ValueError: for a schedule that does not fit, or an encoder that a transfer does not have.
+    """
     suite = Suite('', {
         'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
         'linear': Protocol('linear probing', recipes.linear, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
@@ -273,8 +308,9 @@ def plan(
                 for protocol in suite.protocols:
                     transfer = stage._replace(protocol=protocol)
                     transfers[transfer] = transferring(transfer, suite, 'mae', out, options, gpus)
+                    check_encoder(stage.row, cfg, getattr(recipes, protocol), transfers[transfer].cfg)
         for protocol in suite.protocols if recipes.scratch else ():
-            transfer = Stage('scratch', 'scratch', seed, protocol)
+            transfer = Stage('scratch', scratch_key, seed, protocol)
             transfers[transfer] = transferring(transfer, suite, 'random', out, options, gpus)
     return jobs, transfers
 
@@ -295,6 +331,7 @@ def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
     _name(cfg, stage, out)
     cfg.merge_from_dict({'randomness.seed': stage.seed})
     cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
+    launch.check_schedule(cfg)
     protocol = Protocol('pre-training', None, '', cost=cfg.train_cfg.max_epochs / 8)
     return Job(stage.name, cfg, None, protocol, HELD_OUT, gpus=gpus)
 
@@ -302,9 +339,26 @@ def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
 def transferring(stage: Stage, suite: Suite, start: str, out: Path, options: dict, gpus: int) -> Job:
     """The job of a transfer from one of `comparison.STARTS`; its checkpoint may not exist yet."""
     run = comparison.Run(stage.protocol, start, stage.seed)
-    job = comparison.make_job(run, suite, None, out, options, gpus)
+    try:
+        job = comparison.make_job(run, suite, None, out, options, gpus)
+    except ValueError as error:
+        raise ValueError(str(error).replace('--cfg-options', '--transfer-options')) from error
     _name(job.cfg, stage, out)
     return job._replace(name=stage.name, draw=False)
+
+
+def check_encoder(row: str, pretraining: Config, path: str, transfer: Config) -> None:
+    """Refuse a transfer of another encoder than the row pre-trains, before that is done.
+
+    Raises:
+        ValueError: naming the key, both values, and the option.
+    """
+    mine, other = (cfg.get('model', {}).get('backbone') or {} for cfg in (pretraining, transfer))
+    for key in ('arch', 'patch_size'):
+        if mine.get(key) != other.get(key):
+            raise ValueError(
+                f'{row} pre-trains an encoder of {key}={mine.get(key)}, {path} has {other.get(key)}; make them the '
+                f'same, e.g. --transfer-options model.backbone.{key}=…')
 
 
 def run_stages(jobs: dict[Stage, Job], workers: int) -> tuple[dict[Stage, dict], dict[Stage, str]]:
@@ -315,17 +369,17 @@ def run_stages(jobs: dict[Stage, Job], workers: int) -> tuple[dict[Stage, dict],
 
 
 def write_table(
-    folder: Path, name: str, lines: dict[Row, dict], scratch: dict[str, list[float]], errors: dict[str, str],
-    seeds: int, recipes: Recipes, changed: dict,
+    folder: Path, name: str, lines: dict[Row, dict], scratch: dict[str, dict[int, float]], errors: dict[str, str],
+    seeds: int, recipes: Recipes, changed: dict[str, dict],
 ) -> dict:
     """Write a table and its plot; returns what `results.json` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     header = ['row', *(f'{title}, {side}' for side in ('this run', '`paper`') for title in COLUMNS.values()), 'source']
-    cells = [[row.title, *(mean_and_deviation(line[key]) for key in COLUMNS),
+    cells = [[row.title, *(_cell(line[key], seeds) for key in COLUMNS),
               *(f'{row.paper[key]:.1f}' if key in row.paper else '–' for key in COLUMNS), row.source]
              for row, line in lines.items()]
     if any(scratch.values()):
-        cells.append(['no pre-training', *(mean_and_deviation(scratch[key]) for key in COLUMNS), '–', '–', ''])
+        cells.append(['no pre-training', *(_cell(scratch[key], seeds) for key in COLUMNS), '–', '–', ''])
     notes = [f'Not run: {row.title}: {line["error"]}.' for row, line in lines.items() if line['error']]
     notes += [f'Failed: {stage}: {error}' for stage, error in errors.items()]
     scale = f'rows applied to {recipes.base}' if recipes.base else 'the recipes of the rows'
@@ -333,8 +387,9 @@ def write_table(
     caption = (
         f'This run (`ours`): {scale}, then {recipes.finetune} and {recipes.linear}; top-1 on held-out images, percent'
         f'{spread}. `paper`: ViT-L/16, 800 epochs, ImageNet-1K.')
-    if changed:
-        caption += f' Changed for this run: {", ".join(f"`{key}={value}`" for key, value in changed.items())}.'
+    for part, options in changed.items():
+        if options:
+            caption += f' Changed for {part}: {", ".join(f"`{key}={value}`" for key, value in options.items())}.'
     text = '\n\n'.join([caption, markdown_table(header, cells), *notes])
     if name in AXES and any(line[key] for row, line in lines.items() for key in COLUMNS if _place(row) is not None):
         draw_plot(folder / 'plot.png', AXES[name], lines, scratch)
@@ -345,7 +400,7 @@ def write_table(
         writer.writerow(['row', 'column', 'seed', 'this_run', 'paper', 'source'])
         writer.writerows([row.title, key or 'held_out_loss', seed, f'{value:.4f}', row.paper.get(key, ''), row.source]
                          for row, line in lines.items() for key in (*COLUMNS, None)
-                         for seed, value in enumerate(line[key]))
+                         for seed, value in line[key].items())
     summary = dict(
         table=name, recipes=recipes._asdict(), changed=changed, seeds=seeds, scratch=scratch, failed=errors, rows=[dict(
             name=row.name, title=row.title, source=row.source, paper=row.paper, error=line['error'],
@@ -355,7 +410,7 @@ def write_table(
     return summary
 
 
-def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str, list[float]]) -> None:
+def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str, dict[int, float]]) -> None:
     """Accuracy over the number that a row's name is, this run beside the paper, one panel for each protocol.
 
     Rows of other names have no place in it.
@@ -363,13 +418,13 @@ def draw_plot(path: Path, label: str, lines: dict[Row, dict], scratch: dict[str,
     lines = {row: line for row, line in lines.items() if _place(row) is not None}
     figure, labelled = Figure(figsize=(10, 4), layout='constrained'), {}
     for axes, (key, title) in zip(figure.subplots(1, 2), COLUMNS.items(), strict=True):
-        mine = [(_place(row), line[key]) for row, line in lines.items() if line[key]]
+        mine = [(_place(row), list(line[key].values())) for row, line in lines.items() if line[key]]
         if mine:
             x, values = zip(*mine, strict=True)
             spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
             axes.errorbar(x, [statistics.mean(v) for v in values], spread, marker='o', capsize=3, label='this run')
         if scratch.get(key):
-            axes.axhline(statistics.mean(scratch[key]), color='0.5', linestyle='--', label='no pre-training')
+            axes.axhline(statistics.mean(scratch[key].values()), color='0.5', linestyle='--', label='no pre-training')
         axes.set(xlabel=label, ylabel='top-1, %', title=title)
         handles = axes.get_legend_handles_labels()[0]
         paper = [(_place(row), row.paper[key]) for row in lines if key in row.paper]
@@ -402,8 +457,12 @@ def _name(cfg: Config, stage: Stage, out: Path) -> None:
         cfg.resume = True
 
 
-def _values(results: dict[Stage, dict], key: str | None, column: str | None, metric: str) -> list[float]:
+def _values(results: dict[Stage, dict], key: str, column: str | None, metric: str) -> dict[int, float]:
     """One number for each seed that has a result."""
-    found = {stage.seed: result['metrics'][metric] for stage, result in results.items()
-             if (stage.key, stage.protocol) == (key, column)}
-    return [found[seed] for seed in sorted(found)]
+    return {stage.seed: result['metrics'][metric] for stage, result in results.items()
+            if (stage.key, stage.protocol) == (key, column)}
+
+
+def _cell(values: dict[int, float], seeds: int) -> str:
+    """Mean and deviation, and of how many seeds where some failed."""
+    return mean_and_deviation(list(values.values())) + f' (n={len(values)})' * (0 < len(values) < seeds)

@@ -99,9 +99,11 @@ def make_job(run: Run, suite: Suite, pretrained: str | None, out: Path, options:
 
     Raises:
         FileNotFoundError: if there are no data.
+        ValueError: if training ends before a scheduler begins.
     """
     protocol = suite.protocols[run.protocol]
     cfg = launch.load_config(getattr(protocol, run.start), {**protocol.options, **options})
+    launch.check_schedule(cfg)
     launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.work_dir, cfg.experiment_name, cfg.launcher = str(out / run.name), run.name, 'none'
     cfg.merge_from_dict({'randomness.seed': run.seed})

@@ -103,11 +103,12 @@ def test_a_base_says_how_its_encoder_is_transferred(tmp_path, monkeypatch):
     for recipes in (demo, find_recipes()):
         for path in filter(None, recipes[1:]):
             launch.load_config(path)
-    assert find_recipes(DEMO, finetune='a.py') == Recipes(DEMO, 'a.py', demo.linear)
+    other = 'configs/demo/classification.py'
+    assert find_recipes(DEMO, finetune=other) == Recipes(DEMO, other, demo.linear)
     with pytest.raises(FileNotFoundError, match=r'no config file configs/demo/ablatoin\.py; did you mean'):
         find_recipes('configs/demo/ablatoin.py')
     with pytest.raises(ValueError, match=r'pretrain\.py does not say .* give --linear CONFIG, or write transfers ='):
-        find_recipes('configs/mae_pretrain.py', finetune='a.py')
+        find_recipes('configs/mae_pretrain.py', finetune=other)
 
 
 @pytest.mark.parametrize('only, message', [
@@ -128,8 +129,39 @@ def test_folder_without_rows_and_header_without_title_are_refused(tmp_path, monk
         read_rows([tmp_path])
     (tmp_path / 'row.py').write_text('"""A row: 1 fine-tuning (Table 1a)."""\n')
     assert read_row(tmp_path / 'row.py').paper == {}, 'only what is tagged is a number of the paper'
-    with pytest.raises(ValueError, match=r'exactly one line `_base_ = …`, this has 0'):
+    with pytest.raises(ValueError, match=r'exactly one `_base_ = …` of one file, .* this has 0'):
         apply_row(read_row(tmp_path / 'row.py'), DEMO, tmp_path, {})
+
+
+def test_base_of_a_row(tmp_path, monkeypatch):
+    """In any form that mmengine takes; a row based on a row would lose that one's changes."""
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / 'tables/mine'
+    folder.mkdir(parents=True)
+    file = folder / 'row.py'
+
+    def apply(text: str) -> Config:
+        file.write_text(f'"""Mine, not of max_epochs: a remark (`ours`)."""\n{text}\nmodel = dict(mask_ratio=0.5)\n')
+        return apply_row(read_row(file), DEMO, tmp_path / 'out', {})
+
+    for base in ("'../vit_l16.py'", "['../vit_l16.py']", "[\n    '../vit_l16.py',\n]"):
+        cfg = apply(f'_base_ = {base}')
+        assert cfg.model.mask_ratio == 0.5 and cfg.model.backbone.arch.embed_dim == 128
+        assert cfg.train_cfg.max_epochs == launch.load_config(DEMO).train_cfg.max_epochs
+    for base, message in (("'./other.py'", 'is a row, whose changes'), ("'../sampling/grid_75.py'", 'is a row, whose'),
+                          ("['../a.py', '../b.py']", 'this has 2')):
+        with pytest.raises(ValueError, match=message):
+            apply(f'_base_ = {base}')
+
+
+@pytest.mark.parametrize('transfers', ["'a.py'", "dict(finetun='a.py')"])
+def test_transfers_of_another_form_are_named(tmp_path, transfers):
+    (tmp_path / 'base.py').write_text(f'transfers = {transfers}\n')
+    with pytest.raises(ValueError, match=r'base\.py: transfers=.*want dict\(finetune='):
+        find_recipes(str(tmp_path / 'base.py'))
+    (tmp_path / 'base.py').write_text("transfers = dict(finetune='gone.py', linear='gone.py')\n")
+    with pytest.raises(FileNotFoundError, match=r'transfers\.finetune of .*base\.py: no config file gone\.py'):
+        find_recipes(str(tmp_path / 'base.py'))
 
 
 # --- the runs, without training
@@ -159,8 +191,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / 'last_checkpoint').write_text(str(folder / 'epoch.pth'))
             assert (folder / '..' / 'pretrain').resolve() == Path(job.pretrained or folder).resolve().parent \
-                or stage.protocol is None or stage.key == 'scratch'
-            if job.cfg.get('model', {}).get('b') == 99:
+                or stage.protocol is None or stage.row == 'scratch'
+            if job.cfg.get('model', {}).get('b') == 99 or (stage.row, stage.protocol, stage.seed) == run.failing:
                 future.set_exception(RuntimeError('diverged'))
             else:
                 base = {None: 0.5, 'finetune': 70.0, 'linear': 40.0}[stage.protocol]
@@ -175,7 +207,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
         made.clear()
         return ablate([Path('mask_ratio'), Path('second')], recipes, Path('out'), **options), list(made)
 
-    run.made = made
+    run.made, run.failing = made, None
     return run
 
 
@@ -188,7 +220,7 @@ def test_rows_share_work_and_complete_runs_are_not_repeated(world, tmp_path):
         (row, 'linear', seed) for row in ('mask_ratio/1', 'mask_ratio/3', 'scratch') for seed in (0, 1)]
     assert ('scratch', 'finetune', 0) in made
     rows = {row['name']: row for table in summaries.values() for row in table['rows']}
-    assert rows['same']['finetune'] == rows['1']['finetune'] == [70.0, 71.0] and rows['bad']['linear'] == []
+    assert rows['same']['finetune'] == rows['1']['finetune'] == {0: 70.0, 1: 71.0} and rows['bad']['linear'] == {}
     assert summaries['second']['failed'] == {
         f'second/bad pre-training seed{seed}': 'RuntimeError: diverged' for seed in (0, 1)}
     assert summaries['mask_ratio']['failed'] == {}
@@ -221,13 +253,13 @@ def test_table_csv_and_plot(world, tmp_path):
     assert 'Changed' not in text
     world(seeds=1, options={'train_cfg.max_epochs': 3})
     text = (tmp_path / 'out/mask_ratio/table.md').read_text()
-    assert 'percent, one seed.' in text and 'Changed for this run: `train_cfg.max_epochs=3`.' in text
+    assert 'percent, one seed.' in text and 'Changed for the pre-training: `train_cfg.max_epochs=3`.' in text
 
 
 def test_rows_without_a_number_are_left_off_the_plot(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr('matplotlib.axes.Axes.errorbar', lambda axes, x, *args, **kwargs: drawn.append(x))
-    rows = {ablation.Row('mask_ratio', name, name, 'ours', {}, Path(name)): {'finetune': [50.0], 'linear': []}
+    rows = {ablation.Row('mask_ratio', name, name, 'ours', {}, Path(name)): {'finetune': {0: 50.0}, 'linear': {}}
             for name in ('75', 'mine')}
     ablation.draw_plot(tmp_path / 'plot.png', 'ratio', rows, {})
     assert drawn == [(75.0, )] and (tmp_path / 'plot.png').exists()
@@ -271,11 +303,28 @@ def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkey
 
 
 def test_mistakes_in_transfers_show_before_the_pretraining(world):
-    with pytest.raises(ValueError, match='--cfg-options: '):
+    with pytest.raises(ValueError, match='--transfer-options: '):
         world(transfer_options={'train_cfg.max_epochs.deep': 1})
     with pytest.raises(ValueError, match='seeds=0: want 1 or more'):
         world(seeds=0)
+    late = [dict(type='CosineAnnealingLR', begin=5)]
+    with pytest.raises(ValueError, match=r'max_epochs=2 ends before .*: --transfer-options param_scheduler'):
+        world(transfer_options={'param_scheduler': late})
+    with pytest.raises(ValueError, match=r'max_epochs=4 ends before .*: --cfg-options param_scheduler'):
+        world(options={'param_scheduler': late})
+    with pytest.raises(ValueError, match=r'1 pre-trains an encoder of patch_size=8, transfer\.py has None'):
+        world(options={'model.backbone.patch_size': 8})
     assert world.made == []
+
+
+def test_seeds_keep_their_numbers_where_one_failed(world, tmp_path):
+    world.failing = ('mask_ratio/1', 'linear', 0)
+    world(seeds=2)
+    with (tmp_path / 'out/mask_ratio/table.csv').open() as file:
+        lines = [(line['column'], line['seed']) for line in csv.DictReader(file) if line['row'] == 'One']
+    assert lines == [
+        ('finetune', '0'), ('finetune', '1'), ('linear', '1'), ('held_out_loss', '0'), ('held_out_loss', '1')]
+    assert '| One | 70.5 ± 0.7 | 41.0 (n=1) |' in (tmp_path / 'out/mask_ratio/table.md').read_text()
 
 
 def test_stages_of_one_process_never_share_a_name(world):
