@@ -146,7 +146,7 @@ def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
     Epochs of a row are relative to the paper's 800, so that 800 stand for those of the base.
 
     Raises:
-        ValueError: if the row has not exactly one base.
+        ValueError: if the row has not exactly one base, or is no Python.
     """
     if base is None:
         cfg = launch.load_config(str(row.file), options)
@@ -160,7 +160,8 @@ def apply_row(row: Row, base: str | None, out: Path, options: dict) -> Config:
     path.write_text(''.join([*lines[:start], f'_base_ = {str(Path(base).resolve())!r}\n', *lines[end:]]))
     cfg = launch.load_config(str(path), options)
     cfg.pop('transfers', None)
-    names = {node.arg for node in ast.walk(ast.parse(text)) if isinstance(node, ast.keyword)}
+    names = {getattr(node, 'arg', None) or getattr(node, 'value', None) for node in ast.walk(ast.parse(text))
+             if isinstance(node, ast.keyword | ast.Constant)}
     if 'max_epochs' in names and 'train_cfg.max_epochs' not in options:
         cfg.train_cfg.max_epochs = max(
             1, round(cfg.train_cfg.max_epochs / PAPER_EPOCHS * launch.load_config(base).train_cfg.max_epochs))
@@ -173,9 +174,12 @@ def find_base(row: Row, text: str) -> tuple[int, int]:
     Raises:
         ValueError: if it has not exactly one base, or that is a row, whose changes another base would lose.
     """
-    found = [node for node in ast.parse(text).body if isinstance(node, ast.Assign) and
-             [getattr(target, 'id', None) for target in node.targets] == ['_base_']]
-    values = ast.literal_eval(found[0].value) if len(found) == 1 else []
+    try:
+        found = [node for node in ast.parse(text).body if isinstance(node, ast.Assign) and
+                 [getattr(target, 'id', None) for target in node.targets] == ['_base_']]
+        values = ast.literal_eval(found[0].value) if len(found) == 1 else []
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f'{row.file} cannot be read as a row: {type(error).__name__}: {error}') from error
     values = [values] if isinstance(values, str) else values
     if len(values) != 1:
         raise ValueError(f'{row.file}: a row has exactly one `_base_ = …` of one file, for which --base '

@@ -148,8 +148,11 @@ def test_base_of_a_row(tmp_path, monkeypatch):
         cfg = apply(f'_base_ = {base}')
         assert cfg.model.mask_ratio == 0.5 and cfg.model.backbone.arch.embed_dim == 128
         assert cfg.train_cfg.max_epochs == launch.load_config(DEMO).train_cfg.max_epochs
+    halved = apply("_base_ = '../vit_l16.py'\ntrain_cfg = {'max_epochs': 400}")
+    assert halved.train_cfg.max_epochs * 2 == cfg.train_cfg.max_epochs
     for base, message in (("'./other.py'", 'is a row, whose changes'), ("'../sampling/grid_75.py'", 'is a row, whose'),
-                          ("['../a.py', '../b.py']", 'this has 2')):
+                          ("['../a.py', '../b.py']", 'this has 2'), ('BASE', r'row\.py cannot be read as a row'),
+                          ('(', r'row\.py cannot be read as a row: SyntaxError')):
         with pytest.raises(ValueError, match=message):
             apply(f'_base_ = {base}')
 
