@@ -5,6 +5,7 @@ base. Two rows whose pre-training is the same share it, also between tables: run
 """
 
 import ast
+import copy
 import csv
 import hashlib
 import json
@@ -302,21 +303,24 @@ def plan(
     suite = Suite('', {
         'finetune': Protocol('fine-tuning', recipes.scratch, recipes.finetune),
         'linear': Protocol('linear probing', recipes.linear, recipes.linear, cost=0.5)}, TOP1, save=gpus > 1)
+    starts = comparison.STARTS if recipes.scratch else ('mae', )
+    made = {(protocol, start): transfer_job(protocol, start, suite, out, options, gpus)
+            for protocol in suite.protocols for start in starts}
+    for row, cfg in cfgs.items():
+        for protocol in suite.protocols:
+            check_encoder(row, cfg, getattr(recipes, protocol), made[protocol, 'mae'].cfg)
     jobs, transfers, first = {}, {}, {}
     for seed in range(seeds):
         for row, cfg in cfgs.items():
             name = first.setdefault(keys[row], f'{row.table}/{row.name}')
-            stage = Stage(name, keys[row], seed)
-            if stage not in jobs:
-                jobs[stage] = pretraining(stage, cfg, out, gpus)
-                for protocol in suite.protocols:
-                    transfer = stage._replace(protocol=protocol)
-                    transfers[transfer] = transferring(transfer, suite, 'mae', out, options, gpus)
-                    check_encoder(stage.row, cfg, getattr(recipes, protocol), transfers[transfer].cfg)
-        for protocol in suite.protocols if recipes.scratch else ():
-            transfer = Stage('scratch', scratch_key, seed, protocol)
-            transfers[transfer] = transferring(transfer, suite, 'random', out, options, gpus)
-    return jobs, transfers
+            jobs.setdefault(Stage(name, keys[row], seed), cfg)
+        sources = [(stage, 'mae') for stage in jobs if stage.seed == seed]
+        sources += [(Stage('scratch', scratch_key, seed), 'random')] * bool(recipes.scratch)
+        for stage, start in sources:
+            for protocol in suite.protocols:
+                transfer = stage._replace(protocol=protocol)
+                transfers[transfer] = transferring(transfer, made[protocol, start], out)
+    return {stage: pretraining(stage, cfg, out, gpus) for stage, cfg in jobs.items()}, transfers
 
 
 def provide_target(cfg: Config, path: Path, tokenizer: str | None) -> None:
@@ -340,18 +344,27 @@ def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
     return Job(stage.name, cfg, None, protocol, HELD_OUT, gpus=gpus)
 
 
-def transferring(stage: Stage, suite: Suite, start: str, out: Path, options: dict, gpus: int) -> Job:
-    """The job of a transfer from one of `comparison.STARTS`; its checkpoint may not exist yet."""
-    run = comparison.Run(stage.protocol, start, stage.seed)
+def transfer_job(protocol: str, start: str, suite: Suite, out: Path, options: dict, gpus: int) -> Job:
+    """The job of a transfer from one of `comparison.STARTS`, which `transferring` gives a stage and a seed.
+
+    Raises:
+        FileNotFoundError, ValueError: as `comparison.make_job`.
+    """
     try:
-        job = comparison.make_job(run, suite, None, out, options, gpus)
+        return comparison.make_job(comparison.Run(protocol, start, 0), suite, None, out, options, gpus)
     except ValueError as error:
         raise ValueError(str(error).replace('--cfg-options', '--transfer-options')) from error
-    _name(job.cfg, stage, out)
-    return job._replace(name=stage.name, draw=False)
 
 
-def check_encoder(row: str, pretraining: Config, path: str, transfer: Config) -> None:
+def transferring(stage: Stage, job: Job, out: Path) -> Job:
+    """A transfer's job as that of one stage; its checkpoint may not exist yet."""
+    cfg = copy.deepcopy(job.cfg)
+    _name(cfg, stage, out)
+    cfg.merge_from_dict({'randomness.seed': stage.seed})
+    return job._replace(name=stage.name, cfg=cfg, draw=False)
+
+
+def check_encoder(row: Row, pretraining: Config, path: str, transfer: Config) -> None:
     """Refuse a transfer of another encoder than the row pre-trains, before that is done.
 
     Raises:
@@ -361,8 +374,8 @@ def check_encoder(row: str, pretraining: Config, path: str, transfer: Config) ->
     for key in ('arch', 'patch_size'):
         if mine.get(key) != other.get(key):
             raise ValueError(
-                f'{row} pre-trains an encoder of {key}={mine.get(key)}, {path} has {other.get(key)}; make them the '
-                f'same, e.g. --transfer-options model.backbone.{key}=…')
+                f'{row.table}/{row.name} pre-trains an encoder of {key}={mine.get(key)}, {path} has {other.get(key)}; '
+                f'make them the same, e.g. --transfer-options model.backbone.{key}=…')
 
 
 def run_stages(jobs: dict[Stage, Job], workers: int) -> tuple[dict[Stage, dict], dict[Stage, str]]:

@@ -248,14 +248,11 @@ def count_effective_batch(runner: Runner) -> None:
     for _, dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
         break  # data sets joined together have one pipeline
-    flexible = hasattr(runner, 'strategy')
-    scaling = runner.strategy._auto_scale_lr if flexible else runner.auto_scale_lr
-    if factor > 1 and (scaling or {}).get('enable'):
+    holder, key = (runner.strategy, '_auto_scale_lr') if hasattr(runner, 'strategy') else (runner, 'auto_scale_lr')
+    scaling = getattr(holder, key) or {}
+    if factor > 1 and scaling.get('enable'):
         scaling = dict(scaling, base_batch_size=scaling['base_batch_size'] / factor)
-        if flexible:
-            runner.strategy._auto_scale_lr = scaling
-        else:
-            runner.auto_scale_lr = scaling
+        setattr(holder, key, scaling)
         runner.logger.info(
             f'lr: a step sees {factor} times the batch of the loader (accumulative_counts, repeats), so that it is '
             f'scaled as for a base batch of {scaling["base_batch_size"]:g} of those')

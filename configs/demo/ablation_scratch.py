@@ -3,4 +3,4 @@
 Run: python tools/train.py configs/demo/ablation_scratch.py
 """
 _base_ = './ablation_finetune.py'
-optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=1.0))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))

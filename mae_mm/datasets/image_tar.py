@@ -33,6 +33,11 @@ class TarIndex(NamedTuple):
     sizes: np.ndarray  # (N,) int64: bytes of each file
     total: np.ndarray  # () int64: bytes of the tar
 
+    def name(self, i: int) -> str:
+        """Name of the i-th file in the tar."""
+        begin = self.ends[i - 1] if i else 0
+        return self.names[begin:self.ends[i]].tobytes().decode('utf-8', 'surrogateescape')
+
 
 def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS) -> TarIndex:
     """Find the images in an open tar of `total` bytes by its headers alone.
@@ -179,10 +184,9 @@ class ImageTar(ImageFolder):
                 with fs.open(shard + INDEX_SUFFIX, 'rb') as file:
                     index = read_index(file, total)
                 for i in {0, len(index.ends) - 1} if len(index.ends) else ():
-                    begin, start = index.ends[i - 1] if i else 0, int(index.starts[i])
-                    name = index.names[begin:index.ends[i]].tobytes().decode('utf-8', 'surrogateescape')
+                    start = int(index.starts[i])
                     header = fs.cat_file(shard, start=start - HEADER, end=start)  # no image is read here
-                    if len(header) != HEADER or not is_header_of(header, name, int(index.sizes[i])):
+                    if len(header) != HEADER or not is_header_of(header, index.name(i), int(index.sizes[i])):
                         raise ValueError('is of another tar')
                 return index
             except (OSError, ValueError) as error:

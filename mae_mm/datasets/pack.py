@@ -109,10 +109,7 @@ def members(shard: Path) -> list[tuple[str, int]]:
             index = scan_tar(file, shard.stat().st_size)
     except ValueError as error:
         raise FileExistsError(f'{shard} is there already: {error}') from None
-    joined = index.names.tobytes()
-    starts = [0, *index.ends[:-1]]
-    return [(joined[start:end].decode('utf-8', 'surrogateescape'), int(size))
-            for start, end, size in zip(starts, index.ends, index.sizes, strict=True)]
+    return [(index.name(i), int(size)) for i, size in enumerate(index.sizes)]
 
 
 def _other_files(shard: Path, why: str) -> FileExistsError:
