@@ -53,7 +53,7 @@ setup(
     # Decodes the crop of a JPEG alone. Needs libjpeg-turbo's headers; without them the install goes on.
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
-    package_data={'mae_mm': ['report.html']},
+    package_data={'mae_mm.transfer': ['report.html']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         # 2.6 brought exact allow-lists for checkpoints; the headers of 2.14 need C++20, which mmcv 2.1.0 is not.

@@ -10,21 +10,25 @@ from mmengine.registry import Registry
 MODELS = Registry(
     'model', parent=root.MODELS, scope='mae_mm',
     locations=[
-        'mae_mm.vit', 'mae_mm.mae', 'mae_mm.partial_decoder', 'mae_mm.masked_conv', 'mae_mm.data_preprocessor',
-        'mae_mm.head', 'mae_mm.pyramid'])
+        'mae_mm.models.vit', 'mae_mm.models.mae', 'mae_mm.models.decoders', 'mae_mm.models.masked_conv',
+        'mae_mm.models.data_preprocessor', 'mae_mm.models.heads', 'mae_mm.models.necks'])
 DATASETS = Registry(
-    'dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets', 'mae_mm.robustness'])
+    'dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets', 'mae_mm.evaluation.robustness'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mae_mm', locations=['mae_mm.datasets'])
-HOOKS = Registry('hook', parent=root.HOOKS, scope='mae_mm', locations=['mae_mm.hooks'])
-METRICS = Registry('metric', parent=root.METRICS, scope='mae_mm', locations=['mae_mm.metrics', 'mae_mm.robustness'])
-OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope='mae_mm', locations=['mae_mm.lars'])
+HOOKS = Registry(
+    'hook', parent=root.HOOKS, scope='mae_mm',
+    locations=['mae_mm.engine.hooks', 'mae_mm.evaluation.knn_hook', 'mae_mm.visualization.panel_hook'])
+METRICS = Registry(
+    'metric', parent=root.METRICS, scope='mae_mm',
+    locations=['mae_mm.evaluation.metrics', 'mae_mm.evaluation.robustness'])
+OPTIMIZERS = Registry('optimizer', parent=root.OPTIMIZERS, scope='mae_mm', locations=['mae_mm.engine.optim.lars'])
 OPTIM_WRAPPERS = Registry(
-    'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mae_mm', locations=['mae_mm.optim_wrapper'])
+    'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='mae_mm', locations=['mae_mm.engine.optim.optim_wrapper'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope='mae_mm',
-    locations=['mae_mm.layer_decay'])
+    locations=['mae_mm.engine.optim.layer_decay'])
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=root.WEIGHT_INITIALIZERS, scope='mae_mm', locations=['mae_mm.checkpoint'])
-LOOPS = Registry('loop', parent=root.LOOPS, scope='mae_mm', locations=['mae_mm.training'])
-STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope='mae_mm', locations=['mae_mm.fsdp'])
-FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope='mae_mm', locations=['mae_mm.training'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope='mae_mm', locations=['mae_mm.engine.loops'])
+STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope='mae_mm', locations=['mae_mm.engine.fsdp'])
+FUNCTIONS = Registry('function', parent=root.FUNCTIONS, scope='mae_mm', locations=['mae_mm.engine.loops'])

@@ -7,19 +7,17 @@ os.environ['OPENBLAS_NUM_THREADS'] = '1'  # read when NumPy is first imported
 
 import pytest
 import torch
+from helpers.tiny import DECODER, ENCODER
 from hypothesis import settings
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mae_mm.mae import MAE
-from mae_mm.vit import ViT
+from mae_mm.models.mae import MAE
+from mae_mm.models.vit import ViT
 
 torch.set_num_threads(1)
 settings.register_profile('repeatable', deadline=None, derandomize=True)
 settings.load_profile('repeatable')
-
-ENCODER = dict(arch=dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8)
-DECODER = dict(embed_dim=16, depth=1, num_heads=2)
 
 
 @pytest.fixture(autouse=True)

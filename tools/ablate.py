@@ -43,12 +43,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch
+    from mae_mm.engine import runner as launch
 
     def run() -> None:
         import torch
 
-        from mae_mm.ablation import ablate, find_recipes
+        from mae_mm.transfer.ablation import ablate, find_recipes
 
         recipes = find_recipes(args.base, args.finetune, args.linear)
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())

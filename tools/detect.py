@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch
-    from mae_mm.detect import detect  # after --help, which need not wait for torch
+    from mae_mm.engine import runner as launch
+    from mae_mm.visualization.detect import detect  # after --help, which need not wait for torch
 
     def draw() -> None:
         drawn = detect(**vars(args))

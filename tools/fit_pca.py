@@ -19,7 +19,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch, pca
+    from mae_mm.engine import runner as launch
+    from mae_mm.models import pca
 
     def fit() -> None:
         cfg = launch.load_config(args.config)

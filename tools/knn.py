@@ -32,8 +32,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch
-    from mae_mm.knn import evaluate_encoder
+    from mae_mm.engine import runner as launch
+    from mae_mm.evaluation.knn import evaluate_encoder
 
     def test() -> None:
         cfg = launch.load_config(args.config, args.cfg_options)

@@ -29,8 +29,8 @@ def main() -> None:
     args = parse_args()
     import mmengine
 
-    from mae_mm import launch
-    from mae_mm.label_maps import check_labels
+    from mae_mm.datasets.checks.label_maps import check_labels
+    from mae_mm.engine import runner as launch
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 

@@ -50,8 +50,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch, reliability  # after --help, which need not wait for torch
-    from mae_mm.label_maps import check_labels
+    from mae_mm.datasets.checks.label_maps import check_labels
+    from mae_mm.engine import reliability
+    from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 

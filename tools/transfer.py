@@ -49,15 +49,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch
+    from mae_mm.engine import runner as launch
 
     def run() -> None:
         import torch
 
         from mae_mm.checkpoint import read_checkpoint
-        from mae_mm.comparison import compare
-        from mae_mm.report import write_report
-        from mae_mm.suites import GROUPS, find_suites
+        from mae_mm.transfer.comparison import compare
+        from mae_mm.transfer.report import write_report
+        from mae_mm.transfer.suites import GROUPS, find_suites
 
         launch.check_file(args.checkpoint, 'CHECKPOINT')
         suites = find_suites(args.suite, read_checkpoint(args.checkpoint))

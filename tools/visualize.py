@@ -42,7 +42,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch, visualize  # after --help, which need not wait for torch
+    from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
+    from mae_mm.visualization import panels as visualize  # after --help, which need not wait for torch
 
     launch.exit_on_user_error(lambda: visualize.visualize(**vars(args)))
 

@@ -21,7 +21,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm import launch, visualize
+    from mae_mm.engine import runner as launch
+    from mae_mm.visualization import panels as visualize
 
     def draw() -> None:
         size = args.size * 2 if len(args.size) == 1 else args.size

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mae_mm.benchmark.timing import Timing, interleave
+from mae_mm.models.vit import ARCHS, last_of_quarters
 from mae_mm.registry import MODELS
-from mae_mm.vit import ARCHS, last_of_quarters
 
 CONFIG = Path(__file__).parents[2] / 'configs/detection/mask_rcnn_vit_b_coco.py'
 PEER = 'mmpretrain, global attention'

@@ -16,10 +16,10 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mae_mm import launch
 from mae_mm.benchmark.loader import MMPRETRAIN
 from mae_mm.benchmark.step import MMPRETRAIN_DECAY, OPTIMIZER, mmpretrain_model
 from mae_mm.benchmark.timing import Timing, summarise
+from mae_mm.engine import runner as launch
 
 ROOT = Path(__file__).parents[2]
 RECIPE = 'configs/demo/mae_pretrain.py'

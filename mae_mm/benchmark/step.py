@@ -8,8 +8,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mae_mm.benchmark.timing import interleave
+from mae_mm.models.vit import ARCHS
 from mae_mm.registry import MODELS
-from mae_mm.vit import ARCHS
 
 OPTIMIZER = dict(type='AdamW', lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05)
 # The published rule in mmpretrain's configs: one parameter group a tensor.
@@ -22,7 +22,7 @@ MMPRETRAIN_ARCHS = {'base': 'b', 'large': 'l', 'huge': 'h'}
 
 
 def build_ours(arch: str, img_size: int, patch_size: int, decoder: str = 'mae_mm.MAEDecoder') -> nn.Module:
-    """This project's MAE with the published decoder, or one of `mae_mm.partial_decoder`."""
+    """This project's MAE with the published decoder, or one of `mae_mm.models.decoders`."""
     return MODELS.build(dict(
         type='mae_mm.MAE',
         backbone=dict(type='mae_mm.ViT', arch=arch, img_size=img_size, patch_size=patch_size),

@@ -19,7 +19,7 @@ from mae_mm.checkpoint.formats import (
 )
 from mae_mm.checkpoint.settings import huggingface_config, settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
-from mae_mm.vit import ARCHS
+from mae_mm.models.vit import ARCHS
 
 # Of the weights whose shapes tell the model's sizes.
 DIMENSIONS = {

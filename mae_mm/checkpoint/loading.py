@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
+from mae_mm.models.vit import ViT, resize_table
 from mae_mm.registry import WEIGHT_INITIALIZERS
-from mae_mm.vit import ViT, resize_table
 
 TABLES = ('pos_embed', 'decoder_pos_embed')
 NORMS = ('norm', 'fc_norm')  # of the output: which of them a ViT has depends on its `out_type`

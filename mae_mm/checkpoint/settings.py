@@ -6,7 +6,7 @@ import ast
 from typing import TYPE_CHECKING
 
 from mae_mm.checkpoint.trust import check_settings
-from mae_mm.vit import ARCHS
+from mae_mm.models.vit import ARCHS
 
 if TYPE_CHECKING:
     from mae_mm.checkpoint.contents import Checkpoint

@@ -1,14 +1,14 @@
 """Data sets and transforms of pre-training: from files to uint8 batches."""
 
-from .augmentations import ColorJitter, LoadRandomCrop
-from .cache import ImageCache
-from .decode import DecodeError, decode
-from .image_folder import ImageFolder
-from .image_tar import ImageTar
-from .inaturalist import INaturalist
-from .places205 import Places205
-from .places365 import Places365
-from .transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
+from mae_mm.datasets.augmentations import ColorJitter, LoadRandomCrop
+from mae_mm.datasets.cache import ImageCache
+from mae_mm.datasets.decode import DecodeError, decode
+from mae_mm.datasets.image_folder import ImageFolder
+from mae_mm.datasets.image_tar import ImageTar
+from mae_mm.datasets.inaturalist import INaturalist
+from mae_mm.datasets.places205 import Places205
+from mae_mm.datasets.places365 import Places365
+from mae_mm.datasets.transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
     'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomCrop',

@@ -3,9 +3,8 @@
 import numpy as np
 from torchvision.transforms import ColorJitter as TorchvisionColorJitter
 
+from mae_mm.datasets.transforms import LoadView, resize
 from mae_mm.registry import TRANSFORMS
-
-from .transforms import LoadView, resize
 
 
 @TRANSFORMS.register_module()

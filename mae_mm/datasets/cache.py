@@ -11,7 +11,7 @@ from threading import Lock
 import numpy as np
 from tqdm import tqdm
 
-from .decode import DecodeError
+from mae_mm.datasets.decode import DecodeError
 
 
 class SharedMemory:

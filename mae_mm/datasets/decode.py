@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
-from .limits import FORMATS, MAX_PIXELS, header_size, open_image
+from mae_mm.datasets.limits import FORMATS, MAX_PIXELS, header_size, open_image
 
 CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file

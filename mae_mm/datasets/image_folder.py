@@ -13,13 +13,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from mae_mm.datasets.cache import ImageCache, SharedMemory
+from mae_mm.datasets.decode import DecodeError
+from mae_mm.datasets.names import printable
+from mae_mm.datasets.transforms import resize
 from mae_mm.registry import DATASETS
-from mae_mm.training.stopping import UnreadableData
-
-from .cache import ImageCache, SharedMemory
-from .decode import DecodeError
-from .names import printable
-from .transforms import resize
+from mae_mm.stopping import UnreadableData
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
 

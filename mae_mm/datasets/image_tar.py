@@ -15,10 +15,9 @@ import fsspec
 import numpy as np
 from mmengine.logging import print_log
 
+from mae_mm.datasets.image_folder import EXTENSIONS, ImageFolder
+from mae_mm.datasets.limits import check_bytes
 from mae_mm.registry import DATASETS
-
-from .image_folder import EXTENSIONS, ImageFolder
-from .limits import check_bytes
 
 INDEX_SUFFIX = '.index.npz'
 HEADER = 512  # bytes, before each file of a tar

@@ -3,10 +3,9 @@
 import os
 from collections.abc import Iterable
 
+from mae_mm.datasets.limits import read_json
+from mae_mm.datasets.listed_images import ListedImages
 from mae_mm.registry import DATASETS
-
-from .limits import read_json
-from .listed_images import ListedImages
 
 YEARS, SPLITS = (2017, 2018, 2019), ('train', 'val')
 

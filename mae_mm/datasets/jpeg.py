@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .decode import DecodeError
-from .limits import is_bomb, jpeg_size, open_image, segments
+from mae_mm.datasets.decode import DecodeError
+from mae_mm.datasets.limits import is_bomb, jpeg_size, open_image, segments
 
 try:
     from mae_mm import _jpeg_crop

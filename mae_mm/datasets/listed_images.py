@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from mmengine.dataset import BaseDataset
 
-from .limits import leaves_folder
+from mae_mm.datasets.limits import leaves_folder
 
 DIGITS = 6  # of a label; more than a million classes is a mistake that would take memory for each of them
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .image_folder import find_images
-from .image_tar import INDEX_SUFFIX, scan_tar
+from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.image_tar import INDEX_SUFFIX, scan_tar
 
 
 def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:

@@ -3,9 +3,8 @@
 import os
 from collections.abc import Iterable
 
+from mae_mm.datasets.listed_images import ListedImages, read_labels
 from mae_mm.registry import DATASETS
-
-from .listed_images import ListedImages, read_labels
 
 LISTS = 'trainvalsplit_places205'
 FOLDER = 'data/vision/torralba/deeplearning/images256'

@@ -3,9 +3,8 @@
 import os
 from collections.abc import Iterable
 
+from mae_mm.datasets.listed_images import ListedImages, read_labels
 from mae_mm.registry import DATASETS
-
-from .listed_images import ListedImages, read_labels
 
 LISTS = dict(train='places365_train_standard.txt', val='places365_val.txt')
 # As the archives unpack, and as torchvision renames them.

@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mae_mm.datasets.decode import CHANNELS, DecodeError, decode
+from mae_mm.datasets.jpeg import (
+    Box,
+    croppable_size,
+    decode_crop,
+    decode_reduced,
+    reduce_box,
+    reducible_size,
+    reduction,
+)
+from mae_mm.datasets.limits import read_file
 from mae_mm.registry import TRANSFORMS
-
-from .decode import CHANNELS, DecodeError, decode
-from .jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
-from .limits import read_file
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes

@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from helpers import ROOT
+
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 
@@ -116,7 +117,7 @@ def main() -> None:
             lines.append(line)
             failed |= bad
         if not args.no_docs:
-            from measured import write_block
+            from helpers.measured import write_block
             write_block('fuzz', lines)
         sys.exit(failed)
 

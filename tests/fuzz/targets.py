@@ -63,8 +63,8 @@ def checkpoint() -> Target:
     from mmengine.logging import HistoryBuffer
 
     from mae_mm.checkpoint import load_pretrained
-    from mae_mm.checkpoint.resume import broken_part, read_training_state
-    from mae_mm.vit import ViT
+    from mae_mm.engine.resume import broken_part, read_training_state
+    from mae_mm.models.vit import ViT
 
     logging.disable()
     warnings.simplefilter('ignore')
@@ -105,9 +105,9 @@ def checkpoint() -> Target:
 def annotations() -> Target:
     """INaturalist, Places365 and COCO files, and the check ahead of time: documented are ValueError and
     FileNotFoundError."""
-    from mae_mm.coco import check_categories, check_entries, read_annotations
     from mae_mm.datasets import INaturalist, Places365
-    from mae_mm.datasets.check import list_files
+    from mae_mm.datasets.checks.coco import check_categories, check_entries, read_annotations
+    from mae_mm.datasets.checks.images import list_files
 
     coco = dict(
         images=[dict(id=1, file_name='train_val2018/a/1.jpg', width=4, height=4)],

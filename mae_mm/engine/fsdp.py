@@ -1,0 +1,102 @@
+"""Fully sharded data parallel: weights, gradients and optimizer state spread over all processes."""
+
+import os
+
+import torch
+from mmengine._strategy import FSDPStrategy as MMEngineStrategy
+from mmengine._strategy.base import BaseStrategy
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODEL_WRAPPERS
+from torch import nn
+from torch.distributed.checkpoint import state_dict as dcp
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+from mae_mm.models.attention import Block
+from mae_mm.models.decoders import CrossBlock
+from mae_mm.registry import STRATEGIES
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(MMEngineStrategy):
+    """mmengine's strategy for FlexibleRunner, mended for 0.10.7 and made for this model.
+
+    Every transformer block is a unit that is gathered for its turn. Checkpoints are one file with the names and shapes
+    of the model itself: a transfer loads them as any other, and a run resumes from them on any number of processes.
+    Parameter groups are made from the whole parameters; mmengine makes them from the shards, which have lost their
+    shape, and with it the difference between weights and biases. Runs on CPUs, too (gloo).
+
+    Args:
+        model_wrapper: arguments of `torch.distributed.fsdp.FullyShardedDataParallel`.
+        options: as in mmengine.
+
+    Raises:
+        ValueError: for `optim_wrapper.clip_grad`, which would clip by the norm of a shard.
+    """
+
+    def __init__(self, *, model_wrapper: dict | None = None, **options) -> None:
+        super().__init__(model_wrapper=model_wrapper, **{**options, 'state_dict_cfg': 'full'})
+
+    def prepare(self, model: dict | nn.Module, *, optim_wrapper: dict | None = None, **options) -> tuple:
+        """Build the model and sort its parameters into groups before it is sharded; then as in mmengine."""
+        if isinstance(optim_wrapper, dict) and not self._prepared:
+            if optim_wrapper.get('clip_grad'):
+                raise ValueError('optim_wrapper.clip_grad: FSDP would clip by the norm of a shard; remove it')
+            model = self.build_model(model)
+            optim_wrapper = build_optim_wrapper(model, optim_wrapper)
+        return super().prepare(model, optim_wrapper=optim_wrapper, **options)
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper, model: nn.Module) -> OptimWrapper:
+        """Put the shards in the place of the whole parameters."""
+        shards = {name.replace('_fsdp_wrapped_module.', ''): param for name, param in model.named_parameters()}
+        for group in optim_wrapper.optimizer.param_groups:
+            group['params'] = [shards[self.id_to_name[id(param)]] for param in group['params']]
+        return optim_wrapper
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if is_model_wrapper(model):
+            return model
+        gpu = torch.cuda.is_available()
+        device = torch.device('cuda', int(os.environ['LOCAL_RANK'])) if gpu else torch.device('cpu')
+        model.data_preprocessor.to(device)
+        return MODEL_WRAPPERS.build(dict(
+            dict(type='MMFullyShardedDataParallel', module=model, device_id=device, use_orig_params=True,
+                 auto_wrap_policy=ModuleWrapPolicy({Block, CrossBlock})),
+            **(self.model_wrapper or {})))
+
+    # mmengine's own leaves out `convert_to_iter_based`.
+    _build_param_scheduler = BaseStrategy._build_param_scheduler
+
+    @property
+    def _whole(self) -> dcp.StateDictOptions:
+        """Whole tensors; from GPUs to the memory of the main process alone."""
+        return dcp.StateDictOptions(full_state_dict=True, cpu_offload=torch.cuda.is_available())
+
+    def model_state_dict(self) -> dict:
+        """Whole weights under the model's own names."""
+        return dcp.get_model_state_dict(self.model, options=self._whole)
+
+    def optim_state_dict(self) -> dict:
+        """Whole optimizer state, by the names of the parameters."""
+        state = dcp.get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, options=self._whole)
+        return dict(state, base_param_settings=self.optim_wrapper.base_param_settings)
+
+    def load_model_state_dict(self, state_dict: dict, *, strict: bool = True, revise_keys: object = None) -> None:
+        """Give each process its shard of whole weights.
+
+        Raises:
+            ValueError: if they are not the model's.
+        """
+        options = dcp.StateDictOptions(full_state_dict=True, strict=True)
+        try:
+            dcp.set_model_state_dict(self.model, state_dict, options=options)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f'a checkpoint of another model: {error}') from error
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Give each process its shard of the optimizer state."""
+        settings = state_dict.pop('base_param_settings', None)
+        options = dcp.StateDictOptions(full_state_dict=True)
+        dcp.set_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, state_dict, options=options)
+        if settings is not None:
+            self.optim_wrapper.base_param_settings = settings

@@ -1,0 +1,84 @@
+"""Unreadable images while a run goes on: listed, and borne up to a share."""
+
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from mae_mm.datasets.limits import exceeds_share
+from mae_mm.datasets.names import printable
+from mae_mm.engine.hooks.checkpoint import checkpoint_hook
+from mae_mm.registry import HOOKS
+from mae_mm.stopping import TrainingStopped
+
+FILE = 'bad_images.txt'
+AS_BYTES = dict(encoding='utf-8', errors='surrogateescape')  # names of files are bytes
+
+
+@HOOKS.register_module()
+class BadDataHook(Hook):
+    """List images that could not be read in `bad_images.txt` of the work folder; stop when they are too many.
+
+    Each was replaced by another image where it was met (`mae_mm.ImageFolder`, `SeededSamples`, `mae_mm.ValLoop`). With
+    several processes each lists its own, in `bad_images_rank1.txt` and so on; they are counted together. A resumed run
+    goes on with the lists and counts anew: what is still bad is met again within an epoch, what was mended is not.
+
+    Before the run stops, its place is saved, so that it goes on from there once the images are mended.
+
+    Args:
+        max_share: of the data set that may be unreadable, in [0, 1]. One image always may.
+        interval: iterations between two looks at the counts, which stand in memory shared with the workers.
+    """
+
+    priority = 'LOWEST'  # when the iteration is complete, the schedule's step included
+
+    def __init__(self, max_share: float = 0.01, interval: int = 50) -> None:
+        if not 0 <= max_share <= 1:
+            raise ValueError(f'max_share={max_share} is the share of unreadable images that is borne, in [0, 1]')
+        self.max_share, self.interval = max_share, interval
+        self.counts: dict[str, int] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the list of the run that this one goes on with."""
+        rank = f'_rank{runner.rank}' if runner.rank else ''
+        self.file = Path(runner.work_dir) / f'{Path(FILE).stem}{rank}.txt'
+        goes_on = runner.iter and self.file.is_file()
+        self.listed = dict.fromkeys(self.file.read_text(**AS_BYTES).splitlines()) if goes_on else {}
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Look, once in an interval."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._look(runner, runner.train_dataloader.dataset, '', runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at what the rest of the epoch met."""
+        self._look(runner, runner.train_dataloader.dataset, '', runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Look at what the validation met."""
+        if hasattr(self, 'file'):  # inside a training
+            self._look(runner, runner.val_dataloader.dataset, 'validation ', runner.iter)
+
+    def _look(self, runner: Runner, dataset: Dataset, kind: str, iteration: int) -> None:
+        count = torch.tensor(getattr(dataset, 'num_broken', 0))
+        all_reduce(count)
+        count = int(count)
+        if count == self.counts.get(kind, 0):
+            return
+        self.counts[kind] = count
+        self.listed |= dict.fromkeys(dataset.broken_files())
+        self.file.write_text(''.join(f'{path}\n' for path in self.listed), **AS_BYTES)
+        of_all = f'{count} of {len(dataset)} {kind}images could not be read'
+        note = '; others were evaluated in their place' if kind else ''
+        runner.logger.warning(f'{of_all} so far, listed in {self.file}{note}')
+        if exceeds_share(count, len(dataset), self.max_share):
+            hook = checkpoint_hook(runner)
+            if hook is not None:
+                hook.write_between(runner, iteration)
+            raise TrainingStopped(printable(
+                f'{of_all}, more than the share of {self.max_share:.2%} that is borne; they are listed in {self.file}. '
+                'Mend or remove them (python tools/check_dataset.py finds all at once), or allow more: --cfg-options '
+                'default_hooks.bad_data.max_share=0.05; then go on with --resume'))

@@ -1,0 +1,97 @@
+"""Stop when asked to: finish the step, write a checkpoint, say how to go on."""
+
+import os
+import signal
+import time
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mae_mm.engine.hooks.checkpoint import checkpoint_hook
+from mae_mm.registry import HOOKS
+from mae_mm.stopping import EXIT_PREEMPTED, leave
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SAME = 2.0  # seconds within which two signals are one: a terminal, torchrun and Slurm each pass it on
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """On SIGTERM, SIGINT or SIGUSR1 end the process with code 75 after a checkpoint; on a second one at once.
+
+    All processes stop after the same iteration. With several of them that takes an agreement, on the CPU, which costs
+    about 0.1 ms. The checkpoints that `CheckpointHook` wants after some minutes are agreed on with it.
+
+    Args:
+        interval: iterations from one agreement to the next; a single process stops after the one it is in.
+    """
+
+    priority = 'LOWEST'  # when the iteration is complete, the schedule's step included
+
+    def __init__(self, interval: int = 5) -> None:
+        self.interval = interval
+        self.signal, self.signalled_at, self.group = None, 0.0, None
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the signals over."""
+        if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
+            self.group = dist.new_group(backend='gloo')  # asks no GPU
+        self.runner = runner
+        if not getattr(self, 'before', None):
+            self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        self.before = None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self.signalled_at = number, now
+            name = signal.Signals(number).name
+            self.runner.logger.warning(f'{name}: stopping after this step; the same signal again stops at once')
+        elif now - self.signalled_at > SAME:
+            os._exit(128 + number)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Write a checkpoint of this place if it is time, or if the run is to stop."""
+        hook = checkpoint_hook(runner)
+        stop, late = self._agree(runner.iter, [self.signal is not None, hook is not None and hook.is_late()])
+        if hook is not None and (stop or late):
+            hook.write_between(runner, runner.iter + 1)
+        if stop:
+            self._stop(runner)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Stop; the checkpoint was written before the validation, which the next run makes up for."""
+        if getattr(self, 'before', None) and self.signal is not None:
+            self._stop(runner)
+
+    def _agree(self, iteration: int, wishes: list[bool]) -> list[bool]:
+        """Which of its wishes any process has."""
+        if get_world_size() == 1:
+            return wishes
+        if (iteration + 1) % self.interval:
+            return [False] * len(wishes)
+        asked = torch.tensor(wishes, dtype=torch.uint8)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
+        return asked.bool().tolist()
+
+    def _stop(self, runner: Runner) -> None:
+        self._restore()
+        hook = checkpoint_hook(runner)
+        where = 'the last checkpoint (mae_mm.CheckpointHook would write one now)' if hook is None else \
+            'the last checkpoint' if hook.place is None else f'iteration {hook.place}'
+        runner.logger.warning(
+            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume goes on '
+            f'from {where}')
+        leave(EXIT_PREEMPTED)

@@ -1,0 +1,257 @@
+"""Batches that know their number: a loader can begin with any of them, and draws the same views in any worker."""
+
+import copy
+import gc
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Sized
+from functools import partial
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from mmengine import registry as root
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
+from PIL import Image
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from mae_mm.datasets.cache import SharedMemory
+from mae_mm.datasets.decode import DecodeError
+from mae_mm.datasets.names import printable
+from mae_mm.engine.loops.seeding import derive_seed, seed_all
+from mae_mm.registry import FUNCTIONS
+from mae_mm.stopping import UnreadableData
+
+REPLACEMENTS = 100  # images tried, one after the other, in the place of an unreadable one
+
+
+class ReadableSamples(Dataset):
+    """A data set without its unreadable images; attributes are those of the data set.
+
+    An image that cannot be read is counted, and the next one that can takes its place.
+
+    Args:
+        dataset: any map-style data set.
+        replace: whether that is right; where it is not, an unreadable image is an error.
+
+    Raises:
+        UnreadableData: where none of `REPLACEMENTS` images can be read, or the first one and `replace` is False.
+    """
+
+    def __init__(self, dataset: Sized, replace: bool = True) -> None:
+        self.dataset, self.replace = dataset, replace
+        self._broken = SharedMemory(len(dataset))  # 1 where a file could not be read, in any worker
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample of an index."""
+        for _ in range(REPLACEMENTS):
+            try:
+                return self.dataset[index]
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
+                if not self.replace:
+                    raise UnreadableData(printable(
+                        f'{_path(self.dataset, index)} cannot be read ({error}). Left out, its annotations would count '
+                        'as missed: mend it or take it out of the annotations, then go on with --resume')) from error
+                if not self._broken.array[index]:
+                    self._broken.array[index] = 1
+                    path, reason = _path(self.dataset, index), str(error)
+                    text = reason if path in reason else f'{path}: {reason}'
+                    print_log(printable(f'{text}; another image takes its place'), 'current', logging.WARNING)
+            index = self._another(index)
+        raise UnreadableData(
+            f'{REPLACEMENTS} images in a row cannot be read; the warnings above name them. Is their folder still '
+            'there? Mend it, then go on with --resume')
+
+    def _another(self, index: int) -> int:
+        return (index + 1) % len(self.dataset)
+
+    @property
+    def num_broken(self) -> int:
+        """Number of files that could not be read so far, in all workers together."""
+        inside = sum(getattr(dataset, 'num_broken', 0) for dataset in inner_datasets(self.dataset))
+        return int(self._broken.array.sum()) + inside
+
+    def broken_files(self) -> list[str]:
+        """Their paths, as far as the data set tells them, or their numbers."""
+        files = [path for dataset in inner_datasets(self.dataset) if hasattr(dataset, 'broken_files')
+                 for path in dataset.broken_files()]
+        return files + [_path(self.dataset, index) for index in np.flatnonzero(self._broken.array).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset' or name.startswith('__'):  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class SeededSamples(ReadableSamples):
+    """A data set whose random transforms are seeded anew for each sample.
+
+    Whatever the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, and not on the
+    worker that makes it, nor on the samples which that worker made before; so does the image that takes the place of
+    one that cannot be read.
+
+    Args:
+        dataset: any map-style data set.
+        length: how many samples it pretends to have (`num_batch_per_epoch` of mmengine); its own when None.
+    """
+
+    def __init__(self, dataset: Sized, length: int | None = None) -> None:
+        super().__init__(dataset)
+        self.length = length
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """The sample of (index, seed)."""
+        index, seed = key
+        seed_all(seed)
+        return super().__getitem__(index)
+
+    def _another(self, index: int) -> int:
+        return np.random.randint(len(self.dataset))
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.length is None else self.length
+
+
+def is_unreadable(error: Exception) -> bool:
+    """Whether an error of a pipeline says that a file cannot be read, rather than that the pipeline is at fault."""
+    if isinstance(error, OSError | DecodeError | Image.DecompressionBombError):
+        return True
+    return type(error).__module__ == 'cv2' or (
+        isinstance(error, AssertionError) and 'failed to load image' in str(error))  # mmcv on what OpenCV refuses
+
+
+def inner_datasets(dataset: Any) -> Iterator[Any]:
+    """The data sets at the bottom of wrappers and concatenations."""
+    inside = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
+    if not inside:
+        yield dataset
+    for one in inside:
+        yield from inner_datasets(one)
+
+
+def _path(dataset: Any, index: int) -> str:
+    try:
+        return str(dataset.get_data_info(index)['img_path'])
+    except (AttributeError, KeyError, TypeError):
+        return f'image {index}'
+
+
+class NumberedBatches:
+    """Batches of any batch sampler as (index, seed) pairs, from `start` on. Those before are counted, not read.
+
+    Args:
+        batches: a batch sampler, over indices.
+        sampler: the sampler below it.
+        batch_size: images in a batch.
+        seed: of the run; each rank derives its own.
+    """
+
+    def __init__(self, batches: Any, sampler: Any, batch_size: int, seed: int) -> None:
+        self.batches, self.sampler, self.batch_size = batches, sampler, batch_size
+        self.seed = derive_seed(seed, get_rank())
+        self.epoch = self.start = 0
+
+    @property
+    def endless(self) -> bool:
+        """Whether one pass goes on for ever, through all epochs."""
+        return isinstance(self.sampler, InfiniteSampler)
+
+    def go_to(self, epoch: int, start: int) -> None:
+        """Let the next pass be that of an epoch, from a batch of it on."""
+        self.epoch, self.start = epoch, start
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, start = self.epoch, self.start
+        for number, batch in enumerate(self.batches):
+            if number >= start:
+                yield [(index, derive_seed(self.seed, epoch, number, place)) for place, index in enumerate(batch)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def build_dataset(config: dict | Sized) -> Sized:
+    """The data set of a loader's config, its files found."""
+    dataset = root.DATASETS.build(config) if isinstance(config, dict) else config
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    return dataset
+
+
+def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
+    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`.
+
+    Args:
+        config: as `Runner.build_dataloader` takes it; its `dataset` is not used.
+        dataset: from `build_dataset`.
+        seed: of sampler and transforms, the same on all ranks.
+    """
+    config = copy.copy(config)
+    batch_size, per_epoch = config.pop('batch_size', 1), config.pop('num_batch_per_epoch', None)
+    drop_last, batches = config.pop('drop_last', False), config.pop('batch_sampler', None)
+    sampler = config.pop('sampler')
+    samples = SeededSamples(dataset, per_epoch and per_epoch * batch_size * get_world_size())
+    if isinstance(sampler, dict):
+        sampler = root.DATA_SAMPLERS.build(sampler, default_args=dict(dataset=samples, seed=seed))
+    if isinstance(batches, dict):
+        batches = root.DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
+    elif batches is None:
+        batches = BatchSampler(sampler, batch_size, drop_last)
+    for name in ('dataset', 'disable_subprocess_warning'):
+        config.pop(name, None)
+    # Runner.build_dataloader would copy the data set, cache and all.
+    return DataLoader(
+        samples, batch_sampler=NumberedBatches(batches, sampler, batch_size, seed),
+        collate_fn=_function(config.pop('collate_fn', dict(type='pseudo_collate'))),
+        worker_init_fn=_function(config.pop('worker_init_fn', None)), **config)
+
+
+def _function(config: dict | Callable | None) -> Callable | None:
+    """A registered function with its keywords, from a config."""
+    if not isinstance(config, dict):
+        return config
+    options = {key: value for key, value in config.items() if key not in ('type', '_scope_')}
+    function = config['type']
+    return partial(root.FUNCTIONS.get(function) if isinstance(function, str) else function, **options)
+
+
+@FUNCTIONS.register_module()
+def start_worker(worker_id: int) -> None:
+    """Leave signals to the training process: it may ask for more batches before it stops.
+
+    Ctrl-C and Slurm send theirs to all processes. SIGTERM is heeded when it comes from the parent alone, which ends
+    workers so that do not end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, 'sigwaitinfo'):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_when_told, args=(os.getppid(), ), daemon=True).start()
+
+
+def end_workers() -> None:
+    """End the workers of all loaders of this process now, in order, wherever an error has left their iterators.
+
+    The garbage collector would first close the queues through which workers are told to end, and then wait 5 s for
+    each of them.
+    """
+    for iterator in [found for found in gc.get_objects() if type(found) is _MultiProcessingDataLoaderIter]:
+        iterator._shutdown_workers()
+
+
+def _end_when_told(parent: int) -> None:
+    """Wait for a SIGTERM of one process, and end this one."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

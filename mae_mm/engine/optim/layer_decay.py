@@ -1,0 +1,68 @@
+"""Layer-wise learning-rate decay and the weight-decay rule, the same in every host."""
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from mae_mm.models.vit import ViT
+from mae_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+TABLES = ('cls_token', 'mask_token', 'pos_embed', 'rel_pos')  # parameters that are no weight of a layer
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Few, merged parameter groups: fused optimizers run once for each.
+
+    The learning rate of block i (from 0) of a `mae_mm.ViT` with B blocks, wherever it sits in the model, is
+    lr * rate ** (B - i), of its embeddings and tokens lr * rate ** (B + 1), of all else lr (BEiT, arXiv:2106.08254,
+    as used by MAE, appendix A.1). No weight decay on biases, norms, position tables and tokens.
+
+    `paramwise_cfg` has one key, `layer_decay_rate` in (0, 1]; 1, as when absent, gives every layer the same rate.
+
+    Raises:
+        ValueError: for another key or a rate outside (0, 1].
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, {'layer_decay_rate': 1.0, **(paramwise_cfg or {})})
+        if unknown := set(self.paramwise_cfg) - {'layer_decay_rate'}:
+            raise ValueError(f'paramwise_cfg has {sorted(unknown)}; this constructor knows layer_decay_rate only')
+        if not 0 < self.paramwise_cfg['layer_decay_rate'] <= 1:
+            raise ValueError(f'layer_decay_rate={self.paramwise_cfg["layer_decay_rate"]} is not in (0, 1]')
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Sort the trainable parameters of `module` into groups, appended to `params`."""
+        depths = {name: vit.depth for name, vit in module.named_modules() if isinstance(vit, ViT)}
+        rate = self.paramwise_cfg['layer_decay_rate']
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, param in module.named_parameters():
+            if param.requires_grad:
+                key = (rate**_layers_above(name, depths), _has_decay(name, param))
+                groups.setdefault(key, []).append(param)
+        for (lr_scale, decayed), members in sorted(groups.items()):
+            group = dict(params=members, lr=self.base_lr * lr_scale)
+            if not decayed:
+                group['weight_decay'] = 0.0
+            params.append(group)
+            print_log(
+                f'parameter group of {len(members)} tensors: lr {group["lr"]:.3g}, '
+                f'weight decay {group.get("weight_decay", self.base_wd)}', logger='current')
+
+
+def _layers_above(name: str, depths: dict[str, int]) -> int:
+    """How many decay steps a parameter is away from the top of the model."""
+    for prefix, depth in depths.items():
+        inside = name.removeprefix(f'{prefix}.') if prefix else name
+        if prefix and inside == name:
+            continue
+        head, *rest = inside.split('.')
+        if head == 'blocks':
+            return depth - int(rest[0])
+        if head in ('patch_embed', 'cls_token', 'pos_embed'):
+            return depth + 1
+    return 0
+
+
+def _has_decay(name: str, param: nn.Parameter) -> bool:
+    return param.ndim > 1 and not any(table in name.rsplit('.', 1)[-1] for table in TABLES)

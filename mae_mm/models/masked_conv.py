@@ -1,0 +1,119 @@
+"""The convolutional variant: pixels hidden in patches, any convolutional backbone, transposed convolutions, L1.
+
+Not in the MAE paper (`ours`): a convolution has no tokens to leave out, so the encoder sees the whole image, with the
+hidden pixels in the mean colour.
+"""
+
+from itertools import pairwise
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mae_mm.models.mae import MaskedAutoencoder, Reconstruction
+from mae_mm.models.patches import patchify
+from mae_mm.models.target_generators import PixelTarget
+from mae_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ConvDecoder(BaseModule):
+    """Feature map to image: a transposed convolution for each halving of the resolution, then 3x3 to pixels.
+
+    Args:
+        in_channels: of the feature map.
+        stride: pixels of the image for one of the map, a power of 2.
+        embed_dim: channels after the first layer; each one halves them, down to 16.
+        in_chans: of the image; `MaskedConv` fills it in.
+
+    Raises:
+        ValueError: if `stride` is no power of 2.
+    """
+
+    def __init__(
+        self, in_channels: int, stride: int = 32, embed_dim: int = 512, in_chans: int = 3, init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg or [
+            dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d']),
+            dict(type='Constant', val=1, layer='BatchNorm2d')])
+        if stride < 1 or stride & (stride - 1):
+            raise ValueError(f'stride={stride} is no power of 2: it is the side, in pixels, of one place of the map')
+        self.stride = stride
+        widths = [in_channels, *(max(embed_dim >> i, 16) for i in range(stride.bit_length() - 1))]
+        layers = []
+        for before, after in pairwise(widths):
+            layers += [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], in_chans, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, `in_channels`, h, w) -> (N, C, `stride` * h, `stride` * w)."""
+        return self.layers(x)
+
+
+@MODELS.register_module()
+class MaskedConv(MaskedAutoencoder):
+    """Masked autoencoder of convolutions, as an mmpretrain self-supervised algorithm.
+
+    Its `backbone.*` weights start the same backbone in mmpretrain and mmdet: `--pretrained`, or there
+    `init_cfg=dict(type='mae_mm.PretrainedConv', checkpoint=…)`.
+
+    Args:
+        backbone: config of a convolutional backbone of mmpretrain; the last of its feature maps is decoded.
+        neck: config of `mae_mm.ConvDecoder`.
+        patch_size: side of the hidden patches, in pixels.
+        in_chans: of the images.
+        mask_ratio, mask_sampling, loss_on: as of `mae_mm.MAE`.
+        loss_type: 'l1' or 'l2'.
+        norm_pix_loss: whether each target patch is normalised by its own mean and deviation.
+        data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        patch_size: int = 32,
+        in_chans: int = 3,
+        mask_ratio: float = 0.6,
+        mask_sampling: str = 'random',
+        loss_on: str = 'masked',
+        loss_type: str = 'l1',
+        norm_pix_loss: bool = False,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        target = PixelTarget(patch_size, in_chans, norm_pix_loss, loss_type)
+        super().__init__(
+            MODELS.build(backbone), MODELS.build(dict(in_chans=in_chans, **neck)), target, mask_ratio, mask_sampling,
+            loss_on, data_preprocessor, init_cfg)
+
+    def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Hide patches of pixels, encode the whole image, decode it.
+
+        Args:
+            imgs: (N, C, H, W) float.
+            noise: (N, L) float that decides the masks.
+
+        Raises:
+            ValueError: if the decoder's stride is not the backbone's, or the image is no multiple of it.
+        """
+        mask = self.draw_mask(imgs, noise).mask
+        answer = self.neck(self.backbone(hide_pixels(imgs, mask, self.patch_size))[-1])
+        if answer.shape != imgs.shape:
+            raise ValueError(
+                f'images of {tuple(imgs.shape[1:])} (channels, height, width) are answered by '
+                f"{tuple(answer.shape[1:])}: set neck.stride={self.neck.stride} to the stride of the backbone's last "
+                "map, and the image's sides to multiples of it")
+        return Reconstruction(patchify(answer, self.patch_size), mask)
+
+
+def hide_pixels(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
+    """Set the pixels of masked patches to 0, the mean colour of normalised images.
+
+    Args:
+        imgs: (N, C, H, W) float.
+        mask: (N, L) bool, True = masked.
+    """
+    rows, cols = (side // patch_size for side in imgs.shape[2:])
+    pixels = mask.view(-1, 1, rows, cols).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
+    return torch.where(pixels, torch.zeros_like(imgs), imgs)

@@ -1,0 +1,71 @@
+"""Principal components of patches, for `mae_mm.PCATarget` (MAE, arXiv:2111.06377, Table 1d)."""
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from torch import Tensor
+from tqdm import tqdm
+
+from mae_mm.checkpoint.files import write_content
+from mae_mm.models.patches import patchify
+from mae_mm.registry import MODELS
+
+
+def fit_pca(patches: Tensor) -> dict[str, Tensor]:
+    """Principal components of patches.
+
+    Args:
+        patches: (M, P) float, M of the order of P or more.
+
+    Returns:
+        mean: (P,) float32; components: (P, P) float32, orthonormal rows, the largest variance first; variances: (P,)
+        float32, of each coefficient.
+    """
+    patches = patches.double()
+    mean = patches.mean(0)
+    centred = patches - mean
+    variances, vectors = torch.linalg.eigh(centred.t() @ centred / (len(patches) - 1))  # ascending
+    return dict(
+        mean=mean.float(), components=vectors.flip(1).t().contiguous().float(),
+        variances=variances.flip(0).clamp_min(0).float())
+
+
+def sample_patches(cfg: Config, num_images: int, per_image: int = 64, seed: int = 0) -> Tensor:
+    """Patches of random training images, cropped and normalised as a pre-training config has it: (M, P) float32.
+
+    Args:
+        cfg: of pre-training.
+        num_images: how many; all, if there are fewer.
+        per_image: patches from each of them, at random; all, if there are fewer.
+        seed: of the choice; crops follow NumPy's global generator.
+    """
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    patch_size = cfg.model.backbone.get('patch_size', 16)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(dataset), generator=generator)[:num_images].tolist()
+    rows = []
+    for index in tqdm(chosen, desc='patches', unit='image', leave=False):
+        imgs = preprocessor(dict(inputs=dataset[index]['inputs'][None]))['inputs']
+        patches = patchify(imgs, patch_size).flatten(0, 1)
+        rows.append(patches[torch.randperm(len(patches), generator=generator)[:per_image]])
+    return torch.cat(rows)
+
+
+def fit_to_file(cfg: Config, path: str, num_images: int = 5000) -> dict[str, Tensor]:
+    """Fit to a sample of a config's training data and write the file that `mae_mm.PCATarget` reads.
+
+    Returns:
+        As of `fit_pca`.
+
+    Raises:
+        ValueError: if the sample has fewer patches than a patch has values.
+    """
+    patches = sample_patches(cfg, num_images)
+    if len(patches) <= patches.shape[1]:
+        raise ValueError(
+            f'{len(patches)} patches are too few for components of {patches.shape[1]} values; give more images')
+    basis = fit_pca(patches)
+    write_content(basis, path)
+    return basis

@@ -1,0 +1,1 @@
+"""Does pre-training help? Suites, runs, comparisons, ablations and their reports."""

@@ -1,0 +1,98 @@
+"""What `tools/benchmark.py` measures, at sizes that take a second."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mae_mm.benchmark import end2end, loader, step
+from mae_mm.benchmark.images import draw_jpegs
+from mae_mm.benchmark.timing import interleave
+from mae_mm.models.data_preprocessor import ImagePreprocessor
+from mae_mm.registry import MODELS
+
+
+def test_interleave_takes_turns_by_the_clock_given():
+    calls, ticks = [], iter(range(100))
+    contestants = {'a': lambda: calls.append('a'), 'b': lambda: (calls.append('b'), next(ticks), next(ticks))}
+    times = interleave(contestants, rounds=3, warmup=1, clock=lambda: next(ticks))
+    assert calls == ['a', 'b'] * 4
+    assert (times['a'].median, times['b'].median) == (1, 3)
+
+
+@pytest.mark.parametrize(('arch', 'patch', 'gigaflops'), [('base', 16, 58.7), ('large', 16, 124.5)])
+def test_flops_of_a_step(arch, patch, gigaflops):
+    assert step.step_flops(arch, 224, patch) / 1e9 == pytest.approx(gigaflops, rel=0.002)
+
+
+@pytest.mark.parametrize('decoder', step.DECODERS.values())
+def test_flops_are_those_that_torch_counts(decoder):
+    """torch counts every product of the forward pass; not fused attention on the CPU, hence bfloat16."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = step.build_ours('tiny', 64, 8, decoder)
+    model.train()
+    with FlopCounterMode(display=False) as counter, torch.autocast('cpu', torch.bfloat16):
+        model.loss(torch.randn(1, 3, 64, 64))
+    assert 3 * counter.get_total_flops() == pytest.approx(step.step_flops('tiny', 64, 8, decoder), rel=0.01)
+
+
+def test_steps_of_both(monkeypatch):
+    """Both models train, and each row says what it was."""
+    tiny = dict(embed_dim=24, depth=1, num_heads=1)
+    monkeypatch.setattr(step, 'ARCHS', dict(base=tiny))
+    monkeypatch.setattr('mae_mm.models.vit.ARCHS', dict(base=tiny))
+    monkeypatch.setattr(step, 'MMPRETRAIN_ARCHS', dict(base=dict(
+        embed_dims=24, num_layers=1, num_heads=1, feedforward_channels=96)))
+    monkeypatch.setattr(step, 'matmul', lambda device: (lambda: torch.ones(64, 64) @ torch.ones(64, 64), 2.0 * 64**3))
+    rows = step.compare_steps('base', 32, 8, batch=2, rounds=2, decoders=list(step.DECODERS.values()))
+    assert [(row['name'], row['dtype']) for row in rows] == [
+        (name, dtype) for dtype in step.DTYPES for name in (*step.DECODERS.values(), 'mmpretrain')]
+    for row in rows:
+        assert row['images_per_second'] == pytest.approx(2 / row['seconds'].median)
+    assert rows[3]['ratio'] == rows[3]['ratio_float32'] == rows[7]['ratio'] == 1
+
+
+def test_images_that_cannot_be_loaded_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path / 'nowhere'))
+    with pytest.raises(FileNotFoundError, match='no image in it'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path))
+    (tmp_path / 'text.jpg').write_text('no image')
+    with pytest.raises(ValueError, match=r'text\.jpg cannot be read \(not an image'):
+        loader.compare_loading(images=2, rounds=1, data=str(tmp_path))
+
+
+def test_loading_of_both(monkeypatch, tmp_path):
+    monkeypatch.setattr(loader, 'LARGE_SIZE', (96, 128))
+    folder = draw_jpegs(tmp_path / 'drawn', 3, 48, 64)
+    rows = {row['name']: row for row in loader.compare_loading(size=16, images=2, rounds=2, data=str(folder))}
+    assert len(rows) == (8 if loader._jpeg_crop else 7)
+    assert rows['mmpretrain']['ratio'] == rows['mmpretrain, 2048x1536']['ratio'] == 1
+    assert rows['mae_mm, 2048x1536']['peer'] == 'mmpretrain, 2048x1536'
+    assert all(row['ms'].median > 0 for row in rows.values())
+
+
+def test_end_to_end_runs_are_of_one_shape():
+    """Same files, batch, and number of weights; mmpretrain's has its class token's row in the decoder's table, too."""
+    ours, theirs = (make(1) for make in (end2end.our_config, end2end.mmpretrain_config))
+    assert ours.train_dataloader.batch_size == theirs.train_dataloader.batch_size == 256
+    assert ours.train_dataloader.dataset.data_root == theirs.train_dataloader.dataset.data_root
+    counts = [sum(param.numel() for param in MODELS.build(cfg.model).parameters()) for cfg in (ours, theirs)]
+    assert counts[0] == counts[1]
+
+
+def test_rows_of_end_to_end_runs(monkeypatch):
+    outputs = {'mmpretrain': '{"seconds": 8, "cpu_seconds": 9, "images_per_second": 10}',
+               'mae_mm': 'noise\n{"seconds": 4, "cpu_seconds": 3, "images_per_second": 20}'}
+    monkeypatch.setattr(end2end.subprocess, 'run', lambda command, **options: SimpleNamespace(
+        returncode=0, stdout=outputs[command[3]]))
+    rows = end2end.compare_runs(rounds=2)
+    assert [(row['name'], row['ratio'], row['images_per_second']) for row in rows] == [
+        ('mmpretrain', 1, 10), ('mae_mm', 3, 20)]
+
+
+def test_batches_of_the_loader_reach_the_model_unchanged(tmp_path):
+    """The preprocessor takes what the loader's row measures."""
+    view = loader.ImageFolder(draw_jpegs(tmp_path, 1, 48, 64), [dict(type='mae_mm.LoadRandomResizedCrop', size=16)])[0]
+    assert ImagePreprocessor()(dict(inputs=view['inputs'][None]))['inputs'].shape == (1, 3, 16, 16)

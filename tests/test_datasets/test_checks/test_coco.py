@@ -1,0 +1,318 @@
+"""COCO annotations that do not fit are told before training starts; classes come from the file when asked."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.detection import NAMES, write_coco
+from mmengine.config import Config
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from mae_mm.datasets.checks import coco, coco_entries
+from mae_mm.datasets.checks.coco_masks import read_counts
+from mae_mm.engine import runner as launch
+
+
+def make_config(folder: Path, classes: object = 'json') -> Config:
+    """A Mask R-CNN whose three loaders read `train.json`, the first wrapped."""
+    dataset = dict(type='CocoDataset', data_root=str(folder), ann_file='train.json', data_prefix=dict(img='images/'),
+                   pipeline=[dict(type='LoadAnnotations', with_mask=True)])
+    cfg = Config(dict(
+        default_scope='mmdet',
+        model=dict(type='MaskRCNN', backbone=dict(type='mae_mm.ViT'), rpn_head=dict(num_classes=1), roi_head=dict(
+            bbox_head=[dict(num_classes=80), dict(num_classes=80)], mask_head=dict(num_classes=80))),
+        train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=dataset)),
+        val_dataloader=dict(dataset=copy.deepcopy(dataset)), test_dataloader=dict(dataset=copy.deepcopy(dataset)),
+        val_evaluator=dict(type='CocoMetric', ann_file=str(folder / 'train.json'))))
+    if classes:
+        cfg.classes = classes
+        coco.adopt_classes(cfg)
+    return cfg
+
+
+def test_classes_of_the_file_reach_data_sets_and_heads(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    for loader in (cfg.train_dataloader.dataset.dataset, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset):
+        assert loader.metainfo == dict(classes=tuple(NAMES))
+    roi_head = cfg.model.roi_head
+    assert [head.num_classes for head in (*roi_head.bbox_head, roi_head.mask_head)] == [3, 3, 3]
+    assert cfg.model.rpn_head.num_classes == 1 and 'classes' not in cfg
+    launch.check_data(cfg, launch.LOADERS)
+
+
+def test_classes_may_be_a_list_and_are_many(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path, [str(i) for i in range(81)])
+    assert cfg.model.roi_head.mask_head.num_classes == 81
+    assert cfg.val_dataloader.dataset.metainfo.palette == 'random'  # mmdet's palette has 80 colours
+    with pytest.raises(ValueError, match="classes='jsno' is neither 'json' nor a list"):
+        make_config(tmp_path, 'jsno')
+
+
+def test_classes_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    cfg = make_config(tmp_path)
+    (tmp_path / 'images').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'no data at .*train\.json'):
+        launch.check_data(cfg, ('train_dataloader', ))
+    # Evaluation elsewhere: the held-out file is there, but the training file, which numbers the classes, is not.
+    write_coco(tmp_path / 'held_out')
+    cfg.test_dataloader.dataset.data_root = str(tmp_path / 'held_out')
+    with pytest.raises(FileNotFoundError, match=r"classes='json' means the categories of the training annotations"):
+        launch.check_data(cfg, ('test_dataloader', ))
+
+
+def _stray_image(content: dict) -> None:
+    content['annotations'][1]['image_id'] = 77
+
+
+def _stray_category(content: dict) -> None:
+    content['annotations'][1]['category_id'] = 1
+
+
+def _missing_image(content: dict) -> None:
+    content['images'][2]['file_name'] = 'gone.jpg'
+
+
+def _other_size(content: dict) -> None:
+    content['images'][0].update(width=30, height=40)
+
+
+def _no_masks(content: dict) -> None:
+    content['annotations'][3]['segmentation'] = []
+
+
+def _fractions(content: dict) -> None:
+    for annotation in content['annotations']:
+        annotation['bbox'] = [0.1, 0.1, 0.5, 0.5]
+
+
+def _no_crowd_key(content: dict) -> None:
+    del content['annotations'][0]['iscrowd']
+
+
+def _no_file_name(content: dict) -> None:
+    del content['images'][0]['file_name']
+
+
+def _twice(content: dict) -> None:
+    content['categories'].append(dict(id=99, name='ant'))
+
+
+def _no_categories(content: dict) -> None:
+    del content['categories']
+
+
+def _no_images(content: dict) -> None:
+    content.update(images=[], annotations=[])
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (_stray_image, r'1 annotations are of images that are not in the file \(image ids 77\) \(annotation ids 11\)'),
+    (_stray_category,
+     r'1 annotations are of categories that are not in the file \(category ids 1\) \(annotation ids 11\)'),
+    (_missing_image, r'1 images are not in .*images \(data_root \+ data_prefix.img \+ file_name\) \(gone\.jpg\)'),
+    (_other_size, r'0\.jpg has 30x40 pixels, but it has 40x30'),
+    (_no_masks, r'1 annotations have no segmentation, .*boxes alone.*\(annotation ids 13\)'),
+    (_fractions, r'4 of 4 boxes do not lie .* 10: \[0\.1, 0\.1, 0\.5, 0\.5\] .*\); '
+     r'COCO boxes are \[x, y, width, height\] in pixels'),
+    (_no_crowd_key, r'1 annotations have no iscrowd \(annotation ids 10\)'),
+    (_no_file_name, r"an image, annotation or category has no 'file_name'"),
+    (_twice, r"several categories named 'ant'"),
+    (_no_categories, r'no COCO annotation file: it has no list of categories; wanted: \{"images"'),
+    (_no_images, r'has no images'),
+])
+def test_what_does_not_fit_is_named(change: Callable, message: str, tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    cfg = make_config(tmp_path)
+    write_coco(tmp_path, change)
+    with pytest.raises(ValueError, match=message) as error:
+        launch.check_data(cfg, ('train_dataloader', ))
+    assert str(tmp_path) in str(error.value)
+
+
+def test_unreadable_file(tmp_path: Path) -> None:
+    (write_coco(tmp_path) / 'train.json').write_text('{"images": [')
+    with pytest.raises(ValueError, match=r'train\.json is no readable json'):
+        make_config(tmp_path)
+
+
+def test_masks_are_wanted_only_where_they_are_loaded(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path, _no_masks))
+    cfg.train_dataloader.dataset.dataset.pipeline[0].with_mask = False
+    launch.check_data(cfg, ('train_dataloader', ))
+
+
+def test_rotation_told_by_exif_is_applied(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(np.full((40, 30, 3), 99, np.uint8)).save(tmp_path / 'images' / '0.jpg', exif=exif)
+    launch.check_data(make_config(tmp_path), ('train_dataloader', ))
+
+
+@pytest.mark.parametrize(('classes', 'message'), [
+    (['ant', 'boat', 'cup'], r'another order \(boat, ant, cup\).*mixed up.*classes=json'),
+    (['boat', 'ant', 'dog'], r'1 of the 3 classes of the data set are not among them \(dog\).*classes=json'),
+])
+def test_classes_that_the_file_has_not(classes: list, message: str, tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path), classes)
+    with pytest.raises(ValueError, match=message):
+        launch.check_data(cfg, ('train_dataloader', ))
+
+
+def test_heads_with_another_number_of_classes(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    cfg.model.roi_head.mask_head.num_classes = 80
+    with pytest.raises(ValueError, match=r'model\.roi_head\.mask_head\.num_classes=80, but .* gives 3 classes'):
+        launch.check_data(cfg, ('train_dataloader', ))
+    cfg.model = dict(type='RetinaNet', bbox_head=dict(num_classes=7))
+    with pytest.raises(ValueError, match=r'model\.bbox_head\.num_classes=7'):
+        launch.check_data(cfg, ('train_dataloader', ))
+
+
+def test_without_classes_they_are_those_of_coco(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'78 of the 80 classes .*\(person, bicycle, car, …\).*classes=json'):
+        launch.check_data(make_config(write_coco(tmp_path), None), ('train_dataloader', ))
+
+
+def test_a_part_of_the_categories_may_be_chosen(tmp_path: Path) -> None:
+    launch.check_data(make_config(write_coco(tmp_path), ['boat', 'cup']), ('train_dataloader', ))
+
+
+def test_evaluator_of_other_annotations(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    cfg.val_evaluator.ann_file = 'data/coco/annotations/instances_val2017.json'
+    with pytest.raises(ValueError, match=r'val_evaluator\.ann_file=data/coco/.* is not the file that val_dataloader'):
+        launch.check_data(cfg, ('val_dataloader', ))
+
+
+def test_amp_of_a_detector_is_the_backbone_alone(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    cfg.optim_wrapper = dict(type='OptimWrapper')
+    launch.use_autocast(cfg)
+    assert cfg.model.backbone.bf16 and cfg.optim_wrapper.type == 'OptimWrapper'
+
+
+def _set(entries: str, index: int, **values: object) -> Callable[[dict], None]:
+    """A change of one entry of the file."""
+    return lambda content: content[entries][index].update(values)
+
+
+def _corners(content: dict) -> None:
+    for annotation in content['annotations']:
+        annotation['bbox'] = [22, 13, 38, 28]
+
+
+def _other_image_size(content: dict) -> None:
+    for annotation in content['annotations']:
+        annotation['bbox'] = [30, 20, 25, 15]
+
+
+def _no_annotations(content: dict) -> None:
+    content['annotations'] = []
+
+
+def _no_id(content: dict) -> None:
+    del content['annotations'][2]['id']
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (_corners, r'4 of 4 boxes reach beyond their image \(annotation ids 10: \[22, 13, 38, 28\] in an image of 40x30, .*'
+               r'look like corners \[x1, y1, x2, y2\], but COCO boxes are \[x, y, width, height\]'),
+    (_other_image_size, r'4 of 4 boxes reach beyond .*COCO boxes are .* of the image as "width" and "height"'),
+    (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r'1 annotations have a bbox that is not of finite numbers '
+     r'\(annotation ids 11: \[2, 3, nan, 10\]\)'),
+    (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"bbox that is not of finite numbers .*11: \['2', 3, 20, 10\]"),
+    (_set('annotations', 1, area=None), r'1 annotations have an area .*\(annotation ids 11: None\)'),
+    (_set('annotations', 1, iscrowd='0'), r"an iscrowd that is neither 0 nor 1 \(annotation ids 11: '0'\)"),
+    (_set('annotations', 1, segmentation=[[2, 3, 22, 3, float('inf'), 13]]), r'11: coordinates that are not finite'),
+    (_set('annotations', 1, segmentation=[2, 3, 22, 3, 22, 13]), r'wanted: polygons .*11: neither a list of polygons'),
+    (_set('annotations', 1, segmentation=dict(size=[40, 30], counts=[1200])), r'11: size \[40, 30\] of an image of '
+     r'\[30, 40\] \(height, width\)'),
+    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts=[100, 200])), r'11: counts make 300 pixels of 40x'),
+    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts='0`U')), r'11: counts .* end inside a number'),
+    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts='0`V1')), r'11: counts make 1[0-9]+ pixels'),
+    (_set('annotations', 1, segmentation=dict(size=[30, 40])), r'11: counts are neither a text nor a list'),
+    (_no_id, r'1 annotations have no id \(positions in the list "annotations", from 0: 2\)'),
+    (_set('annotations', 1, id=10), r'1 ids are those of several annotations; number them anew \(ids 10\)'),
+    (_set('images', 1, id=0), r'1 ids are those of several images; number them anew \(ids 0\)'),
+    (_set('categories', 1, id=5), r'1 ids are those of several categories; number them anew \(ids 5\)'),
+    (_set('annotations', 1, id='11'), r"1 annotations have an id that is no number \(ids '11'\)"),
+    (_set('annotations', 1, image_id='1'), r"1 annotations are of images that are not in the file \(image ids '1': ids "
+     r'as text there and as numbers here are not the same; write numbers\) \(annotation ids 11\)'),
+    (_no_annotations, r'train\.json has no annotations, and nothing can be learned'),
+])
+def test_entries_that_do_not_fit_are_named(change: Callable, message: str, tmp_path: Path) -> None:
+    test_what_does_not_fit_is_named(change, message, tmp_path)
+
+
+def _some_odd_ones(content: dict) -> None:
+    """Forty sound annotations, and some that real data sets have, too."""
+    sound = content['annotations'][0]
+    content['annotations'] = [dict(sound, id=i) for i in range(40)]
+    for i, bbox in enumerate(([50, 3, 20, 10], [2, 3, -5, 10], [2, 3, 39.5, 10])):  # the last leaves by a pixel
+        content['annotations'][i]['bbox'] = bbox
+    for i, polygon in enumerate(([50, 3, 60, 3, 60, 9], [2, 3, 20, 10], [2, 3, 22, 3, 22, 13, 2]), 10):
+        content['annotations'][i]['segmentation'] = [polygon]
+    content['annotations'][20]['area'] = 0
+    code = mask_tools.encode(np.asfortranarray(np.random.default_rng(0).integers(0, 2, (30, 40), np.uint8)))
+    content['annotations'][30]['segmentation'] = dict(size=[30, 40], counts=code['counts'].decode())
+    content['annotations'][31].update(segmentation=dict(size=[30, 40], counts=[100, 300, 800]), iscrowd=1)
+
+
+def test_single_odd_annotations_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, lines = make_config(write_coco(tmp_path, _some_odd_ones)), []
+    monkeypatch.setattr(coco_entries, 'print_log', lambda text, *rest: lines.append(text))
+    launch.check_data(cfg, ('train_dataloader', ))
+    line, = lines
+    assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50, 3, 20, 1' in line
+    assert '1: [2, 3, -5, 10]' in line and '20: [2, 3, 20, 10]' in line
+    assert '3 annotations have polygons of fewer than three points' in line and '(annotation ids 10, 11, 12)' in line
+    assert 'the id 0, which pycocotools takes for "not found"' in line
+
+
+def test_run_length_codes_are_read_as_pycocotools_writes_them() -> None:
+    generator, texts, wanted = np.random.default_rng(0), [], []
+    for _ in range(4):
+        mask = np.kron(generator.integers(0, 2, (9, 7)), np.ones((70, 50))).astype(np.uint8)  # of long runs
+        mask[generator.integers(0, 630, 99), generator.integers(0, 350, 99)] ^= 1
+        flat = mask.ravel('F')
+        runs = np.diff(np.flatnonzero(np.diff(np.r_[[1 - flat[0]], flat, [1 - flat[-1]]])))
+        wanted.append(([0] if flat[0] else []) + runs.tolist())  # the first run is of background
+        texts.append(mask_tools.encode(np.asfortranarray(mask))['counts'].decode())
+    runs, first = read_counts(texts)
+    assert [part.tolist() for part in np.split(runs, first[1:])] == wanted
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_byte_order_marks_are_told(encoding: str, tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    file = tmp_path / 'train.json'
+    file.write_text(file.read_text(), encoding=encoding)
+    with pytest.raises(ValueError, match=rf'train\.json is written in {encoding} .* save it as UTF-8 without BOM'):
+        launch.check_data(cfg, ('train_dataloader', ))
+
+
+def test_held_out_file_of_other_categories(tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    content = json.loads((tmp_path / 'train.json').read_text())
+    content['categories'][1]['name'] = 'bee'
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    cfg.val_dataloader.dataset.ann_file = 'val.json'
+    with pytest.raises(ValueError, match=r'\(ant\); make the categories of .*val\.json equal to those of .*train\.j'):
+        launch.check_data(cfg, ('val_dataloader', ))
+
+
+@pytest.mark.parametrize(('values', 'key'), [
+    (dict(ann_file='gone.json'), 'ann_file'), (dict(data_prefix=dict(img='gone')), 'data_prefix.img'),
+    (dict(data_root='gone'), 'data_root')])
+def test_a_missing_path_names_its_key(values: dict, key: str, tmp_path: Path) -> None:
+    cfg = make_config(write_coco(tmp_path))
+    cfg.train_dataloader.dataset.dataset.update(values)
+    with pytest.raises(FileNotFoundError, match=rf'gone(\.json)?  \(train_dataloader\.dataset\.dataset\.{key}, CocoData'
+                       ) as error:
+        launch.check_data(cfg, ('train_dataloader', ))
+    assert f'own data:   --cfg-options train_dataloader.dataset.dataset.{key}=PATH' in str(error.value)

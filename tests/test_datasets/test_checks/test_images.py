@@ -1,0 +1,173 @@
+"""The check ahead of time against folders and lists as people have them: loops, pipes, permissions, broken lists."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+from mae_mm.datasets import ImageFolder, INaturalist, Places205
+from mae_mm.datasets.checks.coco import check_loader, read_annotations
+from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, too_many, what_is_wrong
+from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.pack import pack
+
+DEEP = '[' * 100_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good images, one of them in a sub-folder."""
+    (tmp_path / 'data' / 'sub').mkdir(parents=True)
+    for name in ('a.png', 'sub/b.png'):
+        Image.new('RGB', (8, 8)).save(tmp_path / 'data' / name)
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def ordinary_user(tmp_path: Path) -> Iterator[None]:
+    """No permissions of root's, whom none stops."""
+    user = os.geteuid()
+    if user == 0:
+        for parent in (tmp_path, *tmp_path.parents[:2]):
+            parent.chmod(0o755)
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_links_in_circles_end(folder: Path) -> None:
+    for name in ('x', 'y', 'sub/up'):
+        (folder / name).symlink_to('..' if name == 'sub/up' else '.')
+    (folder / 'self.jpg').symlink_to('self.jpg')
+    assert list_files('folder', str(folder)) == [str(folder / name) for name in ('a.png', 'self.jpg', 'sub/b.png')]
+    assert list(find_images(str(folder))) == ['a.png', 'sub/b.png']
+    assert len(ImageFolder(folder)) == 2
+
+
+def test_what_training_leaves_out_is_reported(folder: Path) -> None:
+    os.mkfifo(folder / 'pipe.jpg')
+    (folder / 'link.jpg').symlink_to('nowhere.jpg')
+    (folder / 'folder.jpg').mkdir()
+    bad = check_files(list_files('folder', str(folder)), 1, progress=False)
+    assert [(Path(one.path).name, one.reason.split(':')[0]) for one in bad] == [
+        ('link.jpg', '[Errno 2] No such file or directory'), ('pipe.jpg', 'not a regular file')]
+    assert list(find_images(str(folder))) == ['a.png', 'sub/b.png']
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(folder: Path, ordinary_user: None) -> None:
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    (folder / 'sub').chmod(0)
+    os.seteuid(user)
+    for read in (lambda: list_files('folder', str(folder)), lambda: ImageFolder(folder)):
+        with pytest.raises(ValueError, match=r'/data/sub/? cannot be listed \(Permission denied\)'):
+            read()
+
+
+def test_broken_links_of_ade20k_are_reported(folder: Path) -> None:
+    for part, name in (('images', '1.jpg'), ('annotations', '1.png')):
+        (folder / part / 'training').mkdir(parents=True)
+        (folder / part / 'training' / name).symlink_to('nowhere')
+    bad = check_files(list_files('ade20k', str(folder)), 1, progress=False)
+    assert [Path(one.path).name for one in bad] == ['1.png', '1.jpg']
+
+
+def test_a_bad_image_in_a_tar_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / 'text.jpg').write_text('no image')
+    pack(str(folder), str(tmp_path / 'tars'))
+    files = list_files('tar', str(tmp_path / 'tars'))
+    assert len(files) == 3
+    assert check_files(files, 1, progress=False) == [
+        BadFile(str(tmp_path / 'tars/images-000000.tar/text.jpg'), what_is_wrong(str(folder / 'text.jpg')))]
+
+
+WRONG = ['{"images": ["a"], "annotations": [], "categories": []}', '{"images": null}', '{"images": ["x"]}',
+         '{"images": [{"file_name": 5}]}', '{"images": [{"file_name": "\\ud800.jpg"}]}', '{"images": [', DEEP]
+
+
+@pytest.mark.parametrize('content', WRONG, ids=lambda text: text[:30])
+@pytest.mark.parametrize('kind, file', [('coco', 'annotations/instances_val.json'), ('inaturalist', 'val2018.json')])
+def test_a_malformed_list_is_named(kind: str, file: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / 'annotations').mkdir()
+    if kind == 'coco':
+        content = content.replace('}]}', '}], "annotations": [], "categories": []}')
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=Path(file).name):
+        list_files(kind, str(tmp_path))
+
+
+@pytest.mark.parametrize('change', [
+    dict(images=['a']), dict(images=None), dict(images=[dict(id=1, file_name=5)]), dict(annotations=[[]]),
+    dict(categories=[dict(id=1, name='a'), dict(id='1', name='b')]), dict(images=[dict(id=[], file_name='a.jpg')]),
+    dict(images=[dict(id=1, file_name='\ud800')])], ids=str)
+def test_training_on_malformed_inaturalist_names_the_file(change: dict, tmp_path: Path) -> None:
+    content = dict(
+        images=[dict(id=1, file_name='a.jpg')], annotations=[dict(image_id=1, category_id=1)],
+        categories=[dict(id=1, name='a')])
+    (tmp_path / 'train2018.json').write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match=r'train2018\.json|is outside'):
+        INaturalist(data_root=str(tmp_path))
+    for text in ('{"images": [', DEEP):
+        (tmp_path / 'train2018.json').write_text(text)
+        with pytest.raises(ValueError, match=r'train2018\.json is no readable json'):
+            INaturalist(data_root=str(tmp_path))
+
+
+@pytest.mark.parametrize('change', [
+    dict(bbox='abcd'), dict(bbox=5), dict(bbox=[0, 0, 'a', 2]), dict(image_id=[]), dict(bbox=[0.5, 0, 10 ** 400, 1])],
+    ids=lambda change: str(change)[:30])
+def test_training_on_malformed_coco_names_the_file(change: dict, tmp_path: Path) -> None:
+    from mmengine.config import Config
+
+    annotation = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 2, 2], area=4, iscrowd=0)
+    path = tmp_path / 'coco.json'
+    path.write_text(json.dumps(dict(
+        images=[dict(id=1, file_name='a.jpg', width=8, height=8)], annotations=[{**annotation, **change}],
+        categories=[dict(id=1, name='a')])))
+    cfg = Config(dict(model={}, train_dataloader=dict(dataset=dict(
+        type='CocoDataset', ann_file=str(path), metainfo=dict(classes=('a', ))))))
+    with pytest.raises(ValueError, match=r'coco\.json'):
+        check_loader(cfg, 'train_dataloader')
+    path.write_text(DEEP)
+    with pytest.raises(ValueError, match=r'coco\.json is no readable json'):
+        read_annotations(path)
+
+
+def test_a_label_is_no_size(tmp_path: Path) -> None:
+    (tmp_path / 'trainvalsplit_places205').mkdir()
+    (tmp_path / 'trainvalsplit_places205' / 'train_places205.csv').write_text('a/abbey/1.jpg 999999999999\n')
+    with pytest.raises(ValueError, match=r"line 1: .*is not 'path label'"):
+        Places205(data_root=str(tmp_path))
+
+
+@pytest.mark.parametrize('files, bad, verdict, stops', [
+    (2, 1, 'a training goes on: it bears one file, whatever the share of 1.00%', False),
+    (2, 2, 'too many: a training that meets them stops, above the share of 1.00%', True),
+    (1000, 10, 'a training goes on: within the share of 1.00%', False),
+    (1000, 11, 'too many', True)])
+def test_the_verdict_is_the_rule(files: int, bad: int, verdict: str, stops: bool) -> None:
+    paths = [f'{i}.jpg' for i in range(files)]
+    bad = [BadFile(path, 'empty file') for path in paths[:bad]]
+    assert verdict in report(paths, bad, 0.01) and too_many(paths, bad, 0.01) is stops
+
+
+@pytest.mark.integration
+def test_names_that_are_no_utf8(folder: Path, tmp_path: Path) -> None:
+    (folder / 'annotations').mkdir()
+    with open(os.fsencode(folder) + b'/bad\xff.jpg', 'wb'):
+        pass
+    (folder / 'annotations' / 'instances_sub.json').write_text(json.dumps(dict(
+        images=[dict(file_name='bad\udcff.jpg')], annotations=[], categories=[])))
+    for kind, name in (('folder', b'/bad\xff.jpg\tempty file\n'), ('coco', b'/sub/bad\xff.jpg\t[Errno 2] ')):
+        result = subprocess.run(
+            [sys.executable, 'tools/check_dataset.py', str(folder), '--kind', kind, '--workers', '1', '--out',
+             str(tmp_path / 'bad.txt')], cwd=ROOT, capture_output=True, timeout=300,
+            env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+        assert result.returncode == 0 and b'1 of ' in result.stdout, result.stderr
+        assert (tmp_path / 'bad.txt').read_bytes().startswith(os.fsencode(folder) + name)

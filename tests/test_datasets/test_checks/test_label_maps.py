@@ -1,0 +1,176 @@
+"""Faulty labels are named before training starts: broken copies of the demo data's ADE20K layout."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import RepeatDataset
+from PIL import Image
+from torch import nn
+
+from mae_mm.datasets.checks import label_maps
+from mae_mm.datasets.checks.label_maps import (
+    Pair,
+    check_heads,
+    check_label_maps,
+    find_faults,
+    fingerprint,
+    valid_labels,
+)
+from mae_mm.demo_data.generate import make_demo_data
+
+CLASSES = [str(i) for i in range(20)]
+
+
+@pytest.fixture(scope='module')
+def ade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 train and 12 val images."""
+    root = make_demo_data(tmp_path_factory.mktemp('demo'), scale=0.01, say=lambda message: None)
+    return root / 'ade/ADEChallengeData2016'
+
+
+@pytest.fixture
+def copy(ade: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(ade, tmp_path / 'ade'))
+
+
+def dataset_of(root: Path, **options):
+    from mmseg.datasets import BaseSegDataset
+
+    return BaseSegDataset(
+        data_root=str(root), data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        **{'metainfo': dict(classes=CLASSES), 'reduce_zero_label': True, 'serialize_data': False, **options})
+
+
+def test_valid_labels_by_hand() -> None:
+    """Three classes: 0, 1, 2 and 255; with label 0 reduced 0 (unlabelled), 1, 2, 3 and 255."""
+    assert np.flatnonzero(valid_labels(3, reduce_zero_label=False)).tolist() == [0, 1, 2, 255]
+    assert np.flatnonzero(valid_labels(3, reduce_zero_label=True)).tolist() == [0, 1, 2, 3, 255]
+    # The second of four classes is chosen: the others are read as unlabelled, a fifth is a fault.
+    chosen = {0: 255, 1: 0, 2: 255, 3: 255}
+    assert np.flatnonzero(valid_labels(1, False, chosen)).tolist() == [0, 1, 2, 3, 255]
+    assert np.flatnonzero(valid_labels(1, True, chosen)).tolist() == [0, 1, 2, 3, 4, 255]
+
+
+@pytest.mark.parametrize('reduce_zero_label', [False, True])
+def test_valid_labels_are_what_mmseg_reads(tmp_path: Path, reduce_zero_label: bool) -> None:
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / 'all.png')
+    results = dict(seg_map_path=str(tmp_path / 'all.png'), reduce_zero_label=reduce_zero_label, seg_fields=[])
+    read = LoadAnnotations().transform(results)['gt_seg_map'].ravel()
+    assert ((read < 7) | (read == 255)).tolist() == valid_labels(7, reduce_zero_label).tolist()
+
+
+def test_sound_data_pass_and_are_remembered(ade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = dataset_of(ade)
+    check_label_maps(dataset, 'train', tmp_path / 'cache')
+    monkeypatch.setattr(label_maps, 'find_faults', lambda *args: pytest.fail('read again'))
+    check_label_maps(dataset, 'train', tmp_path / 'cache')
+    check_label_maps(RepeatDataset(dataset, 1), 'train', tmp_path / 'cache')
+
+
+def test_all_faults_are_named(copy: Path, tmp_path: Path) -> None:
+    folder = copy / 'annotations/training'
+    paths = sorted(folder.iterdir())
+    paths[0].unlink()
+    wide = np.array(Image.open(paths[1]))
+    Image.fromarray(wide[:, 1:]).save(paths[1])
+    wrong = np.array(Image.open(paths[2]))
+    wrong[3, 4] = 21  # the classes are 1 … 20
+    wrong[5, 6] = 90
+    Image.fromarray(wrong).save(paths[2])
+    for path in paths[3:7]:
+        Image.open(path).convert('RGB').save(path)
+    paths[7].write_bytes(paths[7].read_bytes()[:60])
+    with pytest.raises(ValueError) as error:
+        check_label_maps(dataset_of(copy), 'train_dataloader.dataset', tmp_path / 'cache')
+    message = str(error.value)
+    height, width = wide.shape
+    image = copy / f'images/training/{paths[1].stem}.jpg'
+    for text in (
+            'train_dataloader.dataset has faulty labels', f'1 x missing file: {paths[0]}',
+            f'{paths[1]} is ({width - 1}, {height}), {image} is ({width}, {height})',
+            f'1 x label map with values outside the classes: {paths[2]} has [21, 90]',
+            '4 x label map that is not one channel of 8 bits', f'{paths[3]} (Pillow mode RGB)', ' …',
+            f'1 x unreadable file: {copy}/images/training/{paths[7].stem}.jpg',
+            'values of the 20 classes are 1 … 20, of unlabelled pixels 0 and 255 (reduce_zero_label=True)'):
+        assert text in message, text
+    assert str(paths[6]) not in message and not (tmp_path / 'cache').exists()
+    with pytest.raises(ValueError, match='label map with values outside the classes'):  # 20 was class 19
+        check_label_maps(dataset_of(copy, reduce_zero_label=False), 'train', tmp_path / 'cache')
+
+
+def test_a_changed_file_is_read_again(copy: Path, tmp_path: Path) -> None:
+    check_label_maps(dataset_of(copy), 'train', tmp_path / 'cache')
+    path = sorted((copy / 'annotations/training').iterdir())[5]
+    wrong = np.array(Image.open(path))
+    wrong[0, 0] = 21
+    Image.fromarray(wrong).save(path)
+    with pytest.raises(ValueError, match=rf'{path.name} has \[21\]'):
+        check_label_maps(dataset_of(copy), 'train', tmp_path / 'cache')
+
+
+def test_fingerprint_depends_on_files_and_values(ade: Path) -> None:
+    pairs = [Pair(*info) for info in zip(
+        map(str, sorted((ade / 'images/training').iterdir())),
+        map(str, sorted((ade / 'annotations/training').iterdir())), strict=True)]
+    valid = valid_labels(20, True)
+    assert fingerprint(pairs, valid) == fingerprint(list(pairs), valid.copy())
+    others = [fingerprint(pairs[1:], valid), fingerprint(pairs, valid_labels(19, True)),
+              fingerprint([pairs[0]._replace(label_map='nowhere.png'), *pairs[1:]], valid)]
+    assert len({fingerprint(pairs, valid), *others}) == 4
+
+
+def test_an_image_on_its_side_has_the_size_that_mmseg_loads(tmp_path: Path) -> None:
+    from mmcv import imread
+
+    image = Image.new('RGB', (30, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / 'a.jpg', exif=exif)
+    Image.new('L', (20, 30)).save(tmp_path / 'a.png')
+    Image.new('L', (30, 20)).save(tmp_path / 'b.png')
+    assert imread(tmp_path / 'a.jpg').shape[:2] == (30, 20)
+    valid = valid_labels(3, False)
+    assert not find_faults(Pair(str(tmp_path / 'a.jpg'), str(tmp_path / 'a.png')), valid)
+    assert 'another size' in find_faults(Pair(str(tmp_path / 'a.jpg'), str(tmp_path / 'b.png')), valid)[0].kind
+
+
+@pytest.mark.parametrize(('mode', 'value', 'faulty'), [
+    ('L', 2, False), ('L', 3, True), ('P', 2, False), ('P', 3, True), ('1', 1, False), ('I;16', 2, True)])
+def test_kinds_of_label_maps(tmp_path: Path, mode: str, value: int, faulty: bool) -> None:
+    """Three classes. Indices of a palette count, not its colours; 16 bits would be cut to 8 in silence."""
+    label_map = Image.new(mode, (4, 4), value)
+    if mode == 'P':
+        label_map.putpalette([200, 100, 50] * 256)
+    label_map.save(tmp_path / 'a.png')
+    Image.new('RGB', (4, 4)).save(tmp_path / 'a.jpg')
+    assert bool(find_faults(Pair(str(tmp_path / 'a.jpg'), str(tmp_path / 'a.png')), valid_labels(3, False))) == faulty
+
+
+def test_data_without_images_or_classes(ade: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'train has no images.*img_suffix'):
+        check_label_maps(dataset_of(ade, img_suffix='.jpeg'), 'train', tmp_path)
+    with pytest.raises(ValueError, match=r'train has no classes; give metainfo=dict\(classes='):
+        check_label_maps(dataset_of(ade, metainfo=None), 'train', tmp_path)
+
+
+def test_heads_of_other_classes_are_named() -> None:
+    head = nn.Module()
+    head.conv_seg, head.num_classes = nn.Conv2d(1, 150, 1), 150
+    model = nn.ModuleDict(dict(decode_head=head))
+    check_heads(model, 150, 'train_dataloader')
+    with pytest.raises(ValueError, match=r'decode_head has 150 classes, train_dataloader.dataset 20; set model\.'):
+        check_heads(model, 20, 'train_dataloader')
+
+
+def test_config_of_another_task_is_left_alone() -> None:
+    class Runner:
+        cfg = Config(dict(train_dataloader=dict(a=1), val_dataloader=None))
+        train_dataloader = type('Loader', (), dict(dataset=[1, 2]))
+
+    label_maps.check_labels(Runner(), ('train_dataloader', 'val_dataloader'))

@@ -1,0 +1,245 @@
+"""What `tools/train.py` and `tools/test.py` promise: messages, flags, resuming, several processes."""
+
+import ast
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from helpers.tools import DEMO, run, tiny
+from mmengine.config import Config
+from PIL import Image
+
+from mae_mm.engine import runner as launch
+from mae_mm.registry import DATASETS, MODELS
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flat folder of 24 small JPEGs."""
+    folder = tmp_path_factory.mktemp('images')
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48), Image.BICUBIC).save(folder / f'{i:02}.jpg')
+    return folder
+
+
+def test_unknown_key_names_the_nearest_valid_one() -> None:
+    cfg = Config(dict(optim_wraper=dict()))
+    with pytest.raises(ValueError, match=r"unknown top-level key 'optim_wraper'.*did you mean 'optim_wrapper'"):
+        launch.check_keys(cfg)
+
+
+@pytest.mark.parametrize('path', sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py')))
+def test_every_config_loads_and_has_known_keys(path: str) -> None:
+    launch.load_config(str(ROOT / path))
+
+
+def test_missing_config_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r'no config file configs/mae_pretrian\.py'):
+        launch.load_config('configs/mae_pretrian.py')
+
+
+def test_missing_data_in_wrapped_and_annotated_sets(tmp_path: Path) -> None:
+    inner = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='annotations/instances_train2017.json')
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner))))
+    with pytest.raises(FileNotFoundError) as error:
+        launch.check_data(cfg)
+    for text in ('annotations/instances_train2017.json', 'CocoDataset', '{train,val}2017', 'make_demo_data.py'):
+        assert text in str(error.value)
+
+
+def test_pretrained_finds_the_vit_and_the_file(tmp_path: Path) -> None:
+    file = tmp_path / 'mae.pth'
+    with pytest.raises(FileNotFoundError, match='no such file'):
+        launch.start_from(Config(dict(model=dict(type='mae_mm.MAE'))), str(file))
+    file.touch()
+    init_cfg = dict(type='mae_mm.Pretrained', checkpoint=str(file))
+    cfg = Config(dict(model=dict(type='X', backbone=dict(type='Pyramid', vit=dict(type='mae_mm.ViT')))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.backbone.vit.init_cfg == init_cfg
+    cfg = Config(dict(model=dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT'))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.init_cfg == init_cfg and 'init_cfg' not in cfg.model.backbone
+    cfg = Config(dict(model=dict(type='X', backbone=dict(type='ResNet'))))
+    launch.start_from(cfg, str(file))
+    assert cfg.model.backbone.init_cfg == dict(type='mae_mm.PretrainedConv', checkpoint=str(file))
+    with pytest.raises(ValueError, match='no backbone'):
+        launch.start_from(Config(dict(model=dict(type='X'))), str(file))
+
+
+@pytest.mark.parametrize('runner', [{}, {
+    'runner_type': 'FlexibleRunner', 'strategy': dict(type='SingleDeviceStrategy')}])
+def test_lr_scaling_counts_accumulation_and_views(images: Path, tmp_path: Path, runner: dict) -> None:
+    """In what is trained, not in the config that is saved: trained from again, that would count them twice."""
+    cfg = launch.load_config(str(ROOT / DEMO), {
+        'train_dataloader.dataset.data_root': str(images), 'val_dataloader.dataset.data_root': str(images),
+        'optim_wrapper.accumulative_counts': 4, 'train_dataloader.dataset.pipeline.0.repeats': 2,
+        'auto_scale_lr.base_batch_size': 256, 'work_dir': str(tmp_path), 'launcher': 'none', **runner})
+    built = launch.build_runner(cfg)
+    scaling = built.strategy._auto_scale_lr if runner else built.auto_scale_lr
+    assert scaling['base_batch_size'] == 32  # a loader batch of 32 is an effective batch of 256
+    assert built.cfg.auto_scale_lr.base_batch_size == cfg.auto_scale_lr.base_batch_size == 256
+
+
+def test_training_that_ends_in_the_warm_up_is_named() -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'train_cfg.max_epochs': 2})
+    with pytest.raises(ValueError, match=r'max_epochs=2 ends before param_scheduler\.1 begins \(begin=2\)'):
+        launch.check_schedule(cfg)
+
+
+def test_iterations_that_end_before_a_scheduler_begins_are_named() -> None:
+    cfg = Config(dict(train_cfg=dict(max_iters=6), param_scheduler=[
+        dict(type='LinearLR', by_epoch=False, end=5), dict(type='MultiStepLR', by_epoch=False, begin=100)]))
+    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=6 ends before param_scheduler\.1\.begin=100'):
+        launch.check_schedule(cfg)
+    cfg.merge_from_dict({'param_scheduler.1.begin': 0})
+    launch.check_schedule(cfg)
+
+
+@pytest.mark.parametrize('epochs', [1, 2])
+def test_the_advice_on_a_short_schedule_works(epochs: int) -> None:
+    options = {'train_cfg.max_epochs': epochs}
+    with pytest.raises(ValueError, match='--cfg-options') as error:
+        launch.check_schedule(launch.load_config(str(ROOT / DEMO), options))
+    for option in str(error.value).split('--cfg-options ')[1].split():
+        key, _, value = option.partition('=')
+        options[key] = ast.literal_eval(value)
+    launch.check_schedule(launch.load_config(str(ROOT / DEMO), options))
+
+
+def test_lr_scaling_needs_a_base() -> None:
+    with pytest.raises(ValueError, match='base_batch_size'):
+        launch.enable_lr_scaling(Config(dict(auto_scale_lr=dict(enable=False))))
+
+
+def test_work_folders_of_configs_of_one_name_differ() -> None:
+    assert launch.default_work_dir('configs/mae_pretrain.py') == 'work_dirs/mae_pretrain'
+    assert launch.default_work_dir('/x/configs/demo/mae_pretrain.py') == 'work_dirs/demo/mae_pretrain'
+    assert launch.default_work_dir('mine.py') == 'work_dirs/mine'
+
+
+@pytest.mark.parametrize(('error', 'code', 'text'), [
+    (KeyboardInterrupt(), 130, '--resume'),
+    (TypeError("f() got an unexpected keyword argument 'max_epoch'"), 2, 'max_epoch'),
+    (ValueError('In worker.\nTraceback (most recent call last):\n  File x\nDecodeError: a.jpg'), 2, 'error: a.jpg'),
+    (OSError(errno.ENOSPC, 'No space left on device', 'scalars.json'), 3, "device: 'scalars.json'. Make room"),
+    (OSError(errno.EDQUOT, 'Disk quota exceeded'), 3, 'stopped: [Errno'),
+    (PermissionError(errno.EACCES, 'Permission denied', '/work'), 2, "error: [Errno 13] Permission denied: '/work'"),
+])
+def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        launch.exit_on_user_error(fail)
+    message = capsys.readouterr().err
+    assert stop.value.code == code and text in message and 'Traceback' not in message
+
+
+def test_a_full_disk_under_a_log_ends_with_one_message(images: Path, tmp_path: Path) -> None:
+    """A file-size limit stands for it: the log, then scalars.json take no line more."""
+    limit = 8 * 1024
+    code = f'import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); ' \
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    result = run('-c', code, 'tools/train.py', DEMO, '--work-dir', str(tmp_path), *tiny(
+        images, **{'default_hooks.checkpoint.interval': 100, 'custom_hooks': '[]', 'train_cfg.max_epochs': 50,
+                   'train_dataloader.dataset.cache': 'none'}))  # the cache is a file, too, and would be the first
+    assert result.returncode == 3, result.stderr[-3000:]
+    assert 'Logging error' not in result.stderr and 'Traceback' not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith('stopped: [Errno 27] File too large. Make room')
+
+
+def test_programming_errors_keep_their_traceback() -> None:
+    with pytest.raises(TypeError, match='operand'):
+        launch.exit_on_user_error(lambda: 1 + 'a')
+
+
+def test_missing_data_ends_with_one_message_and_code_2() -> None:
+    result = run('tools/train.py', 'configs/mae_pretrain.py', '--cfg-options',
+                 'train_dataloader.dataset.data_root=/nowhere')
+    assert result.returncode == 2
+    assert 'no data at /nowhere' in result.stderr and 'make_demo_data.py' in result.stderr
+    assert 'Traceback' not in result.stdout + result.stderr
+
+
+def test_user_errors_end_with_their_message_alone(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'train_dataloader.dataset.data_root': str(tmp_path)})
+    with pytest.raises(SystemExit) as stop:
+        launch.exit_on_user_error(lambda: DATASETS.build(cfg.train_dataloader.dataset))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and 'Traceback' not in error
+
+
+@pytest.mark.parametrize(('options', 'text'), [
+    ({'model.mask_ratio': 75}, 'mask_ratio=75'),
+    ({'model.backbone.img_size': 50}, '50x50'),
+    ({'model.backbone.arch': 'gigantic'}, "'gigantic'"),
+])
+def test_bad_values_are_named(options: dict, text: str) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO))
+    cfg.merge_from_dict(options)
+    with pytest.raises(ValueError, match=text):
+        MODELS.build(cfg.model)
+
+
+def test_train_resume_and_test(images: Path, tmp_path: Path) -> None:
+    """Two epochs, then two more from the checkpoint: the same count of steps as four at once, and the same weights."""
+    work = tmp_path / 'work'
+    first = run('tools/train.py', DEMO, '--work-dir', str(work), *tiny(images, **{'train_cfg.max_epochs': 2}))
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert (work / 'epoch_2.pth').exists()
+    again = run('tools/train.py', DEMO, '--work-dir', str(work), '--resume',
+                *tiny(images, **{'train_cfg.max_epochs': 4}))
+    assert again.returncode == 0, again.stderr[-3000:]
+    epochs = re.findall(r'Epoch\(train\) +\[(\d+)\]', again.stdout + again.stderr)
+    assert set(epochs) == {'3', '4'}
+    log = next(iter(sorted(work.glob('2*/vis_data/scalars.json'))[-1:]))
+    steps = [json.loads(line).get('iter') for line in log.read_text().splitlines()]
+    assert max(filter(None, steps)) == 8
+
+    result = run('tools/test.py', DEMO, str(work / 'epoch_4.pth'), '--work-dir', str(work), '--out',
+                 str(tmp_path / 'metrics.json'), *tiny(images))
+    assert result.returncode == 0, result.stderr[-3000:]
+    # The encoder alone is no model to evaluate: nothing half-loaded gets a score.
+    encoder = {name: value for name, value in torch.load(work / 'epoch_4.pth', weights_only=False)['state_dict'].items()
+               if name.startswith('backbone.')}
+    torch.save(dict(state_dict=encoder), tmp_path / 'encoder.pth')
+    refused = run('tools/test.py', DEMO, str(tmp_path / 'encoder.pth'), '--work-dir', str(work), *tiny(images))
+    assert refused.returncode == 2 and 'decoder_pred' in refused.stderr and 'recon/loss' not in refused.stdout
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert 0.5 < metrics['recon/loss'] < 3 and 0.9 < metrics['recon/patch_mean'] < 1
+
+
+def test_batch_larger_than_the_data_is_named(images: Path, tmp_path: Path) -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'train_dataloader.batch_size': 25, 'train_dataloader.num_workers': 0})
+    cfg.train_dataloader.dataset.data_root = str(images)
+    cfg.work_dir, cfg.launcher, cfg.log_level = str(tmp_path), 'none', 'ERROR'
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    with pytest.raises(ValueError, match='24 training images for batches of 25'):
+        launch.check_batches(launch.build_runner(cfg))
+
+
+def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:
+    """`tools/dist_train.sh` with two gloo processes makes half as many steps an epoch, and one checkpoint."""
+    work = tmp_path / 'work'
+    result = subprocess.run(
+        ['bash', 'tools/dist_train.sh', DEMO, '2', '--work-dir', str(work),
+         *tiny(images, **{'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2})],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+        env={**os.environ, 'PORT': '29611', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+             'PYTHONFAULTHANDLER': '1'})
+    assert result.returncode == 0, result.stdout[-9000:]
+    assert '[2][1/1]' in result.stdout and 'recon/loss' in result.stdout
+    weights = torch.load(work / 'epoch_2.pth', weights_only=False)['state_dict']
+    assert not any(key.startswith('module.') for key in weights)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mae_mm.models.data_preprocessor import ImagePreprocessor
+
+
+def test_pixels_by_hand():
+    preprocessor = ImagePreprocessor(mean=[10, 20, 30], std=[1, 2, 4])
+    imgs = torch.tensor([12, 16, 50], dtype=torch.uint8).view(1, 3, 1, 1)
+    out = preprocessor(dict(inputs=imgs))['inputs']
+    assert out.dtype == torch.float32 and out.flatten().tolist() == [2, -2, 5]
+
+
+def test_bgr_is_turned_before_it_is_normalised():
+    preprocessor = ImagePreprocessor(mean=[10, 20, 30], std=[1, 2, 4], to_rgb=True)
+    bgr = torch.tensor([50, 16, 12], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert preprocessor(dict(inputs=bgr))['inputs'].flatten().tolist() == [2, -2, 5]
+
+
+def test_default_is_imagenet():
+    out = ImagePreprocessor()(dict(inputs=torch.full((1, 3, 2, 2), 255.0)))['inputs']
+    # (1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225
+    assert out[0, :, 0, 0].tolist() == pytest.approx([2.2489, 2.4286, 2.64], abs=1e-4)
+
+
+@pytest.mark.parametrize('channels', [1, 2, 5])
+def test_one_number_serves_all_channels(channels):
+    imgs = torch.randint(0, 256, (2, channels, 4, 6), dtype=torch.uint8)
+    out = ImagePreprocessor([100], [50])(dict(inputs=imgs))['inputs']
+    torch.testing.assert_close(out, imgs.float() / 50 - 2)
+
+
+def test_five_channels_have_their_own_numbers():
+    out = ImagePreprocessor([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])(dict(inputs=torch.full((1, 5, 1, 1), 4)))['inputs']
+    assert out.flatten().tolist() == pytest.approx([4, 3 / 2, 2 / 3, 1 / 4, 0])
+
+
+def test_list_and_batch_give_the_same():
+    imgs = torch.randint(0, 256, (3, 3, 4, 6), dtype=torch.uint8)
+    preprocessor = ImagePreprocessor()
+    assert torch.equal(preprocessor(dict(inputs=list(imgs)))['inputs'], preprocessor(dict(inputs=imgs))['inputs'])
+
+
+def test_the_rest_of_the_batch_is_kept():
+    batch = dict(inputs=torch.zeros(2, 3, 4, 4), sample_idx=torch.tensor([4, 7]), img_path=['a.jpg', 'b.jpg'])
+    out = ImagePreprocessor()(batch, training=True)
+    assert out['sample_idx'].tolist() == [4, 7] and out['img_path'] == ['a.jpg', 'b.jpg']
+    assert set(out) == set(batch)
+    assert (batch['inputs'] == 0).all()  # the caller's images are not written to
+
+
+@given(seed=st.integers(0, 99), channels=st.integers(1, 4), mean=st.floats(0, 255), std=st.floats(1, 255))
+def test_denormalize_inverts(seed, channels, mean, std):
+    imgs = torch.randint(0, 256, (1, channels, 3, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    preprocessor = ImagePreprocessor([mean] * channels, [std] * channels)
+    assert torch.equal(preprocessor.denormalize(preprocessor(dict(inputs=imgs))['inputs']), imgs)
+
+
+def test_denormalize_stays_within_a_byte():
+    out = ImagePreprocessor().denormalize(torch.tensor([-1e3, 0.0, 1e3]).view(1, 1, 1, 3).expand(1, 3, 1, 3))
+    assert out.dtype == torch.uint8
+    assert out[0, 0, 0].tolist() == [0, 124, 255]  # 123.675 is rounded, not cut
+
+
+def test_numbers_are_not_in_the_checkpoint():
+    preprocessor = ImagePreprocessor()
+    assert not preprocessor.state_dict()
+    assert preprocessor.to('meta').mean.device.type == 'meta'  # but move with the model
+
+
+@pytest.mark.parametrize('mean, std, message', [
+    ([0, 0], [1], r'mean=\(0, 0\) and std=\(1,\)'), ([0], [0], r'std=\(0,\)'), ([0], [-1], r'std=\(-1,\)')])
+def test_bad_numbers_are_refused(mean, std, message):
+    with pytest.raises(ValueError, match=message):
+        ImagePreprocessor(mean, std)
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_wrong_channel_count_is_refused(channels):
+    with pytest.raises(ValueError, match=f'images have {channels} channels .* mean and std of 3; give one number'):
+        ImagePreprocessor()(dict(inputs=torch.zeros(1, channels, 8, 8)))

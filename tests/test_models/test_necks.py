@@ -1,0 +1,49 @@
+"""Necks between a plain ViT and hosts."""
+
+import pytest
+import torch
+
+from mae_mm.models.necks import BatchNormMaps, FourTapPyramid, SimplePyramid
+from mae_mm.models.vit import last_of_quarters
+
+
+def test_four_taps_become_four_scales() -> None:
+    maps = [torch.randn(1, 16, 6, 4) for _ in range(4)]
+    scales = FourTapPyramid(16)(maps)
+    assert [tuple(x.shape[1:]) for x in scales] == [(16, 24, 16), (16, 12, 8), (16, 6, 4), (16, 3, 2)]
+    assert torch.equal(scales[2], maps[2])
+    assert scales[3][0, 0, 0, 0] == maps[3][0, 0, :2, :2].max()
+
+
+def test_simple_pyramid_has_five_scales_of_the_last_map() -> None:
+    neck = SimplePyramid(16, out_channels=8)
+    last = torch.randn(1, 16, 6, 4)
+    scales = neck([last])
+    assert [tuple(x.shape[1:]) for x in scales] == [(8, 24, 16), (8, 12, 8), (8, 6, 4), (8, 3, 2), (8, 2, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(scales, neck([torch.zeros_like(last), last]), strict=True))
+    torch.testing.assert_close(scales[1].mean(1), torch.zeros(1, 12, 8), atol=1e-5, rtol=0)  # LayerNorm comes last
+
+
+def test_simple_pyramid_of_some_scales() -> None:
+    scales = SimplePyramid(16, out_channels=8, scale_factors=(2, 1, 0.5))([torch.randn(1, 16, 6, 4)])
+    assert [tuple(x.shape[1:]) for x in scales] == [(8, 12, 8), (8, 6, 4), (8, 3, 2), (8, 2, 1)]
+    with pytest.raises(ValueError, match=r'scale_factors=\(2, 3\): 3 is none of 4, 2, 1 and 0.5'):
+        SimplePyramid(16, scale_factors=(2, 3))
+
+
+def test_probe_sees_unit_variance_and_learns_nothing_itself() -> None:
+    neck = BatchNormMaps(16, num_maps=2)
+    assert not list(neck.parameters())
+    maps = [3 + 5 * torch.randn(4, 16, 6, 4), torch.randn(4, 16, 6, 4) - 2]
+    for normed in neck(maps):
+        torch.testing.assert_close(normed.mean((0, 2, 3)), torch.zeros(16), atol=1e-5, rtol=0)
+        torch.testing.assert_close(normed.var((0, 2, 3), correction=0), torch.ones(16), atol=1e-5, rtol=0)
+    neck.eval()
+    assert not torch.allclose(neck(maps)[0].mean(), torch.zeros(()), atol=0.1)  # by the running statistics
+
+
+def test_quarters_are_the_published_global_blocks() -> None:
+    """ViTDet: B, L and H (arXiv:2203.16527, section 4)."""
+    assert last_of_quarters(12) == {2, 5, 8, 11}
+    assert last_of_quarters(24) == {5, 11, 17, 23}
+    assert last_of_quarters(32) == {7, 15, 23, 31}

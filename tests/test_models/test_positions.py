@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from helpers import numpy_mae
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mae_mm.models.positions import sincos_table
+
+
+@pytest.mark.parametrize('row, col, channel, expected', [
+    # 768 channels: 192 sines and 192 cosines of the column, then of the row; channel 96 of 192 has wavelength 100.
+    (0, 0, 0, 0.0),
+    (0, 0, 192, 1.0),
+    (0, 13, 384, 0.0),
+    (13, 0, 0, 0.0),
+    (3, 5, 0, -0.9589242746631385),  # sin 5
+    (3, 5, 192, 0.28366218546322625),  # cos 5
+    (3, 5, 384, 0.1411200080598672),  # sin 3
+    (3, 5, 576, -0.9899924966004454),  # cos 3
+    (3, 5, 96, 0.04997916927067833),  # sin 0.05
+    (3, 5, 288, 0.9987502603949663),  # cos 0.05
+    (3, 5, 480, 0.0299955002024957),  # sin 0.03
+    (3, 5, 672, 0.9995500337489875),  # cos 0.03
+    (13, 12, 48, 0.9320390859672263),  # sin 1.2: wavelength 10
+    (13, 12, 432, 0.963558185417193),  # sin 1.3
+])
+def test_known_entries_of_14_x_14(row, col, channel, expected):
+    table = sincos_table(768, (14, 14))
+    assert table.shape == (196, 768) and table.dtype == torch.float32
+    assert table[row * 14 + col, channel].item() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize('row, col, channel, expected', [
+    # 32 channels: quarters of 8; channels 0, 2, 4 of a quarter have wavelengths 1, 10, 100.
+    (2, 7, 0, 0.6569865987187891),  # sin 7
+    (2, 7, 2, 0.644217687237691),  # sin 0.7
+    (2, 7, 10, 0.7648421872844885),  # cos 0.7
+    (2, 7, 4, 0.06994284733753277),  # sin 0.07
+    (2, 7, 16, 0.9092974268256817),  # sin 2
+    (2, 7, 24, -0.4161468365471424),  # cos 2
+    (2, 7, 26, 0.9800665778412416),  # cos 0.2
+    (2, 7, 28, 0.9998000066665778),  # cos 0.02
+])
+def test_known_entries_of_4_x_8(row, col, channel, expected):
+    table = sincos_table(32, (4, 8))
+    assert table.shape == (32, 32)
+    assert table[row * 8 + col, channel].item() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize('width, grid', [(768, (14, 14)), (32, (4, 8)), (512, (8, 4)), (4, (1, 3))])
+def test_equals_the_numpy_table(width, grid):
+    np.testing.assert_allclose(sincos_table(width, grid).numpy(), numpy_mae.position_table(width, *grid), atol=1e-7)
+
+
+@given(quarter=st.integers(1, 12), rows=st.integers(1, 9), cols=st.integers(1, 9))
+def test_transposing_the_grid_swaps_the_halves(quarter, rows, cols):
+    table = sincos_table(4 * quarter, (rows, cols)).view(rows, cols, 2, -1)
+    turned = sincos_table(4 * quarter, (cols, rows)).view(cols, rows, 2, -1)
+    assert torch.equal(table, turned.transpose(0, 1).flip(2))
+
+
+@given(quarter=st.integers(1, 12), rows=st.integers(2, 9), cols=st.integers(2, 9))
+def test_similarity_depends_on_the_distance_only(quarter, rows, cols):
+    table = sincos_table(4 * quarter, (rows, cols)).view(rows, cols, -1).double()
+    torch.testing.assert_close(table.square().sum(-1), torch.full((rows, cols), 2.0 * quarter).double())
+    products = (table[:-1, :-1] * table[1:, 1:]).sum(-1)
+    torch.testing.assert_close(products, products[:1, :1].expand_as(products), atol=1e-5, rtol=0)
+
+
+def test_width_that_does_not_divide_by_4_is_refused():
+    with pytest.raises(ValueError, match='embed_dim=30 is no multiple of 4'):
+        sincos_table(30, (4, 4))

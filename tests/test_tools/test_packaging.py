@@ -1,0 +1,118 @@
+"""A wheel built from the project works outside the checkout, and what is pinned agrees with what is declared."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+from packaging.requirements import Requirement
+
+IGNORED = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'build', 'dist', '*.egg-info', '__pycache__')
+PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
+
+# One process pays the import of torch and mmengine once. It prints what the tests below assert.
+PROBE = """
+import contextlib, io, json, runpy, sys
+from pathlib import Path
+import mae_mm
+from mmengine.config import Config
+
+mim = Path(mae_mm.__file__).parent / '.mim'
+facts = dict(package=mae_mm.__file__, models={}, tools={})
+for path in sorted(mim.glob('configs/**/*.py')):
+    facts['models'][str(path.relative_to(mim))] = Config.fromfile(path).get('model', {}).get('type')
+for path in sorted(mim.glob('tools/*.py')):
+    sys.argv = [str(path), '--help']
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            runpy.run_path(str(path), run_name='__main__')
+        except SystemExit as stop:
+            facts['tools'][path.name] = [stop.code or 0, out.getvalue()]
+print(json.dumps(facts))
+"""
+
+# What is left with mmcv-lite and neither host: no compiled operators, no mmdet, no mmseg.
+LITE = """
+import sys
+sys.modules.update({'mmcv._ext': None, 'mmdet': None, 'mmseg': None})
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+for path in sys.argv[1:]:
+    config = Config.fromfile(path)
+    print(type(MODELS.build(config.model)).__name__)
+"""
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the checkout and installed into an empty folder."""
+    folder = tmp_path_factory.mktemp('packaging')
+    shutil.copytree(ROOT, folder / 'source', ignore=IGNORED)
+    subprocess.run([*PIP, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'source'], check=True)
+    wheel = next(folder.glob('mae_mm-*.whl'))
+    subprocess.run([*PIP, 'install', '--no-deps', '--target', folder / 'site', wheel], check=True)
+    shutil.rmtree(folder / 'source')
+    return folder / 'site'
+
+
+def files(folder: Path, pattern: str) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.glob(pattern) if '__pycache__' not in path.parts}
+
+
+@pytest.mark.integration
+def test_the_wheel_carries_every_module_config_and_tool(site):
+    package = site / 'mae_mm'
+    assert files(package, '**/*.py') - files(package, '.mim/**/*.py') == files(ROOT / 'mae_mm', '**/*.py') - files(
+        ROOT / 'mae_mm', '.mim/**/*.py')
+    for name in ('configs', 'tools'):
+        assert files(package / '.mim' / name, '**/*.*') == files(ROOT / name, '**/*.*')
+    assert not (site / 'tests').exists()
+
+
+@pytest.mark.integration
+def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PROBE], cwd=tmp_path, env={'PYTHONPATH': str(site)},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts['package'].startswith(str(site))
+    assert facts['models'].keys() == {f'configs/{name}' for name in files(ROOT / 'configs', '**/*.py')}
+    assert facts['models']['configs/mae_pretrain.py'] == 'mae_mm.MAE'
+    assert facts['tools'].keys() == files(ROOT / 'tools', '*.py')
+    for tool, (code, out) in facts['tools'].items():
+        assert code == 0, tool
+        assert 'usage:' in out, tool
+
+
+@pytest.mark.integration
+def test_pre_training_and_classification_need_no_compiled_operators():
+    recipes = [ROOT / 'configs' / 'demo' / name for name in ('mae_pretrain.py', 'classification.py')]
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', LITE, *recipes], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ['MAE', 'ImageClassifier']
+
+
+def test_the_pinned_set_lies_inside_the_declared_ranges(site):
+    """constraints.txt, the extras and tools/build_mmcv.py state versions independently; they must agree."""
+    pins = {}
+    for line in (ROOT / 'constraints.txt').read_text().splitlines():
+        if line and not line.startswith('#'):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate():
+                pins[canonical(requirement.name)] = re.search(r'==(.+)', str(requirement.specifier)).group(1)
+    metadata = next(site.glob('mae_mm-*.dist-info')) / 'METADATA'
+    declared = [Requirement(line) for line in re.findall(r'^Requires-Dist: (.+)$', metadata.read_text(), re.MULTILINE)]
+    assert {'torch', 'mmdet', 'mmsegmentation', 'transformers'} <= {requirement.name for requirement in declared}
+    for requirement in declared:
+        assert requirement.specifier.contains(pins[canonical(requirement.name)]), requirement
+    assert runpy.run_path(str(ROOT / 'tools' / 'build_mmcv.py'))['MMCV'] == f'mmcv=={pins["mmcv"]}'
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace('_', '-')

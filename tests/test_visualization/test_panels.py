@@ -1,0 +1,250 @@
+"""The panel, pixel by pixel, and the tool that draws it."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from helpers.tiny import DECODER, ENCODER
+from mmengine.model import MMDistributedDataParallel
+from PIL import Image
+from torch import Tensor
+
+from mae_mm.models.mae import MAE, Reconstruction
+from mae_mm.models.masking import fixed_noise, random_masking
+from mae_mm.visualization import panels as visualize
+from mae_mm.visualization.panels import (
+    GUTTER,
+    HEADING,
+    HIDDEN,
+    OUTLINE,
+    list_images,
+    reconstruction_panel,
+    render_panel,
+)
+
+TOOL = ROOT / 'tools/visualize.py'
+RAW_PIXELS = dict(type='mae_mm.ImagePreprocessor', mean=[0.0], std=[1.0])
+SCALE = 5  # 32-px images are shown 160 px wide
+CONFIG = f"""
+model = dict(
+    type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', **{ENCODER}), neck=dict(type='mae_mm.MAEDecoder', **{DECODER}))
+val_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)]))
+"""
+
+
+@pytest.fixture
+def photos() -> Tensor:
+    """(2, 3, 32, 48) uint8 noise."""
+    return torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+
+
+def answer_with(model: MAE, make_pred: Callable[[Tensor], Tensor]) -> MAE:
+    """Let a model's decoder say `make_pred(target)`, under the masks that it is asked for."""
+    def reconstruct(imgs: Tensor, noise: Tensor) -> Reconstruction:
+        return Reconstruction(make_pred(model.target(imgs)), random_masking(noise, model.mask_ratio).mask)
+
+    model.reconstruct = reconstruct
+    return model
+
+
+def cells(panel: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Take the images out of a panel: (columns, N, height, width, 3)."""
+    n, cols = (panel.shape[0] - HEADING) // (height + GUTTER), (panel.shape[1] - GUTTER) // (width + GUTTER)
+    rows = panel[HEADING:].reshape(n, height + GUTTER, panel.shape[1], 3)[:, :height, GUTTER:]
+    return rows.reshape(n, height, cols, width + GUTTER, 3)[:, :, :, :width].transpose(2, 0, 1, 3, 4)
+
+
+def shown(imgs: Tensor) -> np.ndarray:
+    """(N, 3, H, W) uint8 as a panel shows it."""
+    return imgs.permute(0, 2, 3, 1).repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2).numpy()
+
+
+def hidden_pixels(rows: int, cols: int, seed: int = 0) -> np.ndarray:
+    """(2, 40 * rows, 40 * cols) bool: pixels of masked 8-px patches, enlarged, for images number 0 and 1."""
+    mask = random_masking(fixed_noise([0, 1], rows * cols, seed), 0.75).mask.view(2, rows, cols)
+    return mask.repeat_interleave(8 * SCALE, 1).repeat_interleave(8 * SCALE, 2).numpy()
+
+
+def test_render_panel_places_every_image() -> None:
+    left, right = np.full((2, 40, 90, 3), 10, np.uint8), np.full((2, 40, 90, 3), 200, np.uint8)
+    right[1, 0, 0] = (1, 2, 3)
+    panel = render_panel({'left': left, 'right': right})
+    assert panel.shape == (24 + 2 * (40 + 6), 6 + 2 * (90 + 6), 3) and panel.dtype == np.uint8
+    assert (panel[24:64, 6:96] == 10).all() and (panel[70:110, 6:96] == 10).all()
+    assert (panel[24:64, 102:192] == 200).all() and (panel[70, 102] == (1, 2, 3)).all()
+    assert (panel[24:, 96:102] == 255).all() and (panel[64:70] == 255).all()
+    for heading in (panel[:24, 6:96], panel[:24, 102:192]):
+        assert heading.min() < 60 and heading[0].min() == heading[-1].min() == heading[:, 0].min() == 255  # not cut off
+
+
+@pytest.mark.parametrize('norm_pix_loss', [True, False])
+def test_perfect_answer_gives_the_original_back(make_mae: Callable, photos: Tensor, norm_pix_loss: bool) -> None:
+    model = answer_with(make_mae(norm_pix_loss=norm_pix_loss), lambda target: target)
+    original, masked, reconstruction, pasted = cells(reconstruction_panel(model, photos), 160, 240)
+    hidden = hidden_pixels(4, 6)
+    np.testing.assert_array_equal(original, shown(photos))
+    np.testing.assert_array_equal(reconstruction, original)
+    np.testing.assert_array_equal(pasted, original)
+    assert hidden.mean() == 0.75 and (masked[hidden] == HIDDEN).all()
+    np.testing.assert_array_equal(masked[~hidden], original[~hidden])
+
+
+def test_wrong_answer_shows_only_where_masked(make_mae: Callable, photos: Tensor) -> None:
+    model = answer_with(make_mae(norm_pix_loss=False, data_preprocessor=RAW_PIXELS), lambda target: 255 - target)
+    original, _, reconstruction, pasted = cells(reconstruction_panel(model, photos), 160, 240)
+    hidden = hidden_pixels(4, 6)
+    np.testing.assert_array_equal(reconstruction, 255 - original)
+    np.testing.assert_array_equal(pasted[hidden], 255 - original[hidden])
+    np.testing.assert_array_equal(pasted[~hidden], original[~hidden])
+
+
+@pytest.mark.parametrize('answer', [0.0, 1.0])
+def test_normalised_answers_get_mean_and_deviation_of_their_patch(make_mae: Callable, answer: float) -> None:
+    """A patch with as many 60s as 100s has mean 80, deviation 20 * sqrt(192 / 191) = 20.05."""
+    img = torch.full((1, 3, 32, 32), 60, dtype=torch.uint8)
+    img[..., ::2] = 100
+    img[..., 16:] += 50  # the right half is brighter
+    model = answer_with(make_mae(data_preprocessor=RAW_PIXELS), lambda target: torch.full_like(target, answer))
+    reconstruction = cells(reconstruction_panel(model, img), 160, 160)[2]
+    assert (reconstruction[:, :, :80] == 80 + 20 * answer).all()
+    assert (reconstruction[:, :, 80:] == 130 + 20 * answer).all()
+
+
+def test_overlay_blends_and_outlines_masked_patches(make_mae: Callable, photos: Tensor) -> None:
+    model = answer_with(make_mae(norm_pix_loss=False, data_preprocessor=RAW_PIXELS), lambda t: torch.full_like(t, 255))
+    original, *_, overlay = cells(reconstruction_panel(model, photos, overlay=True), 160, 240)
+    hidden = hidden_pixels(4, 6)
+    inside = hidden.copy()
+    inside[:, ::40] = inside[:, :, ::40] = False
+    np.testing.assert_array_equal(overlay[inside], (original[inside].astype(int) + 256) // 2)
+    assert (overlay[hidden & ~inside] == OUTLINE).all()
+    np.testing.assert_array_equal(overlay[~hidden], original[~hidden])
+
+
+def test_masks_repeat_and_follow_the_seed(make_mae: Callable, photos: Tensor) -> None:
+    model = make_mae().eval()
+    state, panel = torch.get_rng_state(), reconstruction_panel(model, photos)
+    np.testing.assert_array_equal(reconstruction_panel(model, photos), panel)
+    assert torch.equal(torch.get_rng_state(), state)
+    masked = cells(reconstruction_panel(model, photos, seed=7), 160, 240)[1]
+    np.testing.assert_array_equal((masked == HIDDEN).all(-1), hidden_pixels(4, 6, seed=7))
+    assert (hidden_pixels(4, 6, seed=7) != hidden_pixels(4, 6)).any()
+
+
+def test_masks_are_those_of_the_held_out_loss(make_mae: Callable, photos: Tensor) -> None:
+    model = make_mae().eval()
+    masked = cells(reconstruction_panel(model, photos, sample_idx=[5, 3]), 160, 240)[1]
+    samples = model.predict(photos.float(), sample_idx=torch.tensor([5, 3]))
+    mask = torch.stack([sample['mask'] for sample in samples]).view(2, 4, 6).numpy()
+    np.testing.assert_array_equal((masked == HIDDEN).all(-1)[:, 20::40, 20::40], mask)
+
+
+@pytest.mark.parametrize(('channels', 'as_shown'), [(1, [0, 0, 0]), (2, [0, 0, 0]), (5, [0, 1, 2])])
+def test_other_channel_counts(make_mae: Callable, channels: int, as_shown: list[int]) -> None:
+    imgs = torch.randint(0, 256, (2, channels, 32, 32), dtype=torch.uint8)
+    model = make_mae(backbone=dict(in_chans=channels), data_preprocessor=RAW_PIXELS)
+    original = cells(reconstruction_panel(model, imgs), 160, 160)[0]
+    np.testing.assert_array_equal(original, shown(imgs[:, as_shown]))
+
+
+def test_large_images_keep_their_size(make_mae: Callable) -> None:
+    imgs = torch.zeros(1, 3, 144, 200, dtype=torch.uint8)
+    assert reconstruction_panel(make_mae(), imgs).shape == (24 + 144 + 6, 6 + 4 * (200 + 6), 3)
+
+
+def test_distributed_wrapper_draws_the_same(make_mae: Callable, photos: Tensor, tmp_path: Path) -> None:
+    model = make_mae().eval()
+    expected = reconstruction_panel(model, photos)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        np.testing.assert_array_equal(reconstruction_panel(MMDistributedDataParallel(model), photos), expected)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def files(make_mae: Callable, tmp_path: Path) -> Path:
+    """A folder with config.py, model.pth and encoder.pth, and photos/{a,b,c}.png."""
+    (tmp_path / 'config.py').write_text(CONFIG)
+    weights = make_mae().state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'model.pth')
+    encoder = {name.removeprefix('backbone.'): w for name, w in weights.items() if name.startswith('backbone.')}
+    torch.save(encoder, tmp_path / 'encoder.pth')
+    (tmp_path / 'photos').mkdir()
+    for i, name in enumerate('abc'):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f'photos/{name}.png')
+    return tmp_path
+
+
+def run_tool(monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
+    monkeypatch.setattr(sys, 'argv', ['visualize.py', *map(str, args)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+
+
+def test_tool_draws_files_and_folders(files: Path, make_mae: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = files / 'new/panel.png'
+    run_tool(
+        monkeypatch, files / 'config.py', files / 'model.pth', files / 'photos/c.png', files / 'photos', '--num', 2,
+        '--out', out, '--mask-ratio', 0.5, '--seed', 3, '--overlay')
+    imgs = torch.stack([torch.from_numpy(np.array(Image.open(files / f'photos/{name}.png'))) for name in 'cab'])
+    model = make_mae(mask_ratio=0.5).eval()
+    model.load_state_dict(torch.load(files / 'model.pth')['state_dict'])
+    expected = reconstruction_panel(model, imgs.permute(0, 3, 1, 2), seed=3, overlay=True)
+    np.testing.assert_array_equal(np.array(Image.open(out)), expected)
+
+
+@pytest.mark.parametrize(('checkpoint', 'image', 'options', 'message'), [
+    ('encoder.pth', 'photos', [], 'encoder.pth holds an encoder only'),
+    ('model.pth', 'nowhere', [], 'nowhere: no such file or folder'),
+    ('model.pth', 'empty', [], 'empty: no image in this folder'),
+    ('model.pth', 'config.py', [], 'config.py: not an image'),
+    ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 is not in (0, 1)'),
+    ('model.pth', 'photos', ['--num', 0], '--num 0: want 1 or more'),
+    ('model.pth', 'photos', [], 'x: its name tells no kind of image; want e.g. '),
+    ('none.pth', 'photos', [], 'none.pth'),
+])
+def test_tool_refuses_with_one_message(
+        files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, checkpoint: str, image: str,
+        options: list, message: str) -> None:
+    (files / 'empty').mkdir()
+    with pytest.raises(SystemExit) as stop:
+        run_tool(monkeypatch, files / 'config.py', files / checkpoint, files / image, '--out', files / 'x', *options)
+    assert stop.value.code == 2 and not (files / 'x').exists()
+    error = capsys.readouterr().err
+    assert message in error and 'Traceback' not in error
+
+
+def test_images_of_two_sizes_are_refused(files: Path) -> None:
+    Image.new('RGB', (64, 64)).save(files / 'photos/d.png')
+
+    def load(sample: dict) -> dict:
+        return dict(inputs=torch.from_numpy(np.array(Image.open(sample['img_path']))).permute(2, 0, 1))
+
+    with pytest.raises(ValueError, match=r'd\.png becomes \(3, 64, 64\), .*c\.png \(3, 32, 32\)'):
+        visualize.load_images([load], list_images([files / 'photos'], 4)[2:])
+
+
+def test_masks_of_every_sampler_by_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five columns; gray where the sampler hides, the image elsewhere."""
+    sys.path.insert(0, 'tools')
+    import visualize_masks as tool
+
+    Image.fromarray(np.full((48, 64, 3), (200, 10, 10), np.uint8)).save(tmp_path / 'red.png')
+    monkeypatch.setattr(sys, 'argv', [
+        'visualize_masks.py', str(tmp_path / 'red.png'), '--size', '48', '64', '--patch-size', '8', '--out',
+        str(tmp_path / 'masks.png')])
+    tool.main()
+    panel = np.array(Image.open(tmp_path / 'masks.png'))
+    height, width = 144, 192  # three times as large
+    assert panel.shape == (24 + height + 6, 6 + 5 * (width + 6), 3)
+    columns = [panel[24:24 + height, 6 + i * (width + 6):][:, :width] for i in range(5)]
+    shares = [float((column == (127, 127, 127)).all(-1).mean()) for column in columns]
+    assert shares == [0, 0.75, 0.5, 0.75, 0.75]
+    grid = (columns[4][::24, ::24] != 127).any(-1)
+    assert grid.sum() == 12 and (grid.reshape(3, 2, 4, 2).sum((1, 3)) == 1).all()
