@@ -16,11 +16,11 @@ MODELS.register_module(module=LayerNorm2d)  # for mmdet's heads: norm_cfg=dict(t
 
 @MODELS.register_module()
 class FourTapPyramid(BaseModule):
-    """MAE's own adapter: four taps of the ViT become four scales (arXiv:2111.06377, appendix A.3).
+    """MAE's adapter: four taps of the ViT become four scales (arXiv:2111.06377, appendix A.3, and arXiv:2111.11429).
 
     The taps are `out_indices` of `mae_mm.ViT(out_type='featmap')`, one at the end of each quarter of the blocks. The
-    first is enlarged 4 times by two transposed convolutions, the second twice by one, the third is taken as it is, the
-    fourth is halved by max-pooling.
+    first is enlarged 4 times by two transposed convolutions with GroupNorm (one group) and GELU between them, the
+    second twice by one transposed convolution, the third is unchanged, the fourth is halved by 2x2 max pooling.
 
     Args:
         embed_dim: width D of the ViT.
@@ -29,7 +29,7 @@ class FourTapPyramid(BaseModule):
     def __init__(self, embed_dim: int, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.scales = nn.ModuleList([
-            nn.Sequential(_double(embed_dim, embed_dim), LayerNorm2d(embed_dim), nn.GELU(),
+            nn.Sequential(_double(embed_dim, embed_dim), nn.GroupNorm(1, embed_dim), nn.GELU(),
                           _double(embed_dim, embed_dim)),
             _double(embed_dim, embed_dim),
             nn.Identity(),

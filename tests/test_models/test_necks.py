@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mae_mm.models.necks import BatchNormMaps, FourTapPyramid, SimplePyramid
 from mae_mm.models.vit import last_of_quarters
@@ -13,6 +14,16 @@ def test_four_taps_become_four_scales() -> None:
     assert [tuple(x.shape[1:]) for x in scales] == [(16, 24, 16), (16, 12, 8), (16, 6, 4), (16, 3, 2)]
     assert torch.equal(scales[2], maps[2])
     assert scales[3][0, 0, 0, 0] == maps[3][0, 0, :2, :2].max()
+
+
+def test_first_tap_is_normalised_over_channels_and_pixels_together() -> None:
+    """GroupNorm with one group and GELU between the transposed convolutions (arXiv:2111.11429)."""
+    neck, x = FourTapPyramid(16), torch.randn(2, 16, 6, 4)
+    first, _, _, last = neck.scales[0]
+    doubled = first(x)
+    mean, var = doubled.mean((1, 2, 3), keepdim=True), doubled.var((1, 2, 3), keepdim=True, correction=0)
+    want = last(F.gelu((doubled - mean) / (var + 1e-5).sqrt()))
+    torch.testing.assert_close(neck([x] * 4)[0], want, atol=1e-5, rtol=1e-5)
 
 
 def test_simple_pyramid_has_five_scales_of_the_last_map() -> None:
