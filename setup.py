@@ -1,8 +1,8 @@
 """Packaging: ranges and extras live here, the tested set in constraints.txt, the two-command set-up in the Makefile.
 
-mmcv is deliberately no requirement. PyPI has no wheel of it, `mmcv-lite` serves pre-training and classification, and
-`onedl-mmcv` serves all; pip cannot say "one of these". `tools/build_mmcv.py` builds it, `python -m mae_mm.doctor`
-tells what is there.
+mmcv is deliberately not a requirement. PyPI has no wheel of it, `mmcv-lite` is enough for pre-training and
+classification, and `onedl-mmcv` works for everything; pip cannot express "one of these". `tools/build_mmcv.py` builds
+mmcv, and `python -m mae_mm.doctor` reports what is installed.
 """
 
 import re
@@ -21,12 +21,12 @@ EXTRAS = {
     'demo': ['scikit-image>=0.22'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-# transformers judges the conversion of checkpoints; mmpretrain 1.2.0 cannot be imported beside 4.52 or newer.
+# Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
 EXTRAS['dev'] = ['hypothesis', 'pytest>=8', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52', 'wheel']
 
 
 class BuildWithMim(build_py):
-    """Carry configs/ and tools/ inside the package, in `mae_mm/.mim`, where OpenMMLab's tools look for them."""
+    """Ship configs/ and tools/ inside the package, in `mae_mm/.mim`, where OpenMMLab's tools look for them."""
 
     def run(self):
         super().run()
@@ -50,16 +50,31 @@ setup(
     description='Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin',
     long_description=(ROOT / 'README.md').read_text() if (ROOT / 'README.md').exists() else '',
     long_description_content_type='text/markdown',
-    # Decodes the crop of a JPEG alone. Needs libjpeg-turbo's headers; without them the install goes on.
+    author='The mae_mm authors',
+    license='Apache-2.0',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    keywords='masked autoencoder, MAE, vision transformer, self-supervised, OpenMMLab, mmpretrain, mmdet, mmseg',
+    # Decodes only the crop of a JPEG. Needs libjpeg-turbo's headers; without them the installation continues.
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
     package_data={'mae_mm.transfer': ['report.html']},
     python_requires='>=3.10,<3.13',
     install_requires=[
-        # 2.6 brought exact allow-lists for checkpoints; the headers of 2.14 need C++20, which mmcv 2.1.0 is not.
+        # 2.6 introduced exact allow-lists for checkpoints; the headers of 2.14 need C++20, and mmcv 2.1.0 is C++17.
         'torch>=2.6,<2.14',
         'torchvision>=0.21,<0.29',
-        'timm>=1.0.31,<1.1',  # older ones leave a 2x8 position table as it is for a 4x4 grid
+        'timm>=1.0.31,<1.1',  # older ones do not resize a 2x8 position table to a 4x4 grid
         'mmengine>=0.10.4,<1',
         'mmpretrain>=1.2,<2',
         'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources

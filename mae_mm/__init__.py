@@ -1,3 +1,3 @@
 """Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin."""
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
