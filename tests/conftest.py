@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mae_mm.models.mae import MAE
 from mae_mm.models.vit import ViT
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
 settings.register_profile('repeatable', deadline=None, derandomize=True)
 settings.load_profile('repeatable')
 
