@@ -2,6 +2,7 @@ import pytest
 import torch
 from helpers.layer_decay import LR, WD, assert_same, optimizer_of, published, rates_of
 from mmpretrain.registry import MODELS
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from mae_mm.engine.optim.layer_decay import LayerDecayOptimWrapperConstructor
@@ -101,6 +102,33 @@ def test_relative_positions_are_not_decayed():
     model = WithRelativePositions()
     decays = {name: wd for name, (_, wd) in rates_of(model, optimizer_of(model)).items()}
     assert decays == {'rel_pos_h': 0, 'rel_pos_w': 0, 'proj.weight': WD, 'proj.bias': 0}
+
+
+@pytest.mark.parametrize(('decayed', 'without'), [
+    ('all_but_norms', {
+        'backbone.cls_token', 'backbone.pos_embed', 'backbone.norm.weight', 'backbone.norm.bias', 'neck.0.weight',
+        'neck.0.bias', 'neck.1.weight', 'neck.1.bias'}),
+    ('all', set())])
+def test_weight_decay_of_the_release_of_vitdet(make_vit, decayed, without):
+    """Biases and relative positions decay; norms and position tables do not, or everything does (ViT-H)."""
+    model = nn.ModuleDict(dict(
+        backbone=make_vit(rel_pos=True, window_size=2, out_type='featmap'),
+        neck=nn.Sequential(nn.BatchNorm2d(4), nn.GroupNorm(2, 4), LayerNorm2d(4))))
+    without = without and without | {
+        f'backbone.blocks.{i}.norm{j}.{kind}' for i in range(2) for j in (1, 2) for kind in ('weight', 'bias')}
+    optimizer = optimizer_of(model, layer_decay_rate=0.7, decayed=decayed)
+    rates = rates_of(model, optimizer)
+    names = set(rates)
+    assert {'backbone.blocks.0.attn.rel_pos_h', 'backbone.blocks.0.attn.qkv.bias', 'neck.2.weight'} <= names
+    assert {name for name in names if rates[name][1] == 0} == without & names
+    assert {decay for _, decay in rates.values()} <= {0, WD}
+    default = rates_of(model, optimizer_of(model, layer_decay_rate=0.7))
+    assert {name: lr for name, (lr, _) in rates.items()} == {name: lr for name, (lr, _) in default.items()}
+
+
+def test_unknown_choice_of_decayed_parameters_is_refused():
+    with pytest.raises(ValueError, match="decayed='biases' must be"):
+        LayerDecayOptimWrapperConstructor(dict(optimizer=dict(type='AdamW', lr=LR)), dict(decayed='biases'))
 
 
 @pytest.mark.parametrize('rate', [0, -0.5, 1.5])
