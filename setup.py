@@ -26,7 +26,7 @@ EXTRAS['dev'] = ['hypothesis', 'pytest>=8', 'ruff>=0.9', 'tensorboard>=2.15', 't
 
 
 class BuildWithMim(build_py):
-    """Ship configs/ and tools/ inside the package, in `mae_mm/.mim`, where OpenMMLab's tools look for them."""
+    """Ship configs/, tools/ and model-index.yml in `mae_mm/.mim`, where OpenMMLab's tools look for them."""
 
     def run(self):
         super().run()
@@ -42,6 +42,7 @@ class BuildWithMim(build_py):
                 target.symlink_to(Path('..', '..', name))
             else:
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', mim)
 
 
 setup(

@@ -20,10 +20,12 @@ PROBE = """
 import contextlib, io, json, runpy, sys
 from pathlib import Path
 import mae_mm
+from mae_mm.transfer.published import published_metrics
 from mmengine.config import Config
 
 mim = Path(mae_mm.__file__).parent / '.mim'
 facts = dict(package=mae_mm.__file__, models={}, tools={})
+facts['published'] = published_metrics('configs/detection/vitdet_b_coco.py')
 for path in sorted(mim.glob('configs/**/*.py')):
     facts['models'][str(path.relative_to(mim))] = Config.fromfile(path).get('model', {}).get('type')
 for path in sorted(mim.glob('tools/*.py')):
@@ -72,6 +74,7 @@ def test_the_wheel_carries_every_module_config_and_tool(site):
         ROOT / 'mae_mm', '.mim/**/*.py')
     for name in ('configs', 'tools'):
         assert files(package / '.mim' / name, '**/*.*') == files(ROOT / name, '**/*.*')
+    assert (package / '.mim' / 'model-index.yml').read_text() == (ROOT / 'model-index.yml').read_text()
     assert not (site / 'tests').exists()
 
 
@@ -82,6 +85,7 @@ def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts['package'].startswith(str(site))
+    assert facts['published'] == {'coco/bbox_mAP': 51.6, 'coco/segm_mAP': 45.9}
     assert facts['models'].keys() == {f'configs/{name}' for name in files(ROOT / 'configs', '**/*.py')}
     assert facts['models']['configs/mae_pretrain.py'] == 'mae_mm.MAE'
     assert facts['tools'].keys() == files(ROOT / 'tools', '*.py')

@@ -1,0 +1,114 @@
+"""Published results: `configs/<folder>/metafile.yml`, OpenMMLab's model-index, is their one source.
+
+A model of a metafile is one start of a config. Its `Metadata` has
+    Architecture  the encoder, and its resolution where that is another one than the recipe's usual one
+    Start         the weights: 'MAE, 1600 epochs', 'supervised', 'from scratch', …
+    Tag, Source   `paper`, `release` (the authors' code) or `reproduced` (somebody else's public reproduction); where
+    Options       what `--cfg-options` must change in the config, if anything
+
+`python -m mae_mm.transfer.published --write` rewrites the tables of the docs, which stand between
+`<!-- published: CONFIGS by FIELD -->` and `<!-- end -->`: CONFIGS is a glob (several: with blanks between), a table has a
+row for each value of FIELD (start, dataset, options, config) and a column for each architecture.
+"""
+
+import argparse
+import re
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.fileio import load
+
+PACKAGE = Path(__file__).parents[1]
+ROOT = next(path for path in (PACKAGE.parent, PACKAGE / '.mim') if (path / 'model-index.yml').is_file())
+EVALUATORS = {  # metric of a metafile: key of the host's evaluator
+    'Top 1 Accuracy': 'accuracy/top1', 'k-NN Accuracy': 'knn/top1', 'box AP': 'coco/bbox_mAP',
+    'mask AP': 'coco/segm_mAP', 'mIoU': 'mIoU', 'mCE': 'corruption/mCE'}
+TABLE = re.compile(r'(<!-- published: (.+?) by (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+class Published(NamedTuple):
+    """The results of one start of a config; `metrics` are in percent, by the key of the host's evaluator."""
+
+    name: str
+    config: str
+    architecture: str
+    start: str
+    dataset: str
+    tag: str
+    source: str
+    options: str
+    metrics: dict[str, float]
+
+
+@cache
+def read_metafiles() -> tuple[Published, ...]:
+    """Every published result, in the order of the metafiles."""
+    found = []
+    for metafile in load(ROOT / 'model-index.yml')['Import']:
+        for model in load(ROOT / metafile)['Models']:
+            if results := model.get('Results'):
+                about = model['Metadata']
+                found.append(Published(
+                    model['Name'], model['Config'], about['Architecture'], about['Start'], results[0]['Dataset'],
+                    about['Tag'], about['Source'], about.get('Options', ''),
+                    {EVALUATORS[name]: value for result in results for name, value in result['Metrics'].items()}))
+    return tuple(found)
+
+
+def published_metrics(config: str, options: str = '') -> dict[str, float]:
+    """What is published for a config with `--cfg-options OPTIONS`: its first entry, which is the one from MAE.
+
+    Args:
+        config: as in the metafiles, e.g. 'configs/detection/vitdet_b_coco.py'.
+        options: as in the metafiles, e.g. 'model.backbone.tuned_blocks=1'.
+
+    Returns:
+        Percent by the evaluator's key; empty if nothing is published.
+    """
+    entries = (entry.metrics for entry in read_metafiles() if (entry.config, entry.options) == (config, options))
+    return next(entries, {})
+
+
+def make_table(configs: str, field: str) -> str:
+    """A table in Markdown of the configs that match one of the globs; values without a tag are `paper`."""
+    entries = [entry for entry in read_metafiles()
+               if any(fnmatch(entry.config, f'configs/{pattern}') for pattern in configs.split())]
+    if not entries:
+        raise ValueError(f'no published result of configs/{configs}')
+    columns = list(dict.fromkeys(entry.architecture for entry in entries))
+    cells: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        value = ' / '.join(f'{value:g}' if value % 1 else f'{value:.1f}' for value in entry.metrics.values())
+        row = cells.setdefault(getattr(entry, field) or 'as it is', {})
+        row.setdefault(entry.architecture, []).append(value if entry.tag == 'paper' else f'{value} `{entry.tag}`')
+    rows = [['', *columns], ['---'] * (len(columns) + 1)]
+    rows += [[f'`{name}`' if field in ('config', 'options') else name, *[', '.join(row.get(column, ['–']))
+              for column in columns]] for name, row in cells.items()]
+    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+
+
+def fill_tables(text: str) -> str:
+    """The text of a page with its tables made anew."""
+    return TABLE.sub(lambda match: match[1] + make_table(match[2], match[3]) + match[4], text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description='Print published results, or write them into the docs.')
+    parser.add_argument('config', nargs='?', help='print those of one config')
+    parser.add_argument('--write', action='store_true', help='rewrite the tables in docs/')
+    args = parser.parse_args()
+    for entry in read_metafiles() if not args.write else ():
+        if args.config in (None, entry.config):
+            values = ', '.join(f'{metric} {value}' for metric, value in entry.metrics.items())
+            print(f'{entry.config} {entry.options}: {values}; {entry.start} (`{entry.tag}`, {entry.source})')
+    for page in sorted((ROOT / 'docs').glob('*.md')) if args.write else ():
+        text = page.read_text(encoding='utf-8')
+        if (new := fill_tables(text)) != text:
+            page.write_text(new, encoding='utf-8')
+            print(f'wrote {page}')
+
+
+if __name__ == '__main__':
+    main()
