@@ -1,14 +1,14 @@
 """Published results: `configs/<folder>/metafile.yml`, OpenMMLab's model-index, is their one source.
 
 A model of a metafile is one start of a config. Its `Metadata` has
-    Architecture  the encoder, and its resolution where that is another one than the recipe's usual one
+    Architecture  the encoder; with its resolution where it is not the usual one
     Start         the weights: 'MAE, 1600 epochs', 'supervised', 'from scratch', …
     Tag, Source   `paper`, `release` (the authors' code) or `reproduced` (somebody else's public reproduction); where
     Options       what `--cfg-options` must change in the config, if anything
 
 `python -m mae_mm.transfer.published --write` rewrites the tables of the docs, which stand between
-`<!-- published: CONFIGS by FIELD -->` and `<!-- end -->`: CONFIGS is a glob (several: with blanks between), a table has a
-row for each value of FIELD (start, dataset, options, config) and a column for each architecture.
+`<!-- published: CONFIGS by FIELD -->` and `<!-- end -->`. CONFIGS is one glob, or several with spaces between them. The
+table has a row for each value of FIELD (start, dataset, options or config) and a column for each architecture.
 """
 
 import argparse
