@@ -20,6 +20,7 @@ class LoadRandomCrop(LoadView):
         flip_prob: probability of a horizontal flip, in [0, 1].
         interpolation: 'bicubic' or 'bilinear'.
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+        array_order: see `LoadResizeCenterCrop`.
 
     Raises:
         ValueError: if `resize` is smaller than `size`.
@@ -27,8 +28,8 @@ class LoadRandomCrop(LoadView):
 
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, flip_prob: float = 0.5,
-            interpolation: str = 'bicubic', channels: str = 'rgb') -> None:
-        super().__init__(size, interpolation, channels)
+            interpolation: str = 'bicubic', channels: str = 'rgb', array_order: str = 'bgr') -> None:
+        super().__init__(size, interpolation, channels, array_order)
         resize = round(max(self.size) * 256 / 224) if resize is None else resize
         if resize < max(self.size):
             raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')

@@ -59,6 +59,36 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
+def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
+    """Convert an array that another program decoded to what `decode` returns for the same image.
+
+    Args:
+        img: (H, W) or (H, W, C) uint8, any strides; gray (C = 1), colours (C = 3), colours and transparency (C = 4).
+            With 'unchanged' any C; then only the colours of C = 3 are reordered.
+        channels: as of `decode`.
+        order: 'bgr' or 'rgb', the order of colours in `img`.
+
+    Returns:
+        (H, W, C) uint8 in RGB order, no negative strides.
+
+    Raises:
+        ValueError: for another array.
+    """
+    img = img[..., None] if img.ndim == 2 else img
+    if img.dtype != np.uint8 or img.ndim != 3 or (channels != 'unchanged' and img.shape[2] not in (1, 3, 4)):
+        raise ValueError(
+            f'img is an array of {img.dtype} {img.shape}; with channels={channels!r} it must be uint8 (H, W) or '
+            "(H, W, C) with C = 1, 3 or 4; channels='unchanged' takes any C")
+    if channels != 'unchanged' and img.shape[2] == 4:
+        img = img[..., :3]
+    if img.shape[2] == 3 and order == 'bgr':
+        img = img[..., ::-1]
+    img = np.ascontiguousarray(img)
+    if channels == 'gray' and img.shape[2] == 3:
+        return np.array(Image.fromarray(img).convert('L'))[..., None]
+    return img.repeat(3, axis=2) if channels == 'rgb' and img.shape[2] == 1 else img
+
+
 def _upper_byte(array: np.ndarray) -> np.ndarray:
     return (array >> 8).astype(np.uint8)
 

@@ -202,7 +202,7 @@ class ImageFolder(BaseDataset):
         results = self.get_data_info(idx)
         idx = results['sample_idx']
         if self.cache is not None:
-            results['img'] = self.cache.get(idx)
+            results['decoded'] = self.cache.get(idx)
         try:
             results = self.pipeline(results)
         except DecodeError as error:

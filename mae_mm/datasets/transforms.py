@@ -1,6 +1,9 @@
-"""Transforms that turn a file into one uint8 view, without a float or a full-size resize on the way.
+"""Transforms that turn an image into one uint8 RGB view, without a float or a full-size resize on the way.
 
-They read `img_path`, or take `img` where an image is already decoded (from a cache, say), and leave `inputs`.
+They add `inputs`, in RGB whatever the source:
+- a file, named by `img_path` or read by a call `read()`;
+- `img`, an array of another data set, transform or inferencer: BGR, as everywhere in OpenMMLab (`array_order`);
+- `decoded`, an image that `load` of the same transform decoded before (`mae_mm.ImageFolder`'s cache).
 """
 
 import math
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae_mm.datasets.decode import CHANNELS, DecodeError, decode
+from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
 from mae_mm.datasets.jpeg import (
     Box,
     croppable_size,
@@ -28,27 +31,30 @@ NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
 
 
 def crop_box(
-        height: int, width: int, noise: list[float], scale: tuple[float, float],
-        ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+        height: int, width: int, noise: list[float], scale: tuple[float, float], ratio: tuple[float, float],
+        retries: int = TRIES) -> Box:
     """Choose the box of a random resized crop by the rule of torchvision's RandomResizedCrop.
 
-    An area and an aspect ratio are drawn up to ten times until the box fits; then the largest centred box whose ratio
-    is in range is taken.
+    An area and an aspect ratio are drawn up to `retries` times until the box fits; then the largest centred box whose
+    ratio is in range is taken. With a single draw, a box that does not fit is cut to the image instead.
 
     Args:
         height, width: of the image, in pixels.
         noise: 40 uniform numbers in [0, 1): area, log ratio, top and left of each try.
         scale: range of the area, as a fraction of the image's.
         ratio: range of width / height.
+        retries: number of draws, 1 to 10.
 
     Returns:
         (top, left, height, width) of the box, in pixels.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for i in range(0, 4 * TRIES, 4):
+    for i in range(0, 4 * retries, 4):
         area = height * width * (scale[0] + noise[i] * (scale[1] - scale[0]))
         aspect = math.exp(low + noise[i + 1] * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if retries == 1:
+            w, h = max(1, min(w, width)), max(1, min(h, height))
         if 0 < w <= width and 0 < h <= height:
             return int(noise[i + 2] * (height - h + 1)), int(noise[i + 3] * (width - w + 1)), h, w
     w = min(width, max(1, round(height * ratio[1])))
@@ -72,9 +78,9 @@ def resize(img: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic
 
 
 class LoadView:
-    """What the two views share: reading an image, or taking the one that is there."""
+    """What the views share: reading an image, or taking the one that is there."""
 
-    def __init__(self, size: int | tuple[int, int], interpolation: str, channels: str) -> None:
+    def __init__(self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str) -> None:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f'size is {size}; give pixels as an int or as (height, width)')
@@ -82,8 +88,11 @@ class LoadView:
             raise ValueError(f"interpolation is {interpolation!r}; choose 'bicubic' or 'bilinear'")
         if channels not in CHANNELS:
             raise ValueError(f'channels is {channels!r}; choose from {CHANNELS}')
+        if array_order not in ('bgr', 'rgb'):
+            raise ValueError(f"array_order is {array_order!r}; choose 'bgr' or 'rgb'")
         self.interpolation = interpolation
         self.channels = channels
+        self.array_order = array_order
 
     def load(self, results: dict) -> np.ndarray:
         """Take the image out of the results, decoded: (H, W, C) uint8. Arguments and errors as of `read`."""
@@ -91,19 +100,23 @@ class LoadView:
         return self.decode(source, results) if isinstance(source, bytes) else source
 
     def read(self, results: dict) -> bytes | np.ndarray:
-        """Take out of the results `img` ((H, W, C) array or (C, H, W) tensor, uint8), else the bytes of a file.
+        """Take the image out of the results: `decoded`, else `img`, else the bytes of a file.
 
-        They are what `read()` in the results gives, or the content of `img_path`.
+        The bytes are what `read()` in the results returns, or the content of `img_path`.
 
         Returns:
-            The content of a file, or (H, W, C) uint8.
+            The content of a file, or (H, W, C) uint8 in the order of `channels`.
 
         Raises:
             DecodeError: if the file cannot be read; names the file and the reason.
+            ValueError: if `img` is not an image of these `channels`.
         """
-        img, read = results.pop('img', None), results.pop('read', None)
+        decoded, img, read = (results.pop(key, None) for key in ('decoded', 'img', 'read'))
+        if decoded is not None:
+            return decoded
         if img is not None:
-            return img.permute(1, 2, 0).numpy() if isinstance(img, Tensor) else img
+            # Inferencers hand over BGR whatever the data set does; samples of a data set have an index.
+            return convert_array(img, self.channels, self.array_order if 'sample_idx' in results else 'bgr')
         try:
             if read is not None:
                 return read()
@@ -150,13 +163,17 @@ class LoadRandomResizedCrop(LoadView):
         repeats: k views from each decoded image. Above 1, `inputs` is (k, C, height, width), `crop` and `flip` are
             lists, and a loader's batch of N images is k N views, each with a mask of its own.
         crop_decoder: False decodes whole images although the extension is there.
+        retries: draws of a box until it fits the image, 1 to 10; 10 is torchvision's rule. With 1 a box that does not
+            fit is cut to the image, as in the release's linear probing: crops are larger.
+        array_order: see `LoadResizeCenterCrop`.
     """
 
     def __init__(
             self, size: int | tuple[int, int], scale: tuple[float, float] = (0.2, 1.0),
             ratio: tuple[float, float] = (3 / 4, 4 / 3), flip_prob: float = 0.5, interpolation: str = 'bicubic',
-            channels: str = 'rgb', repeats: int = 1, crop_decoder: bool = True) -> None:
-        super().__init__(size, interpolation, channels)
+            channels: str = 'rgb', repeats: int = 1, crop_decoder: bool = True, retries: int = TRIES,
+            array_order: str = 'bgr') -> None:
+        super().__init__(size, interpolation, channels, array_order)
         if repeats < 1:
             raise ValueError(f'repeats is {repeats}; give the number of views of each decoded image, 1 or more')
         if not 0 < scale[0] <= scale[1] <= 1:
@@ -165,9 +182,12 @@ class LoadRandomResizedCrop(LoadView):
             raise ValueError(f'ratio is {ratio}; give two increasing numbers, width / height')
         if not 0 <= flip_prob <= 1:
             raise ValueError(f'flip_prob is {flip_prob}; give a probability in [0, 1]')
+        if not 1 <= retries <= TRIES:
+            raise ValueError(f'retries is {retries}; give the number of draws, 1 to {TRIES}')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
         self.repeats = repeats
         self.crop_decoder = crop_decoder
+        self.retries = retries
 
     def __call__(self, results: dict) -> dict:
         noise = np.random.random_sample((self.repeats, NOISE)).tolist()
@@ -177,7 +197,7 @@ class LoadRandomResizedCrop(LoadView):
         if size is None:
             img = self.decode(source, results) if isinstance(source, bytes) else source
             size = img.shape[:2]
-        boxes = crops = [crop_box(*size, row, self.scale, self.ratio) for row in noise]
+        boxes = crops = [crop_box(*size, row, self.scale, self.ratio, self.retries) for row in noise]
         if img is None:
             factor = reduction(boxes, self.size) if reducible else 1
             if factor > 1:
@@ -219,6 +239,7 @@ class LoadResizeCenterCrop(LoadView):
         resize: pixels of the image's short side before the crop; the smallest that covers `size` when None.
         interpolation: 'bicubic' or 'bilinear'.
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+        array_order: 'bgr', or 'rgb' for a data set whose samples hold RGB arrays in `img` (mmpretrain's CIFAR).
 
     Raises:
         ValueError: if `resize` is smaller than `size`.
@@ -226,8 +247,8 @@ class LoadResizeCenterCrop(LoadView):
 
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, interpolation: str = 'bicubic',
-            channels: str = 'rgb') -> None:
-        super().__init__(size, interpolation, channels)
+            channels: str = 'rgb', array_order: str = 'bgr') -> None:
+        super().__init__(size, interpolation, channels, array_order)
         if resize is not None and resize < max(self.size):
             raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
         self.resize = resize

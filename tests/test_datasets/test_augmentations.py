@@ -16,7 +16,7 @@ def test_window_of_fixed_size_by_hand():
     load = LoadRandomCrop(size=(6, 8), resize=20)
     crops, flips = set(), 0
     for _ in range(60):
-        out = load(dict(img=ramp(20, 30)))  # no resizing: the short side is 20 already
+        out = load(dict(decoded=ramp(20, 30)))  # no resizing: the short side is 20 already
         top, left, height, width = out['crop']
         assert (height, width) == (6, 8) and out['inputs'].shape == (3, 6, 8) and out['inputs'].is_contiguous()
         view = out['inputs'].flip(-1) if out['flip'] else out['inputs']
@@ -26,12 +26,12 @@ def test_window_of_fixed_size_by_hand():
         flips += out['flip']
     tops, lefts = zip(*crops, strict=True)
     assert min(tops) <= 1 and max(tops) >= 13 and min(lefts) <= 2 and max(lefts) >= 20 and 15 < flips < 45
-    assert LoadRandomCrop(size=(6, 8), resize=20, flip_prob=0)(dict(img=ramp(20, 30)))['flip'] is False
+    assert LoadRandomCrop(size=(6, 8), resize=20, flip_prob=0)(dict(decoded=ramp(20, 30)))['flip'] is False
 
 
 def test_the_short_side_is_256_for_224():
     assert LoadRandomCrop(224).resize == 256 and LoadRandomCrop(48).resize == 55
-    out = LoadRandomCrop(224)(dict(img=ramp(100, 200)))
+    out = LoadRandomCrop(224)(dict(decoded=ramp(100, 200)))
     assert out['crop'][0] <= 32 and out['crop'][1] <= 512 - 224
     with pytest.raises(ValueError, match='resize is 100, too small'):
         LoadRandomCrop(224, resize=100)

@@ -178,10 +178,10 @@ def test_views_of_one_decode(photo, tmp_path):
     """k views take the draws, and give the pixels, of k single ones."""
     img, singles = np.array(photo), []
     np.random.seed(3)
-    several = LoadRandomResizedCrop((40, 32), repeats=3)({'img': img})
+    several = LoadRandomResizedCrop((40, 32), repeats=3)({'decoded': img})
     np.random.seed(3)
     for _ in range(3):
-        singles.append(LoadRandomResizedCrop((40, 32))({'img': img}))
+        singles.append(LoadRandomResizedCrop((40, 32))({'decoded': img}))
     assert several['inputs'].shape == (3, 3, 40, 32)
     for i, single in enumerate(singles):
         assert torch.equal(several['inputs'][i], single['inputs'])

@@ -139,6 +139,25 @@ def test_crop_box_is_distributed_as_in_torchvision(height, width):
     assert (tops + heights).max() == height and (lefts + widths).max() == width  # reaches the edge, never beyond
 
 
+@pytest.mark.parametrize('retries, low, high', [(10, 0.430, 0.436), (1, 0.514, 0.522)])
+def test_mean_area_of_linear_probings_crop(retries, low, high):
+    """43.3 % of a 500x375 image by torchvision's rule, 51.8 % by that of the release's linear probing."""
+    rng = np.random.default_rng(0)
+    boxes = [crop_box(375, 500, rng.random(40).tolist(), (0.08, 1.0), (3 / 4, 4 / 3), retries) for _ in range(30000)]
+    tops, lefts, heights, widths = np.array(boxes).T
+    assert low < (heights * widths).mean() / (375 * 500) < high
+    assert (tops + heights).max() == 375 and (lefts + widths).max() == 500 and min(heights.min(), widths.min()) > 0
+
+
+def test_one_draw_that_does_not_fit_is_cut_by_hand():
+    # Twice 5000 px at ratio 2 is 141 x 71: cut to the width; top is half of the 30 rows left.
+    assert crop_box(100, 100, [1.0, 1.0, 0.5, 0.9] + [0.0] * 36, (0.0, 1.0), (0.5, 2.0), 1) == (15, 0, 71, 100)
+    np.random.seed(0)
+    default = LoadRandomResizedCrop(8)({'decoded': photo()})
+    np.random.seed(0)
+    assert LoadRandomResizedCrop(8, retries=10)({'decoded': photo()})['crop'] == default['crop']
+
+
 @pytest.mark.parametrize('channels', [1, 3, 4, 7])
 @pytest.mark.parametrize('size', [(48, 48), (32, 80), (200, 150)])
 def test_resize_is_pillows(channels, size):
@@ -174,7 +193,7 @@ def test_random_view_repeats_with_numpys_seed():
 
     def views(seed):
         np.random.seed(seed)
-        return [transform({'img': photo()})['inputs'] for _ in range(3)]
+        return [transform({'decoded': photo()})['inputs'] for _ in range(3)]
 
     first, again, other = views(1), views(1), views(2)
     assert all(map(torch.equal, first, again)) and not any(map(torch.equal, first, other))
@@ -186,17 +205,17 @@ def test_decoded_images_take_the_same_way(tmp_path, make):
     path = str(tmp_path / 'a.png')
     RGB.save(path)
     results = []
-    for source in ({'img_path': path}, {'img': photo()}, {'img': pixels(RGB)}):
+    for source in ({'img_path': path}, {'decoded': photo()}, {'img': photo()[..., ::-1]}):
         np.random.seed(0)
         results.append(make(32)(source))
-    assert all(torch.equal(r['inputs'], results[0]['inputs']) and 'img' not in r for r in results)
+    assert all(torch.equal(r['inputs'], results[0]['inputs']) and not {'img', 'decoded'} & set(r) for r in results)
 
 
 @pytest.mark.parametrize('shape', [(120, 160), (161, 97), (50, 300), (30, 20)])
 @pytest.mark.parametrize('size, short', [(48, None), (48, 64), ((32, 48), 56)])
 def test_center_view_is_torchvisions(shape, size, short):
     img = photo(*shape)
-    ours = LoadResizeCenterCrop(size, short)({'img': img})['inputs']
+    ours = LoadResizeCenterCrop(size, short)({'decoded': img})['inputs']
     resized = Resize(short or size, Image.BICUBIC)(Image.fromarray(img))
     theirs = pixels(CenterCrop(size)(resized))
     assert ours.shape == theirs.shape and ours.is_contiguous()
@@ -205,7 +224,7 @@ def test_center_view_is_torchvisions(shape, size, short):
 
 def test_center_view_covers_a_rectangle():
     img = photo(100, 100)
-    ours = LoadResizeCenterCrop((40, 80))({'img': img})['inputs']
+    ours = LoadResizeCenterCrop((40, 80))({'decoded': img})['inputs']
     theirs = pixels(Image.fromarray(img).resize((80, 80), Image.BICUBIC).crop((0, 20, 80, 60)))
     assert (ours.float() - theirs.float()).abs().mean() < 0.05
 
@@ -225,6 +244,8 @@ def test_channels(tmp_path, channels, bands):
     ({'size': 8, 'flip_prob': 2}, 'flip_prob is 2'),
     ({'size': 8, 'interpolation': 'nearest'}, "choose 'bicubic' or 'bilinear'"),
     ({'size': 8, 'channels': 'bgr'}, "channels is 'bgr'"),
+    ({'size': 8, 'retries': 0}, 'retries is 0'),
+    ({'size': 8, 'retries': 11}, 'retries is 11'),
 ])
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
