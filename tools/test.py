@@ -43,7 +43,7 @@ def main() -> None:
         launch.check_data(cfg, ('test_dataloader', ))
         runner = launch.build_runner(cfg)
         check_labels(runner, ('test_dataloader', ))
-        launch.load_exactly(runner, args.checkpoint)
+        launch.load_weights(runner, args.checkpoint)
         metrics = runner.test()
         if args.out:
             mmengine.dump({name: float(value) for name, value in metrics.items()}, args.out, indent=2)

@@ -7,12 +7,12 @@
 """
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
-from mae_mm.checkpoint.conv import PretrainedConv, load_conv
+from mae_mm.checkpoint.exact import PretrainedConv, load_exactly
 from mae_mm.checkpoint.files import allow_mmengine_objects
 from mae_mm.checkpoint.formats import FORMATS
 from mae_mm.checkpoint.loading import LoadReport, Pretrained, load_pretrained
 
 __all__ = [
-    'FORMATS', 'Checkpoint', 'LoadReport', 'Pretrained', 'PretrainedConv', 'allow_mmengine_objects', 'load_conv',
+    'FORMATS', 'Checkpoint', 'LoadReport', 'Pretrained', 'PretrainedConv', 'allow_mmengine_objects', 'load_exactly',
     'load_pretrained', 'read_checkpoint', 'write_checkpoint',
 ]

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mae_mm.checkpoint.files import only_tensors, read_content, write_content
+from mae_mm.checkpoint.files import read_content, unwrap, write_content
 from mae_mm.checkpoint.formats import (
     DECODER,
     FORMATS,
-    WRAPPERS,
     Tensors,
     from_canonical,
     recognise,
-    strip_wrappers,
     to_canonical,
 )
 from mae_mm.checkpoint.settings import huggingface_config, settings_of_config_text, settings_of_huggingface
@@ -126,9 +124,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
 
 def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
     """What a file holds as the weights of a masked autoencoder; fails in any way where it holds something else."""
-    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-    tensors = only_tensors(content[wrapper] if wrapper else content)
-    tensors = {strip_wrappers(key): tensor for key, tensor in tensors.items()}
+    tensors, wrapper = unwrap(content)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     form = recognise(tensors, wrapper)
     check_weights({key: tensor for key, tensor in tensors.items() if FORMATS[form].read(key) is not None})

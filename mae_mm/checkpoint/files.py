@@ -18,6 +18,8 @@ from torch import Tensor
 from mae_mm.checkpoint.trust import contents_of
 
 PARTIAL = '.partial'  # ends the names of unfinished files
+# Keys under which libraries keep their weights, the first one found is taken.
+WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict')
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
@@ -187,6 +189,16 @@ def _load_torch(path: Path) -> object:
         return torch.load(path, map_location='cpu', weights_only=True)
 
 
-def only_tensors(content: Mapping) -> dict[str, Tensor]:
-    """The tensors of a dict; epochs, versions and the like left out."""
-    return {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a checkpoint under their names in the model; epochs, optimizer states and the like are left out.
+
+    Marks of DistributedDataParallel, weight averaging and torch.compile are taken off the names.
+
+    Returns:
+        The tensors, and the key of `WRAPPERS` under which they were found.
+    """
+    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    return {
+        re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')): value
+        for key, value in (content[wrapper] if wrapper else content).items()
+        if isinstance(key, str) and isinstance(value, Tensor)}, wrapper

@@ -22,7 +22,6 @@ Rename = Callable[[str], str | None]  # None: no part of a masked autoencoder
 
 ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
 DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
-WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict')
 
 # Every name of the patch embedding, and the prefixes under which libraries have their encoder.
 PATCH_EMBEDS = {
@@ -140,7 +139,7 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> str:
     """Name of the format that writes such keys.
 
     Args:
-        keys: of a state dict, without the marks of wrappers (see `strip_wrappers`).
+        keys: of a state dict, as `files.unwrap` gives them.
         wrapper: the key of the file under which the state dict was found.
 
     Raises:
@@ -163,11 +162,6 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> str:
     if prefix:
         return 'mae_mm'
     return 'mae' if wrapper == 'model' or any(key.startswith('decoder_') for key in keys) else 'timm'
-
-
-def strip_wrappers(key: str) -> str:
-    """A key without the marks of DistributedDataParallel, weight averaging and torch.compile."""
-    return re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', ''))
 
 
 def shorten(names: Iterable[str], num: int = 4) -> str:

@@ -17,9 +17,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mae_mm.checkpoint import allow_mmengine_objects
-from mae_mm.checkpoint.files import read_content, refusal
-from mae_mm.checkpoint.purpose import explain_mismatch
+from mae_mm.checkpoint.exact import load_exactly
+from mae_mm.checkpoint.files import allow_mmengine_objects, read_content, refusal
 from mae_mm.datasets.checks import coco
 from mae_mm.engine.config_check import check_sections, check_values
 from mae_mm.engine.loops.batches import end_workers
@@ -332,18 +331,15 @@ def check_batches(runner: Runner) -> None:
             'drop_last=True: not one batch; lower it: --cfg-options train_dataloader.batch_size=N')
 
 
-def load_exactly(runner: Runner, checkpoint: str) -> None:
+def load_weights(runner: Runner, checkpoint: str) -> None:
     """Load a checkpoint of this very model, head and decoder included: a half-loaded one must not be evaluated.
 
     Raises:
         ValueError: if any weight is missing, left over or of another shape.
     """
-    try:
-        runner.load_checkpoint(checkpoint, strict=True)
-    except RuntimeError as error:
-        names = (getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}).get('classes')
-        reason = explain_mismatch(read_content(checkpoint)[0], names, str(error))
-        raise ValueError(f'{checkpoint} is no checkpoint of {runner.cfg.filename}: {reason}') from error
+    classes = (getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+    content = load_exactly(runner.model, checkpoint, classes=classes, config=runner.cfg.filename)
+    runner.call_hook('after_load_checkpoint', checkpoint=content)  # averaged weights (EMAHook) start as these
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor, BaseModule
 from torch import Tensor
 
-from mae_mm.checkpoint.files import only_tensors, read_content
+from mae_mm.checkpoint.files import read_content, unwrap
 from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.models import targets
 from mae_mm.models.patches import grid_of, patchify, unpatchify
@@ -102,7 +102,7 @@ class PCATarget(BaseModule):
             raise FileNotFoundError(
                 f'model.target.fitted: no file {self.fitted}; make it: python tools/fit_pca.py CONFIG --out '
                 f'{self.fitted}')
-        basis = only_tensors(read_content(self.fitted)[0])
+        basis = unwrap(read_content(self.fitted)[0])[0]
         with contents_of(self.fitted):
             check_weights(basis)
             self.set_components(basis['mean'], basis['components'])
@@ -192,7 +192,7 @@ class TokenTarget(BaseModule):
                 '--cfg-options model.target.weights=FILE')
         content = read_content(self.weights)[0]
         with contents_of(self.weights, 'does not fit the tokenizer'):
-            weights = only_tensors(content.get('state_dict', content))
+            weights = unwrap(content)[0]
             check_weights(weights)
             self.tokenizer.load_state_dict(weights)
         self._is_init = True

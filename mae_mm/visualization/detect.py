@@ -15,7 +15,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from PIL import Image
 from torch import nn
 
-from mae_mm.checkpoint.purpose import explain_mismatch
+from mae_mm.checkpoint.exact import explain_mismatch
 from mae_mm.datasets.checks import coco
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.image_folder import find_images

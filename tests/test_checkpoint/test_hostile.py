@@ -10,7 +10,7 @@ import torch
 from helpers.checkpoints import HEADS, saved
 from torch import Tensor, nn
 
-from mae_mm.checkpoint import load_conv, load_pretrained, read_checkpoint, write_checkpoint
+from mae_mm.checkpoint import load_exactly, load_pretrained, read_checkpoint, write_checkpoint
 from mae_mm.checkpoint.convert import convert
 from mae_mm.checkpoint.settings import settings_of_config_text
 
@@ -126,11 +126,11 @@ def test_what_cannot_be_converted_is_named(state: dict, tmp_path: Path) -> None:
 def test_a_conv_backbone_is_as_strict(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     good = {f'backbone.{name}': tensor for name, tensor in module.state_dict().items()}
-    load_conv(module, saved(good, tmp_path / 'x.pth'))
+    load_exactly(module, saved(good, tmp_path / 'x.pth'), 'backbone.')
     for kind in BAD:
         bad = {**good, 'backbone.0.weight': BAD[kind](good['backbone.0.weight'])}
         with pytest.raises(ValueError, match=r'x\.pth was not loaded: '):
-            load_conv(module, saved(bad, tmp_path / 'x.pth'))
+            load_exactly(module, saved(bad, tmp_path / 'x.pth'), 'backbone.')
     assert all(tensor.isfinite().all() for tensor in module.state_dict().values())
 
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mae_mm.checkpoint import load_conv
+from mae_mm.checkpoint import load_exactly
 from mae_mm.engine import runner as launch
 from mae_mm.models.masked_conv import ConvDecoder, MaskedConv, hide_pixels
 from mae_mm.models.masking import random_masking
@@ -166,7 +166,7 @@ def test_another_backbone_is_refused(checkpoint, change, message):
     backbone = MODELS.build(dict(type='mmpretrain.ResNet', **{**RESNET, **change}))
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        load_conv(backbone, checkpoint[0])
+        load_exactly(backbone, checkpoint[0], 'backbone.')
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
 
 
@@ -174,9 +174,9 @@ def test_a_file_without_a_backbone_is_refused(checkpoint, tmp_path):
     torch.save({'conv1.weight': torch.zeros(1)}, tmp_path / 'bare.pth')
     backbone = MODELS.build(dict(type='mmpretrain.ResNet', **RESNET))
     with pytest.raises(ValueError, match=r'none of its 1 tensors is called backbone\.'):
-        load_conv(backbone, tmp_path / 'bare.pth')
+        load_exactly(backbone, tmp_path / 'bare.pth', 'backbone.')
     with pytest.raises(FileNotFoundError):
-        load_conv(backbone, tmp_path / 'none.pth')
+        load_exactly(backbone, tmp_path / 'none.pth', 'backbone.')
 
 
 @pytest.mark.parametrize('name', ['masked_conv/pretrain_r50', 'demo/masked_conv'])

@@ -1,0 +1,110 @@
+"""A model from a checkpoint of that very model: all of its weights are loaded, or none and the reason is given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model.weight_init import update_init_info
+from torch import Tensor, nn
+
+from mae_mm.checkpoint.files import read_content, unwrap
+from mae_mm.checkpoint.formats import DECODER, FORMATS, recognise, shorten, to_canonical
+from mae_mm.checkpoint.trust import check_weights, contents_of
+from mae_mm.registry import WEIGHT_INITIALIZERS
+
+
+def load_exactly(
+    model: nn.Module, checkpoint: str | Path, prefix: str = '', classes: Sequence[str] | None = None, config: str = '',
+) -> Mapping:
+    """Load all weights of a model, buffers included; where one does not fit, nothing is loaded.
+
+    Args:
+        model: any module, also inside wrappers (DistributedDataParallel, test-time augmentation).
+        checkpoint: as of `read_content`.
+        prefix: take the keys that begin so, without it: 'backbone.' for the backbone of a whole model.
+        classes: of the config's data set; they help to explain why a checkpoint does not fit.
+        config: name of the config, for the message.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a weight is missing, left over, of another shape or not finite.
+    """
+    content = read_content(checkpoint)[0]
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    own = model.state_dict()  # shares its memory with the model
+    with contents_of(checkpoint):
+        found = unwrap(content)[0]
+        state = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
+        if not state:
+            raise ValueError(f'none of its {len(found)} tensors is called {prefix}… (its keys: {shorten(found)})')
+        if faults := _faults(own, state):
+            raise ValueError(
+                f'it does not fit {config or type(model).__name__}, and nothing was loaded: '
+                + explain_mismatch(content, classes, faults))
+        check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
+    for key, value in state.items():
+        own[key].copy_(value)
+    print_log(f'{checkpoint}: all {len(state)} tensors of {type(model).__name__} loaded', logger='current')
+    return content
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class PretrainedConv:
+    """`init_cfg=dict(type='mae_mm.PretrainedConv', checkpoint=…)` of a backbone, e.g. a ResNet, in any host.
+
+    Args: as of `load_exactly`.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str = 'backbone.') -> None:
+        self.checkpoint, self.prefix = checkpoint, prefix
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load into a backbone while mmengine initialises it."""
+        load_exactly(module, self.checkpoint, self.prefix)
+        if getattr(module, 'zero_init_residual', False):
+            module.zero_init_residual = False  # mmpretrain's ResNet would zero its last norms now, loaded or not
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, f'mae_mm.PretrainedConv: loaded from {self.checkpoint}')
+
+
+def explain_mismatch(content: Mapping, classes: Sequence[str] | None, faults: str) -> str:
+    """Why a checkpoint does not fit a config: what kind it is, or else the faults that were found."""
+    if classes and is_pretraining(content):  # without classes the config is one of pre-training, too
+        return (
+            'it is a checkpoint of pre-training, without weights of a head; first train a model from it: '
+            'python tools/train.py CONFIG --pretrained CHECKPOINT')
+    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+    dataset = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
+    own = list(dataset.get('classes') or dataset.get('CLASSES') or ())
+    if own and classes and len(own) != len(classes):
+        return (
+            f'it was trained on {len(own)} classes ({shorten(own)}), the config has {len(classes)} '
+            f'({shorten(classes)}); use the config in its work folder, or set the same classes')
+    return faults
+
+
+def is_pretraining(content: Mapping) -> bool:
+    """Whether a checkpoint holds a masked autoencoder, or nothing but its encoder, in any format."""
+    tensors, wrapper = unwrap(content)
+    try:
+        known, others = to_canonical(tensors, FORMATS[recognise(tensors, wrapper)])
+    except ValueError:  # not a ViT of a known format
+        return False
+    parts = {name.split('.')[0] for name in known}
+    return not parts.isdisjoint(DECODER) or not (others or 'head' in parts)
+
+
+def _faults(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Keys that differ, '' if none do. Counters of batches are not needed: old versions of torch did not write them."""
+    kinds = {
+        'missing in the file': [
+            key for key in own if key not in state and not key.endswith('num_batches_tracked')],
+        'left over': [key for key in state if key not in own],
+        'of another shape': [key for key in state if key in own and own[key].shape != state[key].shape]}
+    text = ', '.join(f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in kinds.items() if keys)
+    return text and f'{text}; build the model as it was trained (depth, channels, number of classes)'
