@@ -55,7 +55,7 @@ $(STAMP):
 	$(PY) -m mae_mm.doctor
 	touch $@
 
-doctor: install ## what is installed, what is broken, what mends it
+doctor: install ## what is installed, what is broken, how to fix it
 	@$(PY) -m mae_mm.doctor
 
 test: install ## the tests, about 10 minutes on 2 cores
