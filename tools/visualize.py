@@ -1,4 +1,4 @@
-"""Draw what a pre-trained masked autoencoder makes of images."""
+"""Draw how a pre-trained masked autoencoder reconstructs images."""
 
 import argparse
 
@@ -6,15 +6,16 @@ from mmengine.config import DictAction
 
 EPILOG = """\
 The panel has a row for each image and these columns:
-  original         as the model gets it, after the validation pipeline of the config
+  original         what the model receives, after the validation pipeline of the config
   75% masked       what the encoder sees
-  reconstruction   the decoder's answer for every patch; it is trained on the masked ones only. Models of normalised
-                   pixels predict contrast, not brightness: each patch gets the mean and deviation of the true one back.
+  reconstruction   the prediction of the decoder for every patch; it is trained on the masked patches only. Models of
+                   normalised pixels predict contrast, not brightness: each patch is shown with its true mean and
+                   standard deviation
   with visible     the reconstruction where it was masked, the original elsewhere
   overlay          (--overlay) half original, half reconstruction in the masked patches, which are outlined: sharp where
-                   they agree, ghosts where they do not
+                   they agree
 
-CHECKPOINT must hold the decoder, as the files that pre-training writes do. Encoders extracted for transfer do not.
+CHECKPOINT must contain the decoder, as the files written by pre-training do. Encoders extracted for transfer do not.
 
 examples:
   python tools/visualize.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_64.pth \\
@@ -32,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', required=True, metavar='PNG', help='where to write the panel')
     parser.add_argument('--num', type=int, default=8, help='images from each folder, in sorted order (%(default)s)')
     parser.add_argument('--mask-ratio', type=float, help="fraction of patches hidden, in (0, 1); default: the config's")
-    parser.add_argument('--seed', type=int, default=0, help='of the masks: another seed, other patches (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the masks (%(default)s)')
     parser.add_argument('--overlay', action='store_true', help='add the overlay column')
     parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (%(default)s)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -42,10 +43,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
-    from mae_mm.visualization import panels as visualize  # after --help, which need not wait for torch
+    from mae_mm.engine import runner as launch  # imported late: --help does not wait for torch
+    from mae_mm.visualization.panels import visualize
 
-    launch.exit_on_user_error(lambda: visualize.visualize(**vars(args)))
+    launch.exit_on_user_error(lambda: visualize(**vars(args)))
 
 
 if __name__ == '__main__':

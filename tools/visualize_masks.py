@@ -1,4 +1,4 @@
-"""Draw the masks that the samplers make: random, block-wise (as BEiT), grid (MAE, Figure 6)."""
+"""Draw the masks of each sampler over images: random, block-wise (as in BEiT) and grid (MAE, Figure 6)."""
 
 import argparse
 
@@ -22,13 +22,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.engine import runner as launch
-    from mae_mm.visualization import panels as visualize
+    from mae_mm.visualization.panels import load_images, masks_panel
+    from mae_mm.visualization.pictures import list_images, save
 
     def draw() -> None:
         size = args.size * 2 if len(args.size) == 1 else args.size
         pipeline = [dict(type='mae_mm.LoadResizeCenterCrop', size=size)]
-        imgs = visualize.load_images(pipeline, visualize.list_images(args.images, args.num))
-        visualize.save_png(visualize.masks_panel(imgs, args.patch_size, args.seed), args.out)
+        imgs = load_images(pipeline, list_images(args.images, args.num))
+        save(masks_panel(imgs, args.patch_size, args.seed), args.out)
         print(f'{len(imgs)} images of {size[0]}x{size[1]} px -> {args.out}')
 
     launch.exit_on_user_error(draw)

@@ -61,15 +61,13 @@ def test_what_reaches_mmengine_all_the_same_ends_with_one_message(evil: Path, ca
     assert stop.value.code == 2 and 'it holds posix.system' in error and 'weights_only' not in error
 
 
-def test_detector_and_segmentor_refuse_it(evil: Path, tmp_path: Path) -> None:
-    from mae_mm.visualization.detect import detect
-    from mae_mm.visualization.overlay import draw_overlays
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation', 'mae_pretrain'])
+def test_predictions_refuse_it(task: str, evil: Path, tmp_path: Path) -> None:
+    from mae_mm.visualization.predict import predict
 
     image = str(save_images(tmp_path / 'images', 1))
     with pytest.raises(ValueError, match=TOLD):
-        detect(str(ROOT / 'configs/demo/detection.py'), str(evil), [image], out=str(tmp_path / 'out'))
-    with pytest.raises(ValueError, match=TOLD):
-        draw_overlays(str(ROOT / 'configs/demo/segmentation.py'), str(evil), [image], out=str(tmp_path / 'out.png'))
+        predict(str(ROOT / f'configs/demo/{task}.py'), str(evil), [image], out=str(tmp_path / 'out'))
 
 
 @pytest.mark.parametrize('content', [b'\xff\xfe\x00/\xff', b'a' * 5000, b''])

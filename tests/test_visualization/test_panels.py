@@ -1,33 +1,22 @@
 """The panel, pixel by pixel, and the tool that draws it."""
 
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
 from helpers.tiny import DECODER, ENCODER
+from helpers.tools import run_tool
 from mmengine.model import MMDistributedDataParallel
 from PIL import Image
 from torch import Tensor
 
 from mae_mm.models.mae import MAE, Reconstruction
 from mae_mm.models.masking import fixed_noise, random_masking
-from mae_mm.visualization import panels as visualize
-from mae_mm.visualization.panels import (
-    GUTTER,
-    HEADING,
-    HIDDEN,
-    OUTLINE,
-    list_images,
-    reconstruction_panel,
-    render_panel,
-)
+from mae_mm.visualization.panels import HIDDEN, OUTLINE, load_images, reconstruction_panel
+from mae_mm.visualization.pictures import GUTTER, HEADING, list_images
 
-TOOL = ROOT / 'tools/visualize.py'
 RAW_PIXELS = dict(type='mae_mm.ImagePreprocessor', mean=[0.0], std=[1.0])
 SCALE = 5  # 32-px images are shown 160 px wide
 CONFIG = f"""
@@ -44,7 +33,7 @@ def photos() -> Tensor:
 
 
 def answer_with(model: MAE, make_pred: Callable[[Tensor], Tensor]) -> MAE:
-    """Let a model's decoder say `make_pred(target)`, under the masks that it is asked for."""
+    """Let a model's decoder predict `make_pred(target)`, under the masks that it is asked for."""
     def reconstruct(imgs: Tensor, noise: Tensor) -> Reconstruction:
         return Reconstruction(make_pred(model.target(imgs)), random_masking(noise, model.mask_ratio).mask)
 
@@ -68,18 +57,6 @@ def hidden_pixels(rows: int, cols: int, seed: int = 0) -> np.ndarray:
     """(2, 40 * rows, 40 * cols) bool: pixels of masked 8-px patches, enlarged, for images number 0 and 1."""
     mask = random_masking(fixed_noise([0, 1], rows * cols, seed), 0.75).mask.view(2, rows, cols)
     return mask.repeat_interleave(8 * SCALE, 1).repeat_interleave(8 * SCALE, 2).numpy()
-
-
-def test_render_panel_places_every_image() -> None:
-    left, right = np.full((2, 40, 90, 3), 10, np.uint8), np.full((2, 40, 90, 3), 200, np.uint8)
-    right[1, 0, 0] = (1, 2, 3)
-    panel = render_panel({'left': left, 'right': right})
-    assert panel.shape == (24 + 2 * (40 + 6), 6 + 2 * (90 + 6), 3) and panel.dtype == np.uint8
-    assert (panel[24:64, 6:96] == 10).all() and (panel[70:110, 6:96] == 10).all()
-    assert (panel[24:64, 102:192] == 200).all() and (panel[70, 102] == (1, 2, 3)).all()
-    assert (panel[24:, 96:102] == 255).all() and (panel[64:70] == 255).all()
-    for heading in (panel[:24, 6:96], panel[:24, 102:192]):
-        assert heading.min() < 60 and heading[0].min() == heading[-1].min() == heading[:, 0].min() == 255  # not cut off
 
 
 @pytest.mark.parametrize('norm_pix_loss', [True, False])
@@ -182,15 +159,10 @@ def files(make_mae: Callable, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_tool(monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
-    monkeypatch.setattr(sys, 'argv', ['visualize.py', *map(str, args)])
-    runpy.run_path(str(TOOL), run_name='__main__')
-
-
-def test_tool_draws_files_and_folders(files: Path, make_mae: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_draws_files_and_folders(files: Path, make_mae: Callable) -> None:
     out = files / 'new/panel.png'
     run_tool(
-        monkeypatch, files / 'config.py', files / 'model.pth', files / 'photos/c.png', files / 'photos', '--num', 2,
+        'visualize', files / 'config.py', files / 'model.pth', files / 'photos/c.png', files / 'photos', '--num', 2,
         '--out', out, '--mask-ratio', 0.5, '--seed', 3, '--overlay')
     imgs = torch.stack([torch.from_numpy(np.array(Image.open(files / f'photos/{name}.png'))) for name in 'cab'])
     model = make_mae(mask_ratio=0.5).eval()
@@ -205,16 +177,15 @@ def test_tool_draws_files_and_folders(files: Path, make_mae: Callable, monkeypat
     ('model.pth', 'empty', [], 'empty: no image in this folder'),
     ('model.pth', 'config.py', [], 'config.py: not an image'),
     ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 is not in (0, 1)'),
-    ('model.pth', 'photos', ['--num', 0], '--num 0: want 1 or more'),
-    ('model.pth', 'photos', [], 'x: its name tells no kind of image; want e.g. '),
+    ('model.pth', 'photos', ['--num', 0], '--num must be 1 or more, got 0'),
+    ('model.pth', 'photos', [], 'x: not the extension of an image format; use e.g. '),
     ('none.pth', 'photos', [], 'none.pth'),
 ])
 def test_tool_refuses_with_one_message(
-        files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, checkpoint: str, image: str,
-        options: list, message: str) -> None:
+        files: Path, capsys: pytest.CaptureFixture, checkpoint: str, image: str, options: list, message: str) -> None:
     (files / 'empty').mkdir()
     with pytest.raises(SystemExit) as stop:
-        run_tool(monkeypatch, files / 'config.py', files / checkpoint, files / image, '--out', files / 'x', *options)
+        run_tool('visualize', files / 'config.py', files / checkpoint, files / image, '--out', files / 'x', *options)
     assert stop.value.code == 2 and not (files / 'x').exists()
     error = capsys.readouterr().err
     assert message in error and 'Traceback' not in error
@@ -227,19 +198,14 @@ def test_images_of_two_sizes_are_refused(files: Path) -> None:
         return dict(inputs=torch.from_numpy(np.array(Image.open(sample['img_path']))).permute(2, 0, 1))
 
     with pytest.raises(ValueError, match=r'd\.png becomes \(3, 64, 64\), .*c\.png \(3, 32, 32\)'):
-        visualize.load_images([load], list_images([files / 'photos'], 4)[2:])
+        load_images([load], list_images([files / 'photos'], 4)[2:])
 
 
-def test_masks_of_every_sampler_by_the_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_every_sampler_by_the_tool(tmp_path: Path) -> None:
     """Five columns; gray where the sampler hides, the image elsewhere."""
-    sys.path.insert(0, 'tools')
-    import visualize_masks as tool
-
     Image.fromarray(np.full((48, 64, 3), (200, 10, 10), np.uint8)).save(tmp_path / 'red.png')
-    monkeypatch.setattr(sys, 'argv', [
-        'visualize_masks.py', str(tmp_path / 'red.png'), '--size', '48', '64', '--patch-size', '8', '--out',
-        str(tmp_path / 'masks.png')])
-    tool.main()
+    run_tool('visualize_masks', tmp_path / 'red.png', '--size', '48', '64', '--patch-size', '8', '--out',
+             tmp_path / 'masks.png')
     panel = np.array(Image.open(tmp_path / 'masks.png'))
     height, width = 144, 192  # three times as large
     assert panel.shape == (24 + height + 6, 6 + 5 * (width + 6), 3)

@@ -19,7 +19,8 @@ from PIL import Image
 from mae_mm.engine.hooks import summary
 from mae_mm.engine.hooks.summary import box, draw_curve, read_points, verdict
 from mae_mm.visualization import panel_hook as panel
-from mae_mm.visualization.panels import GUTTER, HIDDEN, load_model, reconstruction_panel
+from mae_mm.visualization.panels import HIDDEN, load_model, reconstruction_panel
+from mae_mm.visualization.pictures import GUTTER
 
 LEARNED = {'recon/loss': 0.6, 'recon/patch_mean': 1.0, 'recon/interpolation': 0.8, 'recon/margin': 0.25}
 BEHIND = {'recon/loss': 0.9, 'recon/patch_mean': 1.0, 'recon/interpolation': 0.8, 'recon/margin': -0.125}

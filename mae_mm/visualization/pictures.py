@@ -1,0 +1,107 @@
+"""Image files in, pictures out: tables of images with headings, captions, tiles. Pictures are (H, W, 3) uint8 RGB."""
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mae_mm.datasets.image_folder import find_images
+
+GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, of a line of text
+COLUMNS = 4  # of `tile`
+
+
+def list_images(paths: Iterable[str], num: int) -> list[str]:
+    """Image files as given, and the first `num` of each folder.
+
+    Raises:
+        FileNotFoundError: if a path does not exist or a folder has no image.
+        ValueError: if `num` is below 1.
+    """
+    if num < 1:
+        raise ValueError(f'--num must be 1 or more, got {num}')
+    files = []
+    for path in paths:
+        is_folder = os.path.isdir(path)
+        found = [os.path.join(path, name) for name in islice(find_images(path), num)] if is_folder else [path]
+        if not found or not os.path.exists(found[0]):
+            raise FileNotFoundError(f'{path}: {"no such file or folder" if found else "no image in this folder"}')
+        files += found
+    return files
+
+
+def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
+    """Bring the longer side of an image, or of a map of labels (`smooth=False`), to `side` pixels; 0 returns it as is.
+
+    Args:
+        image: (H, W, 3) or (H, W) uint8.
+    """
+    factor = side / max(image.shape[:2]) if side else 1.0
+    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
+    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.array(Image.fromarray(image).resize(size, resample)) if factor != 1 else image
+
+
+def render(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Lay images out as a table on white: a row for each image, a column with a heading for each view of it.
+
+    Args:
+        columns: heading -> (N, H, W, 3) uint8 RGB.
+
+    Returns:
+        (HEADING + N * (H + GUTTER), GUTTER + len(columns) * (W + GUTTER), 3) uint8 RGB.
+    """
+    n, height, width, _ = next(iter(columns.values())).shape
+    canvas = blank(HEADING + n * (height + GUTTER), GUTTER + len(columns) * (width + GUTTER))
+    image = Image.fromarray(canvas)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
+    for i, (heading, imgs) in enumerate(columns.items()):
+        left = GUTTER + i * (width + GUTTER)
+        draw.text((left + width // 2, HEADING // 2), heading, fill='black', font=font, anchor='mm')
+        for row, img in enumerate(imgs):
+            image.paste(Image.fromarray(img), (left, HEADING + row * (height + GUTTER)))
+    return np.array(image)
+
+
+def caption(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """Write lines of text below an image, on white that is as wide as the widest of them."""
+    font = ImageFont.load_default(size=14)
+    width = max([image.shape[1], *(int(font.getlength(line)) + GUTTER for line in lines)])
+    canvas = Image.fromarray(blank(image.shape[0] + LINE * len(lines) + GUTTER, width))
+    canvas.paste(Image.fromarray(image), ((width - image.shape[1]) // 2, 0))
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(canvas).text((GUTTER // 2, image.shape[0] + LINE * i), line, fill='black', font=font)
+    return np.array(canvas)
+
+
+def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of any size, centred in equal cells on white, in rows of `COLUMNS`."""
+    height, width = (max(picture.shape[axis] for picture in pictures) + GUTTER for axis in (0, 1))
+    rows = -(-len(pictures) // COLUMNS)
+    canvas = blank(rows * height + GUTTER, min(len(pictures), COLUMNS) * width + GUTTER)
+    for i, picture in enumerate(pictures):
+        h, w = picture.shape[:2]
+        top = GUTTER + i // COLUMNS * height + (height - GUTTER - h) // 2
+        left = GUTTER + i % COLUMNS * width + (width - GUTTER - w) // 2
+        canvas[top:top + h, left:left + w] = picture
+    return canvas
+
+
+def blank(height: int, width: int) -> np.ndarray:
+    """A white picture."""
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def save(picture: np.ndarray, path: str | Path) -> None:
+    """Write a picture; its folder is created if needed.
+
+    Raises:
+        ValueError: if the extension is not that of an image format.
+    """
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f'{path}: not the extension of an image format; use e.g. {Path(path).with_suffix(".png")}')
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
