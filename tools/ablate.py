@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch
+    from mae_mm.engine.exits import exit_on_user_error
 
     def run() -> None:
         import torch
@@ -64,7 +64,7 @@ def main() -> None:
             print('The same command repeats these alone.', file=sys.stderr)
             sys.exit(1)
 
-    launch.exit_on_user_error(run)
+    exit_on_user_error(run)
 
 
 if __name__ == '__main__':

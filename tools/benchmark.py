@@ -66,7 +66,7 @@ def show(timing: tuple[float, float, float], digits: int = 3) -> str:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine.runner import exit_on_user_error
+    from mae_mm.engine.exits import exit_on_user_error
 
     exit_on_user_error(lambda: measure(args))
 

@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.datasets.checks.images import check_files, list_files, report, too_many
-    from mae_mm.engine.runner import exit_on_user_error
+    from mae_mm.engine.exits import exit_on_user_error
 
     sys.stdout.reconfigure(errors='backslashreplace')  # names that are no UTF-8
 

@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.checkpoint.convert import convert
-    from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
+    from mae_mm.engine.exits import exit_on_user_error
 
-    launch.exit_on_user_error(lambda: convert(**vars(args)))
+    exit_on_user_error(lambda: convert(**vars(args)))
 
 
 if __name__ == '__main__':

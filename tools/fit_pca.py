@@ -20,20 +20,22 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.engine import runner as launch
+    from mae_mm.engine.data_check import check_data
+    from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.models import pca
 
     def fit() -> None:
         cfg = launch.load_config(args.config)
         if args.data_root:
             cfg.train_dataloader.dataset.data_root = args.data_root
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
         variances = pca.fit_to_file(cfg, args.out, args.images)['variances']
         for num in (n for n in (1, 8, 32, 96, 192) if n <= len(variances)):
             print(f'{num:>5} of {len(variances)} components hold {variances[:num].sum() / variances.sum():.1%} of the '
                   'variance')
         print(f'-> {args.out}')
 
-    launch.exit_on_user_error(fit)
+    exit_on_user_error(fit)
 
 
 if __name__ == '__main__':

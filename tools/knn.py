@@ -33,11 +33,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.engine import runner as launch
+    from mae_mm.engine.data_check import check_data
+    from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.evaluation.knn import evaluate_encoder
 
     def test() -> None:
         cfg = launch.load_config(args.config, args.cfg_options)
-        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
         accuracy = evaluate_encoder(cfg, args.checkpoint, args.k, args.temperature, args.batch_size, args.device)
         for name, value in accuracy.items():
             print(f'{name:<16}{value:6.2f} % top-1')
@@ -45,7 +47,7 @@ def main() -> None:
             Path(args.out).parent.mkdir(parents=True, exist_ok=True)
             Path(args.out).write_text(json.dumps(accuracy, indent=2) + '\n')
 
-    launch.exit_on_user_error(test)
+    exit_on_user_error(test)
 
 
 if __name__ == '__main__':

@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from mae_mm.datasets.pack import pack
-    from mae_mm.engine.runner import exit_on_user_error
+    from mae_mm.engine.exits import exit_on_user_error
 
     def run() -> None:
         shards, images = pack(args.root, args.out, args.shard_gb, args.prefix)

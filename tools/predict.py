@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch  # imported late: --help does not wait for torch
+    from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.visualization.predict import predict
 
     def run() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
             print(f'{len(written.skipped)} images have no prediction:', *written.skipped, sep='\n  ', file=sys.stderr)
             raise SystemExit(1)
 
-    launch.exit_on_user_error(run)
+    exit_on_user_error(run)
 
 
 if __name__ == '__main__':

@@ -31,6 +31,8 @@ def main() -> None:
 
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import runner as launch
+    from mae_mm.engine.data_check import check_data
+    from mae_mm.engine.exits import exit_on_user_error
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
@@ -40,7 +42,7 @@ def main() -> None:
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         cfg.load_from, cfg.resume = None, False
         launch.check_readable(args.checkpoint, 'CHECKPOINT')
-        launch.check_data(cfg, ('test_dataloader', ))
+        check_data(cfg, ('test_dataloader', ))
         runner = launch.build_runner(cfg)
         check_labels(runner, ('test_dataloader', ))
         launch.load_weights(runner, args.checkpoint)
@@ -48,7 +50,7 @@ def main() -> None:
         if args.out:
             mmengine.dump({name: float(value) for name, value in metrics.items()}, args.out, indent=2)
 
-    launch.exit_on_user_error(test)
+    exit_on_user_error(test)
 
 
 if __name__ == '__main__':

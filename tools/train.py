@@ -53,6 +53,8 @@ def main() -> None:
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import reliability
     from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
+    from mae_mm.engine.data_check import check_data
+    from mae_mm.engine.exits import exit_on_user_error
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
@@ -72,7 +74,7 @@ def main() -> None:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         if args.auto_scale_lr:
             launch.enable_lr_scaling(cfg)
-        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
         reliability.make_reliable(cfg)
         runner = launch.build_runner(cfg)
         reliability.check_resume(runner)
@@ -80,7 +82,7 @@ def main() -> None:
         launch.check_batches(runner)
         reliability.train(runner)
 
-    launch.exit_on_user_error(train)
+    exit_on_user_error(train)
 
 
 if __name__ == '__main__':

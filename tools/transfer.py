@@ -50,6 +50,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.engine import runner as launch
+    from mae_mm.engine.exits import exit_on_user_error
 
     def run() -> None:
         import torch
@@ -82,7 +83,7 @@ def main() -> None:
             print(f'{names}\nThe same command repeats these alone.', file=sys.stderr)
             sys.exit(1)
 
-    launch.exit_on_user_error(run)
+    exit_on_user_error(run)
 
 
 if __name__ == '__main__':

@@ -43,10 +43,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch  # imported late: --help does not wait for torch
+    from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.visualization.panels import visualize
 
-    launch.exit_on_user_error(lambda: visualize(**vars(args)))
+    exit_on_user_error(lambda: visualize(**vars(args)))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch
+    from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.visualization.panels import load_images, masks_panel
     from mae_mm.visualization.pictures import list_images, save
 
@@ -32,7 +32,7 @@ def main() -> None:
         save(masks_panel(imgs, args.patch_size, args.seed), args.out)
         print(f'{len(imgs)} images of {size[0]}x{size[1]} px -> {args.out}')
 
-    launch.exit_on_user_error(draw)
+    exit_on_user_error(draw)
 
 
 if __name__ == '__main__':

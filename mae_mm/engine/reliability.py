@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mae_mm.engine.config_check import errors_located
 from mae_mm.engine.hooks.checkpoint import checkpoint_hook
 from mae_mm.engine.resume import broken_part, checkpoints_of, newest_checkpoint, read_training_state
 from mae_mm.engine.resumed_settings import changes_without_effect
@@ -93,7 +94,8 @@ def train(runner: Runner) -> None:
         TrainingStopped: if the run stops itself, or a loader's worker was killed.
     """
     try:
-        runner.train()
+        with errors_located(runner.cfg):
+            runner.train()
     except UnreadableData:  # between two iterations
         hook = checkpoint_hook(runner)
         if hook is not None and runner.iter and get_world_size() == 1:  # others may not have met it

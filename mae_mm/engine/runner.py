@@ -1,15 +1,6 @@
-"""From a config file to a running Runner: what `tools/train.py` and `tools/test.py` share."""
+"""From a config file to a Runner: what tools share before a training or a test begins."""
 
-import atexit
 import difflib
-import errno
-import inspect
-import logging
-import os
-import pickle
-import sys
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,31 +9,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mae_mm.checkpoint.exact import load_exactly
-from mae_mm.checkpoint.files import allow_mmengine_objects, read_content, refusal
+from mae_mm.checkpoint.files import allow_mmengine_objects, read_content
 from mae_mm.datasets.checks import coco
-from mae_mm.engine.config_check import check_sections, check_values
-from mae_mm.engine.loops.batches import end_workers
-from mae_mm.stopping import EXIT_STOPPED, TrainingStopped, leave
-
-# Names that hosts' `_base_` files leave at the top level, keys that Runner reads from its config by name, and what
-# tools/ablate.py reads (`transfers`).
-HELPER_KEYS = {
-    'backend_args', 'bgr_mean', 'bgr_std', 'classes', 'compile', 'crop_size', 'custom_imports', 'data_root',
-    'dataset_type', 'find_unused_parameters', 'image_size', 'img_ratios', 'img_scale', 'metainfo', 'model_wrapper_cfg',
-    'norm_cfg', 'num_classes', 'rand_increasing_policies', 'runner_type', 'strategy', 'sync_bn', 'test_pipeline',
-    'train_pipeline', 'transfers', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
-}
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
-LAYOUTS = {
-    'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
-    'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
-    'CustomDataset': 'ROOT/<class>/*.jpg',
-    'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
-    'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
-    'BaseSegDataset': 'images in ROOT/<data_prefix.img_path>, label maps in ROOT/<data_prefix.seg_map_path>',
-}
+from mae_mm.engine.config_check import check_keys, check_values, errors_located
+from mae_mm.engine.data_check import LOADERS, datasets_of
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -65,21 +35,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
     except (KeyError, TypeError) as error:
         raise ValueError(f'--cfg-options: {error.args[0]}') from error
     check_keys(cfg)
-    check_sections(cfg)
     coco.adopt_classes(cfg)
     return cfg
-
-
-def check_keys(cfg: Config) -> None:
-    """Refuse top-level keys that nothing reads: a misspelt one would be ignored in silence."""
-    valid = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | HELPER_KEYS
-    for key in cfg:
-        if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-            raise ValueError(
-                f'unknown top-level key {key!r} in {cfg.filename}'
-                + (f'; did you mean {near[0]!r}?' if near else '')
-                + f' (a helper variable of your own: write `del {key}` at the end of the file)')
 
 
 def check_schedule(cfg: Config) -> None:
@@ -102,60 +59,6 @@ def check_schedule(cfg: Config) -> None:
             raise ValueError(
                 f'train_cfg.max_iters={iters} ends before param_scheduler.{i}.begin={begin}; train longer, or let it '
                 f'begin earlier, e.g. --cfg-options param_scheduler.{i}.begin=0')
-
-
-def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
-    """Look for the files of every data set, and into COCO annotations, before anything is built.
-
-    Raises:
-        FileNotFoundError: naming the path, the layout expected, and the command for demo data.
-        ValueError, FileNotFoundError: as `coco.check_loader`.
-    """
-    for loader in loaders:
-        for where, dataset in _datasets((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
-            for key, path in _data_paths(dataset):
-                if not path.exists():
-                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{where}.{key}'))
-        coco.check_loader(cfg, loader)
-
-
-def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
-    """One message: the path looked for, the key that it is from, the layout expected, and the way out."""
-    layout = LAYOUTS.get(dataset_type.rsplit('.', 1)[-1], f'as {dataset_type} documents it')
-    below = '' if key.endswith('.data_root') else '    (below data_root, if that is set)'
-    return (
-        f'no data at {path.absolute()}  ({key}, {dataset_type})\n'
-        f'  expected:   {layout}\n'
-        f'  own data:   --cfg-options {key}=PATH{below}\n'
-        f'  demo data:  {DEMO}')
-
-
-def _datasets(dataset: ConfigDict | None, key: str = 'dataset') -> Iterator[tuple[str, ConfigDict]]:
-    """A data set's config, or those that it wraps, each with its place in the config."""
-    if dataset is None:
-        return
-    inner = [(f'{key}.datasets.{i}', one) for i, one in enumerate(dataset.get('datasets', []))]
-    if 'dataset' in dataset:
-        inner = [(f'{key}.dataset', dataset['dataset'])]
-    if not inner:
-        yield key, dataset
-    for where, one in inner:
-        yield from _datasets(one, where)
-
-
-def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:
-    """Paths that a data set's config names, each with its key, the root first."""
-    root = Path(dataset.get('data_root') or '')
-    if any(mark in str(dataset.get('data_root')) for mark in ('://', '*')):  # mae_mm.ImageTar looks for itself
-        return
-    if dataset.get('data_root'):
-        yield 'data_root', root
-    if dataset.get('ann_file'):
-        yield 'ann_file', root / dataset['ann_file']
-    prefixes = dataset.get('data_prefix') or {}
-    for key, prefix in prefixes.items() if isinstance(prefixes, dict) else [(None, prefixes)]:
-        if prefix:
-            yield f'data_prefix.{key}' if key else 'data_prefix', root / prefix
 
 
 def default_work_dir(config: str) -> str:
@@ -244,7 +147,7 @@ def count_effective_batch(runner: Runner) -> None:
     The runner's own settings change, not its config: that is saved, and may be trained from again.
     """
     cfg, factor = runner.cfg, runner.cfg.optim_wrapper.get('accumulative_counts', 1)
-    for _, dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset')):
+    for _, dataset in datasets_of(cfg, 'train_dataloader'):
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
         break  # data sets joined together have one pipeline
     holder, key = (runner.strategy, '_auto_scale_lr') if hasattr(runner, 'strategy') else (runner, 'auto_scale_lr')
@@ -281,21 +184,6 @@ def start_cpu_group(cfg: Config) -> None:
     cfg.model_wrapper_cfg.device_ids = None
 
 
-def leave_group() -> None:
-    """End a process of several, after a run that went well, without the destructors of its threads and connections.
-
-    Now and then one of them aborts such a process ("terminate called without an active exception", gloo, torch 2.11):
-    at the interpreter's end, and after `destroy_process_group` more often still. What Python registered is done.
-    """
-    if torch.distributed.is_initialized():
-        end_workers()
-        atexit._run_exitfuncs()
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
 def avoid_static_graph(cfg: Config) -> None:
     """Where gradients accumulate, DistributedDataParallel's static graph fails (torch 2.11): some steps do not sync."""
     if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
@@ -312,7 +200,8 @@ def build_runner(cfg: Config) -> Runner:
     adapt_loaders(cfg)
     start_cpu_group(cfg)
     avoid_static_graph(cfg)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    with errors_located(cfg):
+        runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if cfg.get('optim_wrapper'):
         count_effective_batch(runner)
     return runner
@@ -324,7 +213,8 @@ def check_batches(runner: Runner) -> None:
     Raises:
         ValueError: naming the number of images and the batch.
     """
-    loader = runner.train_dataloader
+    with errors_located(runner.cfg):
+        loader = runner.train_dataloader  # built here
     if len(loader) == 0:
         raise ValueError(
             f'{len(loader.dataset)} training images for batches of {loader.batch_sampler.batch_size}, and '
@@ -340,59 +230,3 @@ def load_weights(runner: Runner, checkpoint: str) -> None:
     classes = (getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}).get('classes')
     content = load_exactly(runner.model, checkpoint, classes=classes, config=runner.cfg.filename)
     runner.call_hook('after_load_checkpoint', checkpoint=content)  # averaged weights (EMAHook) start as these
-
-
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
-
-    Mistakes are ValueError, FileNotFoundError, and what constructors and registries do not know. A training that stops
-    itself (`TrainingStopped`), or a disk that is full, ends with its message and code 3. `MAE_MM_DEBUG=1` in the
-    environment prints the traceback, too.
-    """
-    logging.raiseExceptions = False  # a line that a full disk does not take would print a traceback of its own
-    try:
-        main()
-        leave_group()
-        return
-    except TrainingStopped as reason:
-        _debug()
-        code, message = EXIT_STOPPED, f'stopped: {_own_words(reason)}'
-    except SystemExit as stop:
-        code, message = stop.code, ''
-    except KeyboardInterrupt:
-        code, message = 130, 'stopped; the same command with --resume goes on from the newest checkpoint'
-    except (ValueError, FileNotFoundError, FileExistsError, TypeError) as error:
-        if isinstance(error, TypeError) and 'unexpected keyword argument' not in str(error):
-            raise
-        _debug()
-        code, message = 2, f'error: {_own_words(error)}'
-    except (KeyError, pickle.UnpicklingError) as error:
-        text = refusal('the file', error) if isinstance(error, pickle.UnpicklingError) else error.args[0]
-        if text is None or (isinstance(error, KeyError) and 'registry' not in str(text)):
-            raise
-        _debug()
-        code, message = 2, f'error: {text}'
-    except OSError as error:
-        if error.errno not in FULL and not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
-            raise
-        _debug()
-        code, message = 2, f'error: {error}'
-        if error.errno in FULL:
-            code, message = EXIT_STOPPED, (
-                f'stopped: {error}. Make room; the checkpoints written before are intact, and the same command with '
-                '--resume goes on from the newest')
-    end_workers()
-    leave(code, message)
-
-
-def _own_words(error: Exception) -> str:
-    """The message; a loader's worker sends its whole traceback as one, which ends with 'TYPE: message'."""
-    text = str(error)
-    if 'Traceback (most recent call last)' in text:
-        text = text.strip().splitlines()[-1].partition(': ')[2]
-    return text
-
-
-def _debug() -> None:
-    if os.environ.get('MAE_MM_DEBUG'):
-        traceback.print_exc()

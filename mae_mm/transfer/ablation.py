@@ -21,6 +21,7 @@ from mmengine.config import Config
 
 from mae_mm.benchmark.timing import markdown_table
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_data
 from mae_mm.models import pca
 from mae_mm.transfer import comparison
 from mae_mm.transfer.comparison import Suite, mean_and_deviation
@@ -282,7 +283,7 @@ def prepare(
     """
     left_out, unprepared = {}, {}
     for row, cfg in cfgs.items():
-        launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        check_data(cfg, ('train_dataloader', 'val_dataloader'))
         if _target(cfg) == 'mae_mm.TokenTarget' and not tokenizer:
             left_out[row] = 'it needs --tokenizer FILE'
             continue

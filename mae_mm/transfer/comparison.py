@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mae_mm.checkpoint import read_checkpoint
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_data
 from mae_mm.transfer.runs import Job, Metric, Protocol, make_run, start_worker
 
 STARTS = ('random', 'mae')
@@ -104,7 +105,7 @@ def make_job(run: Run, suite: Suite, pretrained: str | None, out: Path, options:
     protocol = suite.protocols[run.protocol]
     cfg = launch.load_config(getattr(protocol, run.start), {**protocol.options, **options})
     launch.check_schedule(cfg)
-    launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
     cfg.work_dir, cfg.experiment_name, cfg.launcher = str(out / run.name), run.name, 'none'
     cfg.merge_from_dict({'randomness.seed': run.seed})
     if suite.save:

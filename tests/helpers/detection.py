@@ -10,7 +10,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from helpers import ROOT
-from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import LOADERS
 
 NAMES = ['boat', 'ant', 'cup']  # not in alphabetical order
 ARCH = dict(embed_dim=32, depth=4, num_heads=2)
@@ -48,7 +48,7 @@ def write_config(name: str, data: Path, folder: Path, more: str = '') -> Path:
         'default_hooks.logger.interval': 1, 'model.test_cfg.rpn.max_per_img': 20, 'model.test_cfg.rcnn.max_per_img': 5,
         'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 8,
         'auto_scale_lr.base_batch_size': 2, 'train_dataloader.batch_size': 2,
-        **{f'{loader}.{key}': value for loader in launch.LOADERS
+        **{f'{loader}.{key}': value for loader in LOADERS
            for key, value in dict(num_workers=0, persistent_workers=False).items()}})
     if 'mask_rcnn' in name:
         cfg.model.neck = [dict(cfg.model.neck[0], embed_dim=32), dict(cfg.model.neck[1], in_channels=[32] * 4)]

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from mae_mm.checkpoint import allow_mmengine_objects, load_pretrained
 from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_data
 from mae_mm.models.mae import MAE
 from mae_mm.models.vit import ViT
 from mae_mm.registry import DATASETS
@@ -220,7 +221,7 @@ def test_train_test_and_infer_on_own_data(
 def test_ground_truth_as_prediction_has_full_ap(data: Path, tmp_path: Path) -> None:
     """Categories, boxes and masks of the user's file survive the way from the json to the metric."""
     cfg = launch.load_config(str(write_config('vitdet_b_coco', data, tmp_path)))
-    launch.check_data(cfg)
+    check_data(cfg)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)
     metric = CocoMetric(cfg.val_evaluator.ann_file, ['bbox', 'segm'])
     metric.dataset_meta = dataset.metainfo
@@ -248,10 +249,10 @@ def test_boxes_alone(data: Path, tmp_path: Path) -> None:
     lines = OWN_DATA.replace("img=''", "img='pictures/'").replace('configs/', f'{ROOT}/configs/')
     (tmp_path / 'masks.py').write_text(lines.replace('data/mine', str(own)))
     with pytest.raises(ValueError, match='no segmentation'):
-        launch.check_data(launch.load_config(str(tmp_path / 'masks.py')))
+        check_data(launch.load_config(str(tmp_path / 'masks.py')))
     (tmp_path / 'boxes.py').write_text(f"_base_ = 'masks.py'\n{BOXES_ALONE}")
     cfg = launch.load_config(str(tmp_path / 'boxes.py'))
-    launch.check_data(cfg)
+    check_data(cfg)
     cfg.model.backbone.update(arch='tiny')
     cfg.model.neck.update(embed_dim=192)
     model = MODELS.build(cfg.model)

@@ -31,6 +31,7 @@ from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.datasets.checks.label_maps import check_label_maps, check_labels
 from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_data
 from mae_mm.transfer.suites import SUITES
 from mae_mm.visualization.predict import predict as predict_files
 
@@ -374,7 +375,7 @@ def test_lines_of_the_documentation_are_enough(data: Path, tmp_path: Path) -> No
     config = tmp_path / 'mine.py'
     config.write_text(leaf.replace("'configs/", f"'{CONFIGS}/").replace("'data/mine'", repr(str(tmp_path))))
     cfg = launch.load_config(str(config))
-    launch.check_data(cfg)
+    check_data(cfg)
     for loader in LOADERS:
         dataset = DATASETS.build(cfg[loader].dataset)
         check_label_maps(dataset, loader, tmp_path / 'cache')

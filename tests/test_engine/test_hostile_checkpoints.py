@@ -14,7 +14,7 @@ from helpers.reliability import build, save_images, tiny_config
 from helpers.tools import DEMO, run, tiny
 
 from mae_mm.engine import reliability
-from mae_mm.engine import runner as launch
+from mae_mm.engine.exits import exit_on_user_error
 from mae_mm.engine.resume import checkpoints_of, read_training_state
 
 TOLD = 'evil.pth was not loaded: it holds posix.system'
@@ -56,7 +56,7 @@ def test_the_test_command(evil: Path, tmp_path: Path) -> None:
 
 def test_what_reaches_mmengine_all_the_same_ends_with_one_message(evil: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
-        launch.exit_on_user_error(lambda: torch.load(evil, weights_only=True))
+        exit_on_user_error(lambda: torch.load(evil, weights_only=True))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and 'it holds posix.system' in error and 'weights_only' not in error
 

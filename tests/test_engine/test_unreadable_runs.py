@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from mae_mm.datasets import ImageFolder
 from mae_mm.datasets.names import printable
 from mae_mm.engine import reliability
-from mae_mm.engine import runner as launch
+from mae_mm.engine.exits import exit_on_user_error
 from mae_mm.stopping import TrainingStopped, UnreadableData
 
 SHORT = {**ALONE, 'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 1}
@@ -114,7 +114,7 @@ def test_a_folder_of_empty_files_ends_with_one_message(
         'val_dataloader.dataset.data_root': str(val)})
     runner = build(cfg)
     with pytest.raises(SystemExit) as stop:
-        launch.exit_on_user_error(lambda: reliability.train(runner))
+        exit_on_user_error(lambda: reliability.train(runner))
     restore_signals(runner)
     message = capsys.readouterr().err.splitlines()[-1]
     assert stop.value.code == 3

@@ -1,5 +1,6 @@
 """Checkpoints that survive: complete or not there, inside epochs too, and never the last good one deleted."""
 
+import inspect
 import time
 from pathlib import Path
 
@@ -59,6 +60,9 @@ class CheckpointHook(MMEngineCheckpointHook):
     """
 
     def __init__(self, *args, minutes: float = 30, **options) -> None:
+        for name in options.keys() - inspect.signature(MMEngineCheckpointHook).parameters.keys():
+            # mmengine's would accept it, and fail when it writes the first checkpoint.
+            raise TypeError(f'CheckpointHook.__init__() got an unexpected keyword argument {name!r}')
         if '://' not in str(options.get('out_dir')):
             options.setdefault('backend_args', dict(backend='mae_mm.AtomicBackend'))
         super().__init__(*args, **options)

@@ -222,8 +222,10 @@ def _function(config: dict | Callable | None) -> Callable | None:
     if not isinstance(config, dict):
         return config
     options = {key: value for key, value in config.items() if key not in ('type', '_scope_')}
-    function = config['type']
-    return partial(root.FUNCTIONS.get(function) if isinstance(function, str) else function, **options)
+    function = root.FUNCTIONS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    if function is None:
+        raise KeyError(f'{config["type"]} is not in the function registry')
+    return partial(function, **options)
 
 
 @FUNCTIONS.register_module()

@@ -15,6 +15,7 @@ from pycocotools import mask as mask_tools
 from mae_mm.datasets.checks import coco, coco_entries
 from mae_mm.datasets.checks.coco_masks import read_counts
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import LOADERS, check_data
 
 
 def make_config(folder: Path, classes: object = 'json') -> Config:
@@ -41,7 +42,7 @@ def test_classes_of_the_file_reach_data_sets_and_heads(tmp_path: Path) -> None:
     roi_head = cfg.model.roi_head
     assert [head.num_classes for head in (*roi_head.bbox_head, roi_head.mask_head)] == [3, 3, 3]
     assert cfg.model.rpn_head.num_classes == 1 and 'classes' not in cfg
-    launch.check_data(cfg, launch.LOADERS)
+    check_data(cfg, LOADERS)
 
 
 def test_classes_may_be_a_list_and_are_many(tmp_path: Path) -> None:
@@ -56,12 +57,12 @@ def test_classes_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     cfg = make_config(tmp_path)
     (tmp_path / 'images').mkdir()
     with pytest.raises(FileNotFoundError, match=r'no data at .*train\.json'):
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
     # Evaluation elsewhere: the held-out file is there, but the training file, which numbers the classes, is not.
     write_coco(tmp_path / 'held_out')
     cfg.test_dataloader.dataset.data_root = str(tmp_path / 'held_out')
     with pytest.raises(FileNotFoundError, match=r"classes='json' means the categories of the training annotations"):
-        launch.check_data(cfg, ('test_dataloader', ))
+        check_data(cfg, ('test_dataloader', ))
 
 
 def _stray_image(content: dict) -> None:
@@ -129,7 +130,7 @@ def test_what_does_not_fit_is_named(change: Callable, message: str, tmp_path: Pa
     cfg = make_config(tmp_path)
     write_coco(tmp_path, change)
     with pytest.raises(ValueError, match=message) as error:
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
     assert str(tmp_path) in str(error.value)
 
 
@@ -142,7 +143,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
 def test_masks_are_wanted_only_where_they_are_loaded(tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path, _no_masks))
     cfg.train_dataloader.dataset.dataset.pipeline[0].with_mask = False
-    launch.check_data(cfg, ('train_dataloader', ))
+    check_data(cfg, ('train_dataloader', ))
 
 
 def test_rotation_told_by_exif_is_applied(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_rotation_told_by_exif_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(np.full((40, 30, 3), 99, np.uint8)).save(tmp_path / 'images' / '0.jpg', exif=exif)
-    launch.check_data(make_config(tmp_path), ('train_dataloader', ))
+    check_data(make_config(tmp_path), ('train_dataloader', ))
 
 
 @pytest.mark.parametrize(('classes', 'message'), [
@@ -160,33 +161,33 @@ def test_rotation_told_by_exif_is_applied(tmp_path: Path) -> None:
 def test_classes_that_the_file_has_not(classes: list, message: str, tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path), classes)
     with pytest.raises(ValueError, match=message):
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
 
 
 def test_heads_with_another_number_of_classes(tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path))
     cfg.model.roi_head.mask_head.num_classes = 80
     with pytest.raises(ValueError, match=r'model\.roi_head\.mask_head\.num_classes=80, but .* gives 3 classes'):
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
     cfg.model = dict(type='RetinaNet', bbox_head=dict(num_classes=7))
     with pytest.raises(ValueError, match=r'model\.bbox_head\.num_classes=7'):
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
 
 
 def test_without_classes_they_are_those_of_coco(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'78 of the 80 classes .*\(person, bicycle, car, …\).*classes=json'):
-        launch.check_data(make_config(write_coco(tmp_path), None), ('train_dataloader', ))
+        check_data(make_config(write_coco(tmp_path), None), ('train_dataloader', ))
 
 
 def test_a_part_of_the_categories_may_be_chosen(tmp_path: Path) -> None:
-    launch.check_data(make_config(write_coco(tmp_path), ['boat', 'cup']), ('train_dataloader', ))
+    check_data(make_config(write_coco(tmp_path), ['boat', 'cup']), ('train_dataloader', ))
 
 
 def test_evaluator_of_other_annotations(tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path))
     cfg.val_evaluator.ann_file = 'data/coco/annotations/instances_val2017.json'
     with pytest.raises(ValueError, match=r'val_evaluator\.ann_file=data/coco/.* is not the file that val_dataloader'):
-        launch.check_data(cfg, ('val_dataloader', ))
+        check_data(cfg, ('val_dataloader', ))
 
 
 def test_amp_of_a_detector_is_the_backbone_alone(tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def _some_odd_ones(content: dict) -> None:
 def test_single_odd_annotations_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, lines = make_config(write_coco(tmp_path, _some_odd_ones)), []
     monkeypatch.setattr(coco_entries, 'print_log', lambda text, *rest: lines.append(text))
-    launch.check_data(cfg, ('train_dataloader', ))
+    check_data(cfg, ('train_dataloader', ))
     line, = lines
     assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50, 3, 20, 1' in line
     assert '1: [2, 3, -5, 10]' in line and '20: [2, 3, 20, 10]' in line
@@ -293,7 +294,7 @@ def test_byte_order_marks_are_told(encoding: str, tmp_path: Path) -> None:
     file = tmp_path / 'train.json'
     file.write_text(file.read_text(), encoding=encoding)
     with pytest.raises(ValueError, match=rf'train\.json is written in {encoding} .* save it as UTF-8 without BOM'):
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
 
 
 def test_held_out_file_of_other_categories(tmp_path: Path) -> None:
@@ -303,7 +304,7 @@ def test_held_out_file_of_other_categories(tmp_path: Path) -> None:
     (tmp_path / 'val.json').write_text(json.dumps(content))
     cfg.val_dataloader.dataset.ann_file = 'val.json'
     with pytest.raises(ValueError, match=r'\(ant\); make the categories of .*val\.json equal to those of .*train\.j'):
-        launch.check_data(cfg, ('val_dataloader', ))
+        check_data(cfg, ('val_dataloader', ))
 
 
 @pytest.mark.parametrize(('values', 'key'), [
@@ -314,5 +315,5 @@ def test_a_missing_path_names_its_key(values: dict, key: str, tmp_path: Path) ->
     cfg.train_dataloader.dataset.dataset.update(values)
     with pytest.raises(FileNotFoundError, match=rf'gone(\.json)?  \(train_dataloader\.dataset\.dataset\.{key}, CocoData'
                        ) as error:
-        launch.check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader', ))
     assert f'own data:   --cfg-options train_dataloader.dataset.dataset.{key}=PATH' in str(error.value)

@@ -1,0 +1,73 @@
+"""Are the files of a config's data sets there? The answer before anything is built."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mae_mm.datasets.checks import coco
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
+LAYOUTS = {
+    'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
+    'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
+    'CustomDataset': 'ROOT/<class>/*.jpg',
+    'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
+    'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
+    'BaseSegDataset': 'images in ROOT/<data_prefix.img_path>, label maps in ROOT/<data_prefix.seg_map_path>',
+}
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
+    """Look for the files of every data set, and into COCO annotations, before anything is built.
+
+    Raises:
+        FileNotFoundError: naming the path, the layout expected, and the command for demo data.
+        ValueError, FileNotFoundError: as `coco.check_loader`.
+    """
+    for loader in loaders:
+        for where, dataset in datasets_of(cfg, loader):
+            for key, path in _data_paths(dataset):
+                if not path.exists():
+                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{where}.{key}'))
+        coco.check_loader(cfg, loader)
+
+
+def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
+    """One message: the path looked for, the key that it is from, the layout expected, and the way out."""
+    layout = LAYOUTS.get(dataset_type.rsplit('.', 1)[-1], f'as {dataset_type} documents it')
+    below = '' if key.endswith('.data_root') else '    (below data_root, if that is set)'
+    return (
+        f'no data at {path.absolute()}  ({key}, {dataset_type})\n'
+        f'  expected:   {layout}\n'
+        f'  own data:   --cfg-options {key}=PATH{below}\n'
+        f'  demo data:  {DEMO}')
+
+
+def datasets_of(cfg: Config, loader: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Configs of a loader's data set, or of those that it wraps, each with its key."""
+    found = [(f'{loader}.dataset', (cfg.get(loader) or {}).get('dataset'))]
+    while found:
+        key, dataset = found.pop(0)
+        inside = [(f'{key}.datasets.{i}', one) for i, one in enumerate((dataset or {}).get('datasets', []))]
+        if 'dataset' in (dataset or {}):
+            inside = [(f'{key}.dataset', dataset.dataset)]
+        if dataset and not inside:
+            yield key, dataset
+        found = inside + found
+
+
+def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:
+    """Paths that a data set's config names, each with its key, the root first."""
+    root = Path(dataset.get('data_root') or '')
+    if any(mark in str(dataset.get('data_root')) for mark in ('://', '*')):  # mae_mm.ImageTar looks for itself
+        return
+    if dataset.get('data_root'):
+        yield 'data_root', root
+    if dataset.get('ann_file'):
+        yield 'ann_file', root / dataset['ann_file']
+    prefixes = dataset.get('data_prefix') or {}
+    for key, prefix in prefixes.items() if isinstance(prefixes, dict) else [(None, prefixes)]:
+        if prefix:
+            yield f'data_prefix.{key}' if key else 'data_prefix', root / prefix
