@@ -1,14 +1,15 @@
-"""Tell what a checkpoint is, and write it in the format of another library."""
+"""Show what a checkpoint holds, and write it in the format of another library."""
 
 import argparse
 
 EPILOG = """\
-formats (IN is recognised by its keys, never by its name; details: docs/checkpoints.md):
-  mae_mm        this project's, {'state_dict': {'backbone.…', 'neck.…'}}
+formats (IN is recognised by its keys, not by its name; details: docs/checkpoints.md):
+  mae_mm        this project, {'state_dict': {'backbone.…', 'neck.…'}}
   mae           the MAE authors' release, {'model': …}
   mmpretrain    mmpretrain's MAE
-  timm          timm's VisionTransformer; as safetensors where OUT ends so; has no decoder
+  timm          timm's VisionTransformer; as safetensors if OUT ends so; without decoder
   huggingface   transformers' ViTMAE; OUT is a folder
+Read as well: MoCo v3, DINO and DeiT.
 
 examples:
   python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_64.pth --inspect
@@ -23,10 +24,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('source', metavar='IN', help='file, folder of transformers, or URL')
     parser.add_argument('out', metavar='OUT', nargs='?', help='file to write; a folder for huggingface')
     parser.add_argument('--to', choices=['mae_mm', 'mae', 'mmpretrain', 'timm', 'huggingface'], help='format of OUT')
-    parser.add_argument('--encoder-only', action='store_true', help='leave out decoder and classification head')
-    parser.add_argument('--inspect', action='store_true', help='print what IN is, and write nothing')
-    parser.add_argument('--overwrite', action='store_true', help='write over what is at OUT (never over IN)')
-    parser.add_argument('--prefix', default='', help='take the keys that begin so: for a ViT inside another model')
+    parser.add_argument('--encoder-only', action='store_true', help='omit decoder and classification head')
+    parser.add_argument('--inspect', action='store_true', help='print what IN holds, and write nothing')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite OUT (never IN)')
+    parser.add_argument('--prefix', default='', help='take only the keys that begin so: for a ViT inside another model')
     parser.add_argument(
         '--set', nargs='+', default=[], dest='settings', metavar='KEY=VALUE',
         help='what IN does not say: num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, grid="(rows, columns)"')

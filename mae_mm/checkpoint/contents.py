@@ -6,20 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
 from mae_mm.checkpoint.formats import (
     DECODER,
     FORMATS,
+    MOCO_V3,
     Tensors,
     from_canonical,
     recognise,
     to_canonical,
 )
-from mae_mm.checkpoint.settings import huggingface_config, settings_of_config_text, settings_of_huggingface
+from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.vit import ARCHS
 
-# Of the weights whose shapes tell the model's sizes.
+PUBLISHED_HEADS = {arch['embed_dim']: arch['num_heads'] for arch in ARCHS.values()}
+# Of the weights whose shapes give the sizes of the model.
 DIMENSIONS = {
     'patch_embed.proj.weight': 4, 'pos_embed': 3, 'decoder_pos_embed': 3, 'decoder_embed.weight': 2,
     'decoder_pred.weight': 2}
@@ -27,15 +31,15 @@ DIMENSIONS = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Checkpoint:
-    """Weights under canonical names (see `formats.py`) and what is known of them.
+    """Weights under canonical names (see `formats.py`) and what is known about them.
 
     Attributes:
         tensors: the masked autoencoder's weights, on the CPU.
         format: the format that they were read from, a key of `FORMATS`.
         others: weights of other parts (detection heads, …), under their own names.
-        settings: what shapes do not tell, as far as the file does: `grid` (rows, columns of the position table),
+        settings: what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
             `num_heads`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`.
-        source: where it was read.
+        source: path that it was read from.
     """
 
     tensors: Tensors
@@ -76,12 +80,12 @@ class Checkpoint:
 
     @property
     def num_positions(self) -> int:
-        """Patches that the position table knows, without the class token."""
+        """Patches in the position table, without the class token."""
         return self.tensors['pos_embed'].shape[1] - 1 if 'pos_embed' in self.tensors else 0
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the position table: as the file says, or else a square, or else unknown."""
+        """Rows and columns of the position table: from the file's settings, or a square, or None."""
         known, side = self.settings.get('grid'), math.isqrt(self.num_positions)
         if known and known[0] * known[1] == self.num_positions:
             return tuple(known)
@@ -89,8 +93,7 @@ class Checkpoint:
 
     def encoder_only(self) -> 'Checkpoint':
         """The same without decoder and classification head."""
-        leave = (*DECODER, 'head')
-        kept = {name: tensor for name, tensor in self.tensors.items() if name.split('.')[0] not in leave}
+        kept = {name: tensor for name, tensor in self.tensors.items() if name.split('.')[0] not in (*DECODER, 'head')}
         return replace(self, tensors=kept, others={})
 
     def __str__(self) -> str:
@@ -105,58 +108,67 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
-    """Read weights in any format of `FORMATS`, which is told by their names.
+    """Read weights in any format of `FORMATS`; the format is recognised by their names.
 
     Args:
         path: a torch or safetensors file, whatever its name; a folder of transformers; http(s)://….
-        prefix: take the keys that begin so, without it, and leave all others; for models inside other models.
+        prefix: take the keys that begin so, without it, and no others; for models inside other models.
 
     Raises:
-        FileNotFoundError: if there is nothing.
-        ValueError: if the file is damaged or unsafe, or no ViT's in a known format.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or unsafe, or does not hold a ViT in a known format.
     """
     content, hf_config = read_content(path)
     with contents_of(path):
         checkpoint = _interpret(content, hf_config, prefix, str(path))
-        str(checkpoint)  # whose sizes are those of tensors
+        str(checkpoint)  # fails if the sizes are not those of tensors
     return checkpoint
 
 
 def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
-    """What a file holds as the weights of a masked autoencoder; fails in any way where it holds something else."""
+    """The contents of a file as weights of a masked autoencoder; fails in any way if they are something else."""
     tensors, wrapper = unwrap(content)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    form = recognise(tensors, wrapper)
-    check_weights({key: tensor for key, tensor in tensors.items() if FORMATS[form].read(key) is not None})
-    known, others = to_canonical(tensors, FORMATS[form])
-    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+    form, inner = recognise(tensors, wrapper)
+    read = FORMATS[form].read
+    check_weights({
+        key: tensor for key, tensor in tensors.items() if key.startswith(inner) and read(key.removeprefix(inner))})
+    known, others = to_canonical(tensors, FORMATS[form], inner)
     for name, dims in DIMENSIONS.items():
         if name in known and (known[name].ndim != dims or not known[name].numel()):
             raise ValueError(f'{name} has the shape {tuple(known[name].shape)}, not {dims} dimensions of 1 or more')
-    settings = (
-        settings_of_huggingface(hf_config) if form == 'huggingface'
-        else meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', '')))
+    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+    if form == 'huggingface':
+        settings = settings_of_huggingface(hf_config)
+    elif inner == MOCO_V3 and len(known['patch_embed.proj.weight']) == 384:
+        settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
+    else:
+        settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))
+    if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token, of distillation
+        table = known['pos_embed']
+        others['pos_embed of dist_token'] = table[:, 1:2]
+        known['pos_embed'] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
     return Checkpoint(known, form, others, check_settings(settings), source)
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> None:
-    """Write weights, unchanged, as a library writes and strictly loads them. Optimizer states are left out.
+    """Write weights, unchanged, under the names that a library writes and strictly loads.
 
     Args:
         checkpoint: e.g. what `read_checkpoint` returned.
-        path: file to write, as safetensors where it ends so; for 'huggingface' a folder, which gets `config.json` and
+        path: file to write, as safetensors if it ends so; for 'huggingface' a folder, which gets `config.json` and
             `model.safetensors`.
         form: a key of `FORMATS`.
 
     Raises:
-        ValueError: for an unknown format, or one without a place for a part of the weights.
+        ValueError: for an unknown format, or one that has no place for some of the weights.
     """
     if form not in FORMATS:
-        raise ValueError(f'format {form!r} is none of {", ".join(FORMATS)}')
+        raise ValueError(f'format {form!r} is not one of {", ".join(FORMATS)}')
     with contents_of(checkpoint.source, f'cannot be written as {form}'):
         tensors = from_canonical(checkpoint.tensors, FORMATS[form])
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        config = huggingface_config(checkpoint) if form == 'huggingface' else {}
+        config = _huggingface_config(checkpoint) if form == 'huggingface' else {}
     if form == 'huggingface':
         if not checkpoint.has_decoder:  # ViTMAEModel is the ViT itself
             tensors = {key.removeprefix('vit.'): tensor for key, tensor in tensors.items()}
@@ -168,6 +180,50 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
         write_content(dict(model=tensors), path)
     else:
         write_content(dict(state_dict=tensors, meta=dict(mae_mm=checkpoint.settings)), path)
+
+
+def _huggingface_config(checkpoint: Checkpoint) -> dict:
+    """The `config.json` with which transformers builds the model that these weights fit.
+
+    Raises:
+        ValueError: if the number of heads is not known, or the grid is not a square (transformers builds only squares).
+    """
+    grid, tensors, width = checkpoint.grid, checkpoint.tensors, checkpoint.embed_dim
+    if grid is None or grid[0] != grid[1]:
+        raise ValueError(
+            f'{checkpoint.source}: the position table is {grid or checkpoint.num_positions}, and transformers builds '
+            'square ones only')
+    config = dict(
+        architectures=['ViTMAEForPreTraining' if checkpoint.has_decoder else 'ViTMAEModel'],
+        model_type='vit_mae',
+        hidden_size=width,
+        num_hidden_layers=checkpoint.depth,
+        num_attention_heads=_heads(checkpoint, 'num_heads', width, PUBLISHED_HEADS),
+        intermediate_size=len(tensors['blocks.0.mlp.fc1.bias']),
+        image_size=grid[0] * checkpoint.patch_size,
+        patch_size=checkpoint.patch_size,
+        num_channels=checkpoint.in_chans,
+        layer_norm_eps=1e-6,
+        mask_ratio=checkpoint.settings.get('mask_ratio', 0.75),
+        norm_pix_loss=checkpoint.settings.get('norm_pix_loss', True))
+    if checkpoint.has_decoder:
+        width = len(tensors['decoder_embed.weight'])
+        config.update(
+            decoder_hidden_size=width,
+            decoder_num_hidden_layers=checkpoint.decoder_depth,
+            decoder_num_attention_heads=_heads(checkpoint, 'decoder_num_heads', width, {512: 16}),
+            decoder_intermediate_size=len(tensors['decoder_blocks.0.mlp.fc1.bias']))
+    return config
+
+
+def _heads(checkpoint: Checkpoint, key: str, width: int, published: Mapping[int, int]) -> int:
+    """The number that the file gives, or that of the published model of this width."""
+    heads = checkpoint.settings.get(key, published.get(width))
+    if heads is None:
+        raise ValueError(
+            f'{checkpoint.source} does not say how many attention heads share its width of {width}, and no published '
+            f'model has that width; set {key} (--set {key}=N)')
+    return heads
 
 
 def _depth(tensors: Tensors, stack: str) -> int:

@@ -1,4 +1,4 @@
-"""From one format to another, saying what was found and what was written."""
+"""From one format to another, with a report of what was found and what was written."""
 
 import ast
 from collections.abc import Sequence
@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint, write_checkpoint
-from mae_mm.checkpoint.files import sha256, weight_files
-from mae_mm.checkpoint.formats import shorten
+from mae_mm.checkpoint.formats import Tensors, shorten
 from mae_mm.checkpoint.trust import SETTINGS
 
 
@@ -18,31 +17,27 @@ def convert(
     """Describe a checkpoint and write it in another format (see `tools/convert_checkpoint.py --help`).
 
     Raises:
-        FileNotFoundError: if there is nothing to read.
-        ValueError: if it cannot be read, or not be written as that, or if something is there already.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or cannot be written in that format, or if OUT exists.
     """
-    if not inspect and not (out and to):
-        raise ValueError('say where to write and as what (OUT --to FORMAT), or --inspect to look only')
     if not inspect:
-        _check_out(source, Path(out), overwrite)
+        if not (out and to):
+            raise ValueError('give OUT and --to FORMAT, or --inspect to write nothing')
+        _check_out(Path(source), Path(out), overwrite)
     checkpoint = read_checkpoint(source, prefix)
     checkpoint = replace(checkpoint, settings={**checkpoint.settings, **_parse(settings)})
     print(describe(checkpoint))
-    if inspect:
-        return
-    written = checkpoint.encoder_only() if encoder_only else checkpoint
-    write_checkpoint(written, out, to)
-    print(f'\nwritten            {out} ({to}): {_size(written.tensors)}')
-    for file in [Path(out)] if Path(out).is_file() else sorted(Path(out).glob('model*.safetensors')):
-        print(f'sha256             {sha256(file)}  {file.name}')
+    if not inspect:
+        written = checkpoint.encoder_only() if encoder_only else checkpoint
+        write_checkpoint(written, out, to)
+        print(f'\nwritten            {out} ({to}): {_size(written.tensors)}')
 
 
-def _check_out(source: str, out: Path, overwrite: bool) -> None:
-    """Weights are not written over by mistake, and never over those that are being read."""
-    if out.exists() and Path(source).exists() and out.samefile(source):
-        raise ValueError(f'OUT is IN ({source}), which would be lost; name another')
+def _check_out(source: Path, out: Path, overwrite: bool) -> None:
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ValueError(f'OUT is the same file as IN ({source}); choose another name')
     if out.exists() and not overwrite and (out.is_file() or any(out.iterdir())):
-        raise ValueError(f'{out} is there already; name another, or add --overwrite')
+        raise ValueError(f'{out} exists; choose another name, or add --overwrite')
 
 
 def describe(checkpoint: Checkpoint) -> str:
@@ -55,11 +50,10 @@ def describe(checkpoint: Checkpoint) -> str:
     lines += [f'{name:<19}{value}' for name, value in checkpoint.settings.items()]
     if checkpoint.others:
         lines.append(f'others             {_size(checkpoint.others)}: {shorten(checkpoint.others)} (not converted)')
-    lines += [f'sha256             {sha256(file)}  {file.name}' for file in weight_files(checkpoint.source)]
     return '\n'.join(lines)
 
 
-def _size(tensors: dict) -> str:
+def _size(tensors: Tensors) -> str:
     return f'{len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} parameters'
 
 
@@ -69,11 +63,11 @@ def _parse(settings: Sequence[str]) -> dict:
     for setting in settings:
         key, _, value = setting.partition('=')
         if key not in SETTINGS:
-            raise ValueError(f'--set {setting}: {key!r} is none of {", ".join(SETTINGS)}')
+            raise ValueError(f'--set {setting}: {key!r} is not one of {", ".join(SETTINGS)}')
         try:
             parsed[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            raise ValueError(f'--set {setting}: {value!r} is no number, True, False or (rows, columns)') from None
+            parsed[key] = None
         if not SETTINGS[key](parsed[key]):
-            raise ValueError(f'--set {setting}: {value} cannot be {key}')
+            raise ValueError(f'--set {setting}: {value!r} is not a valid {key}')
     return parsed

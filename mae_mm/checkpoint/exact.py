@@ -6,10 +6,10 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.model.weight_init import update_init_info
-from torch import Tensor, nn
+from torch import nn
 
 from mae_mm.checkpoint.files import read_content, unwrap
-from mae_mm.checkpoint.formats import DECODER, FORMATS, recognise, shorten, to_canonical
+from mae_mm.checkpoint.formats import DECODER, FORMATS, Tensors, recognise, shorten, to_canonical
 from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.registry import WEIGHT_INITIALIZERS
 
@@ -17,7 +17,7 @@ from mae_mm.registry import WEIGHT_INITIALIZERS
 def load_exactly(
     model: nn.Module, checkpoint: str | Path, prefix: str = '', classes: Sequence[str] | None = None, config: str = '',
 ) -> Mapping:
-    """Load all weights of a model, buffers included; where one does not fit, nothing is loaded.
+    """Load all weights of a model, buffers included; if one does not fit, nothing is loaded.
 
     Args:
         model: any module, also inside wrappers (DistributedDataParallel, test-time augmentation).
@@ -27,7 +27,7 @@ def load_exactly(
         config: name of the config, for the message.
 
     Returns:
-        What the file holds.
+        The contents of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -72,6 +72,17 @@ class PretrainedConv:
             update_init_info(module, f'mae_mm.PretrainedConv: loaded from {self.checkpoint}')
 
 
+def _faults(own: Tensors, state: Tensors) -> str:
+    """Keys that differ, '' if none do. Counters of batches may be missing: old versions of torch do not write them."""
+    kinds = {
+        'missing in the file': [
+            key for key in own if key not in state and not key.endswith('num_batches_tracked')],
+        'left over': [key for key in state if key not in own],
+        'of another shape': [key for key in state if key in own and own[key].shape != state[key].shape]}
+    text = ', '.join(f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in kinds.items() if keys)
+    return text and f'{text}; build the model as it was trained (depth, channels, number of classes)'
+
+
 def explain_mismatch(content: Mapping, classes: Sequence[str] | None, faults: str) -> str:
     """Why a checkpoint does not fit a config: what kind it is, or else the faults that were found."""
     if classes and is_pretraining(content):  # without classes the config is one of pre-training, too
@@ -92,19 +103,9 @@ def is_pretraining(content: Mapping) -> bool:
     """Whether a checkpoint holds a masked autoencoder, or nothing but its encoder, in any format."""
     tensors, wrapper = unwrap(content)
     try:
-        known, others = to_canonical(tensors, FORMATS[recognise(tensors, wrapper)])
+        form, prefix = recognise(tensors, wrapper)
     except ValueError:  # not a ViT of a known format
         return False
+    known, others = to_canonical(tensors, FORMATS[form], prefix)
     parts = {name.split('.')[0] for name in known}
     return not parts.isdisjoint(DECODER) or not (others or 'head' in parts)
-
-
-def _faults(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Keys that differ, '' if none do. Counters of batches are not needed: old versions of torch did not write them."""
-    kinds = {
-        'missing in the file': [
-            key for key in own if key not in state and not key.endswith('num_batches_tracked')],
-        'left over': [key for key in state if key not in own],
-        'of another shape': [key for key in state if key in own and own[key].shape != state[key].shape]}
-    text = ', '.join(f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in kinds.items() if keys)
-    return text and f'{text}; build the model as it was trained (depth, channels, number of classes)'

@@ -18,8 +18,9 @@ from torch import Tensor
 from mae_mm.checkpoint.trust import contents_of
 
 PARTIAL = '.partial'  # ends the names of unfinished files
-# Keys under which libraries keep their weights, the first one found is taken.
-WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict')
+# Keys under which projects keep their weights; the first one found is taken. The last two are DINO's.
+WRAPPERS = (
+    'state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict', 'teacher', 'student')
 STATISTICS = ('min', 'max', 'mean', 'current')
 
 
@@ -31,40 +32,40 @@ def _statistic(owner: type, name: str) -> object:
 
 
 def _numpy_objects() -> list:
-    """What numpy numbers and arrays are pickled as, by numpy 1 (numpy.core) and 2 (numpy._core)."""
+    """The names under which numpy 1 (numpy.core) and 2 (numpy._core) pickle numbers and arrays."""
     array, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(name)) for name in ('float64', 'float32', 'int64')]
     both = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in (array, scalar) for core in ('core', '_core')]
     return [np.ndarray, np.dtype, *dtypes, *both]
 
 
-# All that mmengine's Runner writes beside tensors and plain data.
+# Everything that mmengine's Runner writes besides tensors and plain data.
 MMENGINE_OBJECTS = (HistoryBuffer, (_statistic, 'builtins.getattr'), *_numpy_objects())
-# MAE's release and timm store their command line, a bag of plain values, beside the weights.
+# MAE's release, DINO and timm store their command line, a namespace of plain values, with the weights.
 READABLE_OBJECTS = (*MMENGINE_OBJECTS, argparse.Namespace)
 
 
 def allow_mmengine_objects() -> None:
-    """Let `torch.load` in this process resume what mmengine's Runner wrote, with weights_only on.
+    """Let `torch.load(…, weights_only=True)` in this process read what mmengine's Runner writes.
 
-    For entry points that hand a path to mmengine itself (`--resume`, `load_from`, inferencers).
+    For entry points in which mmengine itself opens the file (`--resume`, `load_from`, inferencers).
     """
     torch.serialization.add_safe_globals(list(MMENGINE_OBJECTS))
 
 
 def read_content(path: str | Path) -> tuple[Mapping, dict]:
-    """Content of a checkpoint file, or of a folder of transformers, told by its bytes and not by its name.
+    """Read a checkpoint file, or a folder of transformers; its bytes decide how, not its name.
 
     Args:
         path: a torch or safetensors file; a folder with `model*.safetensors` or `pytorch_model*.bin`; http(s):// of a
             file, kept in torch.hub's cache.
 
     Returns:
-        What the file holds, on the CPU, and the `config.json` of transformers beside it ({} where there is none).
+        The contents, on the CPU, and the `config.json` of transformers in the same folder ({} if there is none).
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if the file is damaged, no checkpoint, or holds objects other than tensors and plain data.
+        ValueError: if the file is damaged, not a checkpoint, or holds objects other than tensors and plain data.
     """
     files = weight_files(path)
     contents = [_read_file(file) for file in files]
@@ -75,11 +76,7 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
 
 
 def weight_files(path: str | Path) -> list[Path]:
-    """The file at a path or URL, or the files with weights in a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
+    """The file at a path or URL, or the files with weights in a folder; FileNotFoundError if there is none."""
     if str(path).startswith(('http://', 'https://')):
         return [_download(str(path))]
     path = Path(path).expanduser()
@@ -104,13 +101,13 @@ def sha256(path: Path) -> str:
 
 
 def write_content(content: Mapping, path: str | Path) -> None:
-    """Write a checkpoint, as safetensors where the name ends so. A broken-off write leaves no file behind."""
+    """Write a checkpoint, as safetensors if the name ends so; an interrupted write leaves no file with that name."""
     def write(partial: Path) -> None:
         if Path(path).suffix == '.safetensors':
             partial.touch()
             mode = partial.stat().st_mode
             safetensors.torch.save_file(dict(content), partial, metadata={'format': 'pt'})
-            partial.chmod(mode)  # safetensors lets nobody but the owner read
+            partial.chmod(mode)  # safetensors would let nobody but the owner read
         else:
             torch.save(content, partial)
 
@@ -118,10 +115,10 @@ def write_content(content: Mapping, path: str | Path) -> None:
 
 
 def write_beside(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, and give it that name once it lies on the disk, complete.
+    """Let `write` fill a temporary file, and rename it to `path` once it is complete on the disk.
 
-    Whatever happens meanwhile, `path` is the old file or the new one. What a killed process left unfinished has a name
-    that ends with `.partial`, and is written over the next time.
+    At any moment `path` is the old file or the new one. A killed process leaves a file that ends with `.partial`; the
+    next write overwrites it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,41 +155,41 @@ def _read_file(path: Path) -> Mapping:
         head = file.read(9)
     try:
         content = safetensors.torch.load_file(path) if head[8:] == b'{' else _load_torch(path)
-    except Exception as error:  # damaged bytes make every reader fail in its own way
+    except Exception as error:  # readers of damaged bytes fail in any way
         if reason := refusal(path, error):
             raise ValueError(reason) from None
         raise ValueError(
-            f'{path} is no checkpoint, or truncated: it is neither a torch file nor safetensors (it has '
-            f'{path.stat().st_size:,} bytes and starts with {head!r}); copy or download it again') from error
+            f'{path} is not a checkpoint, or truncated: neither a torch file nor safetensors '
+            f'({path.stat().st_size:,} bytes that start with {head!r}); copy or download it again') from error
     if not isinstance(content, Mapping):
         raise ValueError(f'{path} holds a {type(content).__name__}, not a dict of tensors')
     return content
 
 
 def refusal(path: str | Path, error: Exception) -> str | None:
-    """What to say of a file with objects that are not unpickled; None if the error says something else.
+    """The message for a file with objects that are not unpickled; None for other errors.
 
-    Torch's own message advises to unpickle them all the same.
+    It replaces torch's message, which recommends to unpickle them all the same.
     """
     refused = re.search(r'GLOBAL (\S+)|but got <class \'(\S+)\'>', str(error))
     if not refused or not isinstance(error, pickle.UnpicklingError):
         return None
     return (
         f'{path} was not loaded: it holds {refused[1] or refused[2]}, which is neither a tensor nor plain data and '
-        'could run code. Ask for a file with the weights alone, e.g. safetensors')
+        'could run code. Ask its author for a file with only the weights, e.g. safetensors')
 
 
 def _load_torch(path: Path) -> object:
-    # The context manager takes its objects from the process-wide list when it ends, also those that were there before.
+    # When it ends, the context manager removes its objects from the process-wide list, even those that were there.
     allowed = torch.serialization.get_safe_globals()
     with torch.serialization.safe_globals([obj for obj in READABLE_OBJECTS if obj not in allowed]):
         return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a checkpoint under their names in the model; epochs, optimizer states and the like are left out.
+    """The tensors of a checkpoint under their names in the model, without epochs, optimizer states and the like.
 
-    Marks of DistributedDataParallel, weight averaging and torch.compile are taken off the names.
+    Prefixes of DistributedDataParallel, weight averaging and torch.compile are removed.
 
     Returns:
         The tensors, and the key of `WRAPPERS` under which they were found.

@@ -6,8 +6,8 @@ The canonical names are those of the MAE authors' release, which are timm's for 
     fc_norm  head                             (fine-tuned with mean pooling: fc_norm takes the place of norm)
     decoder_embed  mask_token  decoder_pos_embed  decoder_blocks.N.{as above}  decoder_norm  decoder_pred
 
-Position tables are part of the weights: trained with one, they are useless with another. So tables are carried as they
-are stored and never computed anew, whatever order of channels their library has (mmpretrain's halves are swapped).
+Position tables are part of the weights: weights trained with one table are useless with another. So tables are read and
+written as stored, never recomputed, whatever their library's order of channels (mmpretrain's halves are swapped).
 """
 
 import re
@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Rename = Callable[[str], str | None]  # None: no part of a masked autoencoder
+Rename = Callable[[str], str | None]  # None: not part of a masked autoencoder
 
 ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
 DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
 
+MOCO_V3 = 'base_encoder.'  # prefix of the encoder that MoCo v3 evaluates; the other one is momentum_encoder
 # Every name of the patch embedding, and the prefixes under which libraries have their encoder.
 PATCH_EMBEDS = {
-    'patch_embed.proj': ('', 'backbone.'),
+    'patch_embed.proj': ('', 'backbone.', MOCO_V3),
     'patch_embed.projection': ('', 'backbone.'),
     'embeddings.patch_embeddings.projection': ('', 'vit.'),
 }
@@ -81,15 +82,18 @@ class Format(NamedTuple):
     splits_qkv: bool = False  # query, key and value are three layers
 
 
-def to_canonical(tensors: Mapping[str, Tensor], form: Format) -> tuple[Tensors, Tensors]:
+def to_canonical(tensors: Mapping[str, Tensor], form: Format, prefix: str = '') -> tuple[Tensors, Tensors]:
     """Give weights their canonical names.
+
+    Args:
+        prefix: of the encoder's keys, which is not part of the format.
 
     Returns:
         The masked autoencoder's weights under canonical names, and all others under their own.
     """
     known, others = {}, {}
     for key, tensor in tensors.items():
-        name = form.read(key)
+        name = form.read(key.removeprefix(prefix)) if key.startswith(prefix) else None
         if name is None:
             others[key] = tensor
         else:
@@ -107,9 +111,9 @@ def from_canonical(tensors: Mapping[str, Tensor], form: Format) -> Tensors:
     names = {name: form.write(name) for name in tensors}
     if homeless := [name for name, key in names.items() if key is None]:
         raise ValueError(
-            f'the format has no place for {shorten(homeless)}; encoder_only (--encoder-only) leaves out decoder and '
-            'head; fc_norm (of models fine-tuned with mean pooling) fits every format but huggingface, relative '
-            'positions fit mae_mm alone')
+            f'the format has no place for {shorten(homeless)}. Decoder and head: leave them out with encoder_only '
+            '(--encoder-only); fc_norm, of models fine-tuned with mean pooling: every format except huggingface has '
+            'it; relative positions: only mae_mm has them')
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
@@ -135,15 +139,19 @@ def merge_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
     return result
 
 
-def recognise(keys: Iterable[str], wrapper: str | None = None) -> str:
-    """Name of the format that writes such keys.
+def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str]:
+    """Recognise a format by its keys.
 
     Args:
         keys: of a state dict, as `files.unwrap` gives them.
         wrapper: the key of the file under which the state dict was found.
 
+    Returns:
+        The name of the format, and the prefix before its keys, which only MoCo v3 ('base_encoder.') and DINO
+        ('backbone.') have: their encoders are timm's.
+
     Raises:
-        ValueError: if they are no ViT's, several ViTs', or a ViT's under an unknown prefix.
+        ValueError: if the keys are not a ViT's, several ViTs', a ViT's under an unknown prefix, or BEiT's.
     """
     keys = list(keys)
     matches = [re.fullmatch(rf'(.*\.)?({"|".join(PATCH_EMBEDS)})\.weight', key) for key in keys]
@@ -151,17 +159,24 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> str:
     if not found:
         raise ValueError(
             f'it holds no ViT: none of its {len(keys)} tensors is a patch embedding (its keys: {shorten(keys)})')
+    if beit := [key for key in keys if re.search(r'\.\d+\.(gamma_1|lambda_1)\b|\.attn\.q_bias$', key)]:
+        raise ValueError(
+            f'it holds a BEiT or a similar model ({shorten(beit, 2)}), whose blocks scale their outputs, have no bias '
+            'for keys and add relative position tables; the blocks of mae_mm.ViT do not. Start from a ViT of MAE, '
+            'MoCo v3, DINO or DeiT instead')
     known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
     if len(known) != 1:
         raise ValueError(
-            f'its ViT has a wrong prefix: patch embeddings are found under {", ".join(map(repr, found))}, and not at '
-            f'exactly one place that a known format uses; say which to take, e.g. prefix={next(iter(found))!r}')
+            f'its ViT has an unknown prefix: there are patch embeddings under {", ".join(map(repr, found))}, and not '
+            f'at exactly one place that a known format uses; choose one, e.g. prefix={next(iter(found))!r}')
     prefix, layer = known[0], found[known[0]]
     if layer != 'patch_embed.proj':
-        return 'mmpretrain' if layer == 'patch_embed.projection' else 'huggingface'
+        return ('mmpretrain' if layer == 'patch_embed.projection' else 'huggingface'), ''
+    if prefix == MOCO_V3 or (prefix and wrapper in ('teacher', 'student')):
+        return 'timm', prefix
     if prefix:
-        return 'mae_mm'
-    return 'mae' if wrapper == 'model' or any(key.startswith('decoder_') for key in keys) else 'timm'
+        return 'mae_mm', ''
+    return 'mae' if wrapper == 'model' or any(key.startswith('decoder_') for key in keys) else 'timm', ''
 
 
 def shorten(names: Iterable[str], num: int = 4) -> str:
@@ -171,7 +186,7 @@ def shorten(names: Iterable[str], num: int = 4) -> str:
 
 
 def _renaming(names: Mapping[str, str]) -> Rename:
-    """A function from a table of layers and bare parameters, in which # stands for the number of a block."""
+    """A function from a table of layers and parameters, in which # is the number of a block."""
 
     def rename(key: str) -> str | None:
         number = re.search(r'\.(\d+)\.', key)
@@ -195,7 +210,8 @@ def _reading(names: Mapping[str, str], normalise: Callable[[str], str]) -> Renam
 
 
 def _read_release(key: str) -> str | None:
-    return key if key.split('.')[0] in (*ENCODER, *DECODER, 'head') else None
+    """As it is, but for other heads than one linear layer: of linear probing, MoCo v3, DINO."""
+    return key if key.split('.')[0] in (*ENCODER, *DECODER) or key in ('head.weight', 'head.bias') else None
 
 
 def _read_mae_mm(key: str) -> str | None:

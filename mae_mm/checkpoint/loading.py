@@ -1,4 +1,4 @@
-"""Checkpoint into model: what fits is loaded, what should fit is resized, all else is said aloud or refused."""
+"""Checkpoint into model: what fits is loaded, what should fit is resized, everything else is reported or refused."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from mae_mm.models.vit import ViT, resize_table
 from mae_mm.registry import WEIGHT_INITIALIZERS
 
 TABLES = ('pos_embed', 'decoder_pos_embed')
-NORMS = ('norm', 'fc_norm')  # of the output: which of them a ViT has depends on its `out_type`
+NORMS = ('norm', 'fc_norm')  # of the output: a ViT has one of them or none, by its `out_type`
 
 
 @dataclass
@@ -28,8 +28,8 @@ class LoadReport:
     Attributes:
         matched: loaded as they are.
         resized: loaded after resampling; the name says from what to what.
-        new: in the model only; they keep their initialisation.
-        ignored: in the file only.
+        new: only in the model; they keep their initialisation.
+        ignored: only in the file.
     """
 
     checkpoint: Checkpoint
@@ -59,8 +59,8 @@ class Pretrained:
         self.checkpoint, self.prefix, self.grid_size = checkpoint, prefix, grid_size
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into a module whose other weights are, or will be, initialised otherwise."""
-        # mmengine runs this before the children's own initialisation, which must not come on top.
+        """Initialise the parts of a module, then load."""
+        # mmengine runs this before the children's own initialisation, which must not overwrite the loaded weights.
         for part in (*find_parts(module), getattr(module, 'target_generator', None)):
             if part is not None and part is not module:
                 part.init_weights()
@@ -72,62 +72,57 @@ class Pretrained:
 def load_pretrained(
     module: nn.Module, checkpoint: str | Path | Checkpoint, prefix: str = '', grid_size: Sequence[int] | None = None,
 ) -> LoadReport:
-    """Load weights into the ViT of a model and, where the model is a masked autoencoder, into its decoder.
+    """Load weights into the ViT of a model and, if the model is a masked autoencoder, into its decoder.
 
-    The position tables are resampled to the model's grid, the patch embedding to its channels and patch size (see
-    `adapt_patch_embed`). What became of every tensor is printed as one table, on rank 0.
+    Position tables are resampled to the model's grid, the patch embedding to its channels and patch size (see
+    `adapt_patch_embed`). One table with what became of every tensor is logged.
 
     Args:
         module: a `mae_mm.ViT`, or any model with one of them inside.
         checkpoint: path of a file in any format, or what `read_checkpoint` returned.
         prefix: see `read_checkpoint`.
-        grid_size: rows and columns of the file's position table, where neither the file says so nor it is a square.
+        grid_size: rows and columns of the file's position table, if the file does not give them and it is not a square.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a weight of encoder or decoder is missing, misfits or finds no place. Nothing is loaded then.
+        ValueError: if a weight of encoder or decoder is missing, does not fit or has no place. Nothing is loaded then.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, prefix)
     vit, decoder = find_parts(module)
+    own = module.state_dict()  # shares its memory with the model
     with contents_of(checkpoint.source):
-        grid = tuple(grid_size or _grid_of_file(checkpoint, vit))
-        if grid[0] * grid[1] != checkpoint.num_positions:
-            raise ValueError(f'grid_size={grid} has not the {checkpoint.num_positions} positions of the file')
-        state, report = fit(checkpoint, vit, decoder, grid)
-        extras = _extras(module, checkpoint) if decoder is not None else {}
-        own = module.state_dict()  # which shares its model's memory
-        check_weights({name: source for name, source in extras.items()
-                       if source is not None and own[name].is_floating_point()})
+        state, report = fit(checkpoint, vit, decoder, _grid_of_file(checkpoint, vit, grid_size))
+        extras = _extras(own, checkpoint) if decoder is not None else {}
+        check_weights({name: source for name, source in extras.items() if own[name].is_floating_point()})
+    for name, target in own.items():
+        if name in extras:
+            target.copy_(extras[name])
+            report.matched[name] = report.ignored.pop(name)
+        elif decoder is not None and _is_extra(name):
+            report.new[name] = target.numel()
     for part in (vit, decoder):
         if part is not None:
             names = part.state_dict().keys()
             part.load_state_dict({name: state[name] for name in names if name in state}, strict=False)
-    for name, source in extras.items():
-        if source is None:
-            report.new[name] = own[name].numel()
-        else:
-            own[name].copy_(source)
-            report.matched[name] = report.ignored.pop(name)
     print_log(f'weights loaded from {report}', logger='current')
     return report
 
 
-def _extras(module: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor | None]:
-    """What variants of the autoencoder have beside its parts: the encoder's mask token, the weights of a target.
+def _is_extra(name: str) -> bool:
+    """Weights that variants of the autoencoder have besides encoder and decoder: a mask token, those of a target."""
+    return name == 'mask_token' or name.startswith('target_generator.')
 
-    Returns:
-        The file's weight for each, None where it has none of that shape.
-    """
-    wanted = {name: target.shape for name, target in module.state_dict().items()
-              if name == 'mask_token' or name.startswith('target_generator.')}
-    found = {name: checkpoint.others.get(name) for name in wanted}
-    return {name: source if source is not None and source.shape == wanted[name] else None
-            for name, source in found.items()}
+
+def _extras(own: Tensors, checkpoint: Checkpoint) -> Tensors:
+    """The file's weights for these, as far as it has them in the same shape."""
+    return {
+        name: checkpoint.others[name] for name, target in own.items()
+        if _is_extra(name) and name in checkpoint.others and checkpoint.others[name].shape == target.shape}
 
 
 def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
-    """The ViT in a model and the decoder of a masked autoencoder, where there is one.
+    """The ViT in a model and, if it is a masked autoencoder, its decoder.
 
     Raises:
         ValueError: if there is not exactly one ViT.
@@ -136,7 +131,7 @@ def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
     if len(vits) != 1:
         raise ValueError(
             f'{type(module).__name__} has {len(vits)} mae_mm.ViT, not one; give init_cfg to each mae_mm.ViT instead')
-    # Told by its weights: importing the class would need mmpretrain in detectors and segmentors, too.
+    # Recognised by its weights: importing the class would import mmpretrain into detectors and segmentors, too.
     return vits[0], next((part for part in module.modules() if hasattr(part, 'decoder_pred')), None)
 
 
@@ -156,7 +151,7 @@ def fit(
     for name, target in wanted.items():
         source = checkpoint.tensors.get(name)
         if source is None:
-            if _may_be_new(name):
+            if name.startswith('fc_norm.') or '.rel_pos' in name:  # which pre-training does not have
                 report.new[name] = target.numel()
             else:
                 missing.append(name)
@@ -173,30 +168,30 @@ def fit(
     report.ignored = {**unused, **{name: tensor.numel() for name, tensor in checkpoint.others.items()}}
     heads, model_heads = checkpoint.settings.get('num_heads'), vit.blocks[0].attn.num_heads
     if missing or misfits or homeless or heads not in (None, model_heads):
-        complaints = [
+        faults = [
             f'{len(names)} {what}: {shorten(names)}' for what, names in (
                 ('missing in the file', missing), ('of another shape (file -> model)', misfits.values()),
                 ('without a place in the model', homeless)) if names]
         cause = _cause(checkpoint, vit, decoder, [*missing, *misfits, *homeless])
         raise ValueError(
             f'{checkpoint.source} ({checkpoint.format}) does not fit the model, and nothing was loaded\n  '
-            + '\n  '.join([*complaints, f'likely cause: {cause}']))
+            + '\n  '.join([*faults, f'likely cause: {cause}']))
     return state, report
 
 
 def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
     """Bring the weight of a patch embedding to other channels and another patch size.
 
-    Channels: one channel gets the sum over the file's C (a gray image answers as the same image in C equal channels);
-    N channels get the file's in turn, times C / N, so that activations keep their magnitude. Both are timm's rule.
-    Size: pseudo-inverse resampling (FlexiViT, arXiv:2212.08013, section 3.4): a patch that is enlarged together with
-    its weight keeps its embedding.
+    Channels (timm's rule): one channel gets the sum over the file's C, so that a gray image has the features of the
+    same image in C equal channels; N channels get the file's in turn, times C / N, so that activations keep their
+    magnitude. Size: pseudo-inverse resampling (FlexiViT, arXiv:2212.08013, section 3.4), so that a patch that is
+    enlarged together with its weight keeps its embedding.
 
     Args:
         weight: (D, C, p, p).
 
     Returns:
-        (D, `in_chans`, `patch_size`, `patch_size`), same dtype; `weight` itself where nothing changes.
+        (D, `in_chans`, `patch_size`, `patch_size`), same dtype; `weight` itself if nothing changes.
     """
     chans = weight.shape[1]
     if in_chans == 1 != chans:
@@ -218,7 +213,7 @@ def resize_rel_pos(table: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit: ViT) -> tuple[Tensor, str]:
-    """A weight in the model's shape where there is a rule for it, and what was changed ('' for nothing)."""
+    """A weight in the model's shape if there is a rule for it, and what was changed ('' for nothing)."""
     if name in TABLES and grid != vit.grid_size and source.shape[-1] == target.shape[-1]:
         return resize_table(source, grid, vit.grid_size), '{}x{} -> {}x{}'.format(*grid, *vit.grid_size)
     if name == 'patch_embed.proj.weight' and len(source) == len(target) and source.shape != target.shape:
@@ -230,25 +225,26 @@ def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit
     return source, ''
 
 
-def _may_be_new(name: str) -> bool:
-    """Parts that pre-training does not have: they start at their neutral initialisation."""
-    return name.startswith('fc_norm.') or '.rel_pos' in name
-
-
-def _grid_of_file(checkpoint: Checkpoint, vit: ViT) -> tuple[int, int]:
-    own, grid = vit.grid_size, checkpoint.grid
-    told = grid is not None and tuple(checkpoint.settings.get('grid') or ()) == grid
-    if checkpoint.num_positions == own[0] * own[1] and not told:
-        if grid not in (None, own):
+def _grid_of_file(checkpoint: Checkpoint, vit: ViT, given: Sequence[int] | None) -> tuple[int, int]:
+    """Rows and columns of the file's position table, from the first of: the argument, the file, the model, a square."""
+    own, count, square = vit.grid_size, checkpoint.num_positions, checkpoint.grid
+    if given:
+        if given[0] * given[1] != count:
+            raise ValueError(f'grid_size={tuple(given)} does not have the {count} positions of the file')
+        return tuple(given)
+    if square is not None and tuple(checkpoint.settings.get('grid') or ()) == square:
+        return square
+    if count == own[0] * own[1]:
+        if square not in (None, own):
             raise ValueError(
-                f'{checkpoint.source}: its {checkpoint.num_positions} positions may be {grid[0]}x{grid[1]} or the '
-                f"model's {own[0]}x{own[1]}; say which, e.g. grid_size={own}")
+                f"its {count} positions may be {square[0]}x{square[1]} or the model's {own[0]}x{own[1]}; say which, "
+                f'e.g. grid_size={own}')
         return own
-    if grid is None and checkpoint.num_positions:
+    if square is None:
         raise ValueError(
-            f'{checkpoint.source}: its {checkpoint.num_positions} positions are no square and the file does not say '
-            'their rows and columns; give grid_size=(rows, columns)')
-    return grid or own
+            f'its {count} positions are not a square and the file does not give their rows and columns; set '
+            'grid_size=(rows, columns)')
+    return square
 
 
 def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: Iterable[str]) -> str:
@@ -271,12 +267,11 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
     if 'norm.weight' in faulty:
         if 'fc_norm.weight' in checkpoint.tensors:
             return (
-                'a fine-tuned file: with mean pooling, fc_norm took the place of the final norm; load it with '
+                'a fine-tuned file: with mean pooling, fc_norm replaces the final norm; load it with '
                 "out_type='avg_featmap' or 'featmap', or give the pre-trained file")
         return (
             "a file without final norm, as detectors and segmentors write (out_type='featmap'); load it with "
             "out_type='featmap', or give the pre-trained file")
     if any('.rel_pos' in name for name in faulty):
-        return 'a file with relative positions of another kind than the model has; set rel_pos and window_size alike'
-    return f'a partial file, or a ViT with other parts than these of {checkpoint}'
-
+        return 'a file with other relative positions than the model; set rel_pos and window_size as in the file'
+    return f'an incomplete file, or a ViT with other parts than a {checkpoint}'

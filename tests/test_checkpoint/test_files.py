@@ -72,7 +72,7 @@ def test_damaged_files(make_vit: Callable, tmp_path: Path, damage: Callable, kin
     path, save = tmp_path / 'file.pth', torch.save if kind == 'torch' else save_file
     save(dict(make_vit().state_dict()), path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=rf'file\.pth is no checkpoint, or truncated.* {path.stat().st_size:,} bytes'):
+    with pytest.raises(ValueError, match=rf'file\.pth is not a checkpoint, or .*{path.stat().st_size:,} bytes'):
         read_checkpoint(path)
 
 
@@ -83,7 +83,7 @@ def test_other_things_that_are_no_checkpoint(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
     with pytest.raises(ValueError, match='holds a list, not a dict of tensors'):
         read_checkpoint(saved([torch.zeros(1)], tmp_path / 'list.pth'))
-    with pytest.raises(ValueError, match=r"format 'keras' is none of mae_mm, mae, timm"):
+    with pytest.raises(ValueError, match=r"format 'keras' is not one of mae_mm, mae, timm"):
         write(Checkpoint({}), tmp_path / 'x', 'keras')
 
 

@@ -1,9 +1,11 @@
 """Every foreign library loads, strictly, what this project writes, and gives the same features and loss."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from mae_mm.checkpoint import Checkpoint, load_pretrained, read_checkpoint, writ
 from mae_mm.models.mae import MAE
 from mae_mm.models.masking import random_masking
 from mae_mm.models.vit import ViT
+from mae_mm.registry import MODELS
 
 NOISE = torch.rand(2, 16, generator=torch.Generator().manual_seed(3))
 
@@ -60,8 +63,6 @@ def test_timm_loads_what_we_write(make_vit: Callable, imgs: Tensor, tmp_path: Pa
 
 @torch.no_grad()
 def test_timm_base_is_our_base() -> None:
-    import timm
-
     with torch.device('meta'):
         theirs = timm.create_model('vit_base_patch16_224', num_classes=0).eval()
     weights = {name: 0.05 * torch.randn(tensor.shape) for name, tensor in theirs.state_dict().items()}
@@ -70,6 +71,89 @@ def test_timm_base_is_our_base() -> None:
     load_pretrained(ours, Checkpoint(weights, 'timm'))
     imgs = torch.randn(1, 3, 224, 224)
     assert_close(ours(imgs)[0], theirs(imgs))
+
+
+# MoCo v3, DINO, DeiT, BEiT: names as in their releases, shapes of small models, two blocks ----------------------------
+
+
+def release(name: str, **options: object) -> nn.Module:
+    """A model of timm with random weights, class token off zero."""
+    model = timm.create_model(name, depth=2, **options).eval()
+    with torch.no_grad():
+        for param in model.parameters():
+            param.add_(0.05 * torch.randn_like(param))
+    return model
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def moco_v3_file(encoder: nn.Module) -> dict:
+    """Of main_moco.py: two encoders with projectors, a predictor, the optimizer."""
+    projector = {
+        'head.0.weight': torch.rand(4, 384), 'head.1.weight': torch.rand(4), 'head.1.bias': torch.rand(4),
+        'head.1.running_mean': torch.rand(4), 'head.1.running_var': torch.rand(4),
+        'head.1.num_batches_tracked': torch.tensor(9), 'head.3.weight': torch.rand(4, 4)}
+    base = {**encoder.state_dict(), **projector}
+    momentum = {name: 0 * tensor for name, tensor in base.items()}
+    return dict(epoch=300, arch='vit_small', optimizer=dict(state={}, param_groups=[dict(lr=1.0)]), state_dict=under(
+        'module.', {**under('base_encoder.', base), **under('momentum_encoder.', momentum),
+                    'predictor.0.weight': torch.rand(4, 4)}))
+
+
+def dino_file(encoder: nn.Module) -> dict:
+    """Of main_dino.py: student and teacher with heads, the loss's centre, the command line."""
+    head = {'head.mlp.0.weight': torch.rand(4, 384), 'head.last_layer.weight_g': torch.rand(4, 1)}
+    teacher = {**under('backbone.', encoder.state_dict()), **head}
+    student = under('module.', {name: 0 * tensor for name, tensor in teacher.items()})
+    return dict(student=student, teacher=teacher, optimizer={}, epoch=100, args=argparse.Namespace(arch='vit_small'),
+                dino_loss=dict(center=torch.zeros(1, 4)))
+
+
+@pytest.mark.parametrize('name, options, wrap, ignored', [
+    ('vit_small_patch16_224', dict(num_heads=12, num_classes=0), moco_v3_file, 'base_encoder.head.0.weight'),
+    ('vit_small_patch8_224', dict(num_classes=0), dino_file, 'head.mlp.0.weight'),
+    ('vit_small_patch16_224', dict(num_classes=0), lambda encoder: encoder.state_dict(), None),  # DINO's torch.hub
+    ('deit_tiny_patch16_224', dict(), lambda model: dict(model=model.state_dict()), 'head.weight'),
+    ('deit_tiny_distilled_patch16_224', dict(), lambda model: dict(model=model.state_dict()), 'dist_token'),
+    ('deit_base_patch16_384', dict(num_classes=10), lambda model: dict(model=model.state_dict()), 'head.bias'),
+])
+@torch.no_grad()
+def test_other_methods_start_a_vit(tmp_path: Path, name: str, options: dict, wrap: Callable, ignored: str) -> None:
+    """As `init_cfg` of a config; the features are those of timm's model."""
+    theirs = release(name, **options)
+    torch.save(wrap(theirs), tmp_path / 'vit.pth.tar')
+    arch = dict(embed_dim=theirs.embed_dim, depth=2, num_heads=theirs.blocks[0].attn.num_heads)
+    side, patch_size = theirs.patch_embed.img_size[0], theirs.patch_embed.patch_size[0]
+    ours = MODELS.build(dict(
+        type='mae_mm.ViT', arch=arch, img_size=side, patch_size=patch_size,
+        init_cfg=dict(type='mae_mm.Pretrained', checkpoint=str(tmp_path / 'vit.pth.tar')))).eval()
+    ours.init_weights()
+    if 'distilled' in name:  # judged without the token that a ViT does not have
+        state, theirs = theirs.state_dict(), release('deit_tiny_patch16_224', **options)
+        state['pos_embed'] = torch.cat([state['pos_embed'][:, :1], state['pos_embed'][:, 2:]], dim=1)
+        theirs.load_state_dict({key: state[key] for key in theirs.state_dict()})
+    imgs = torch.randn(1, 3, side, side)
+    assert_close(ours(imgs)[0], theirs.forward_features(imgs))
+    report = load_pretrained(ours, tmp_path / 'vit.pth.tar')
+    assert not report.new and not report.resized
+    assert ignored is None or ignored in report.ignored
+
+
+def test_moco_v3_small_has_12_heads(tmp_path: Path) -> None:
+    torch.save(moco_v3_file(release('vit_small_patch16_224', num_classes=0)), tmp_path / 'vit-s-300ep.pth.tar')
+    vit = ViT(arch=dict(embed_dim=384, depth=2, num_heads=6))
+    with pytest.raises(ValueError, match=r'384 wide, 2 deep, 12 heads, the model 384 wide, 2 deep, 6 heads'):
+        load_pretrained(vit, tmp_path / 'vit-s-300ep.pth.tar')
+
+
+@pytest.mark.parametrize('options', [dict(use_rel_pos_bias=True), dict(use_shared_rel_pos_bias=True)])
+def test_beit_is_refused(tmp_path: Path, options: dict) -> None:
+    model = release('beit_base_patch16_224', embed_dim=32, num_heads=2, init_values=0.1, **options)
+    torch.save(dict(model={**model.state_dict(), 'mask_token': torch.rand(1, 1, 32)}), tmp_path / 'beit.pth')
+    with pytest.raises(ValueError, match=r'beit\.pth was not loaded: it holds a BEiT .*blocks\.0\.gamma_1'):
+        read_checkpoint(tmp_path / 'beit.pth')
 
 
 # mmpretrain ----------------------------------------------------------------------------------------------------------
