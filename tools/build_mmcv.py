@@ -1,8 +1,9 @@
 """Build mmcv with its operators, once per machine, and install it into the Python that runs this script.
 
-PyPI has no wheel of mmcv, and pip's isolated build leaves the operators out, which mmdet and mmseg need. The wheel is
-kept in `~/.cache/mae_mm/wheels/torch<version>-cp<python>-<cpu|cuXXX>-<machine>/`, so the next install takes seconds.
-CUDA operators are built where torch sees a GPU (or FORCE_CUDA=1 is set) and a fitting nvcc is there.
+PyPI has no wheel of mmcv, and pip's isolated build omits the operators, which mmdet and mmseg need. The wheel is kept
+in `~/.cache/mae_mm/wheels/torch<version>-cp<python>-<cpu|cuXXX>-<machine>/`, so that the next installation takes
+seconds. CUDA operators are built if torch finds a GPU (or FORCE_CUDA=1 is set) and there is an nvcc of the same CUDA
+version.
 
 Run: python tools/build_mmcv.py    # about 5 minutes on 2 cores
 """
@@ -39,7 +40,7 @@ def main() -> None:
     try:
         import torch
     except ImportError as error:
-        sys.exit(f'mmcv is built against torch, which does not import here ({error}): install torch and torchvision.')
+        sys.exit(f'mmcv is built against torch, which does not import ({error}): install torch and torchvision first.')
     cuda = cuda_for_build(torch)
     devices = ['cpu', 'cuda'] if cuda and torch.cuda.is_available() else ['cpu']
     if operators_load(devices):
@@ -54,28 +55,28 @@ def main() -> None:
             print(f'mmcv: using {wheel}', flush=True)
             if install(wheel, devices):
                 return
-            print('mmcv: that wheel does not work here; building it again', flush=True)
+            print('mmcv: its operators do not load; building it again', flush=True)
             wheel.unlink()
         preflight()
         if not install(build(cache, cuda), devices):
-            sys.exit(f'mmcv was built, but its operators do not load; the log is {cache / "build.log"}')
+            sys.exit(f'mmcv was built, but its operators do not load; see the log {cache / "build.log"}')
     print('mmcv: operators load')
 
 
 def cuda_for_build(torch) -> str:
-    """`cu130` where CUDA operators can be built, else an empty string."""
+    """`cu130` if CUDA operators can be built, else an empty string."""
     if torch.version.cuda is None or not (torch.cuda.is_available() or os.environ.get('FORCE_CUDA') == '1'):
         return ''
-    from torch.utils.cpp_extension import CUDA_HOME  # warns when it is imported where there is no GPU
+    from torch.utils.cpp_extension import CUDA_HOME  # its import warns without a GPU
 
     nvcc = Path(CUDA_HOME or '', 'bin', 'nvcc')
     if not CUDA_HOME or not nvcc.exists():
-        print('mmcv: torch sees a GPU, but there is no nvcc; the operators will run on the CPU only')
+        print('mmcv: torch finds a GPU, but there is no nvcc; the operators will run on the CPU only')
         return ''
     release = re.search(r'release (\d+)\.', subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout)
     wanted = torch.version.cuda
     if not release or release.group(1) != wanted.split('.')[0]:
-        print(f'mmcv: {nvcc} does not fit torch, built for CUDA {wanted}; the operators will run on the CPU only')
+        print(f'mmcv: {nvcc} is not of CUDA {wanted}, as torch is; the operators will run on the CPU only')
         return ''
     return 'cu' + wanted.replace('.', '')
 
@@ -87,13 +88,13 @@ def operators_load(devices: list[str]) -> bool:
 
 @contextmanager
 def locked(folder: Path):
-    """Hold the folder alone: a second install waits for the first one's wheel."""
+    """Lock the folder: a second installation waits for the wheel of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'lock', 'w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f'mmcv: another install holds {folder / "lock"}; waiting for it', flush=True)
+            print(f'mmcv: waiting for another installation, which locks {folder / "lock"}', flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -102,21 +103,21 @@ def preflight() -> None:
     """Stop before the long build when a compiler or Python's headers are missing."""
     compiler = os.environ.get('CXX', 'c++').split()[0]
     if not shutil.which(compiler):
-        sys.exit(f'mmcv needs a C++ compiler, and `{compiler}` is not there.\n  mend it: apt-get install g++')
+        sys.exit(f'mmcv needs a C++ compiler, and `{compiler}` was not found.\n  fix: apt-get install g++')
     header = Path(sysconfig.get_paths()['include'], 'Python.h')
     if not header.exists():
         package = f'python{sys.version_info.major}.{sys.version_info.minor}-dev'
-        sys.exit(f"mmcv needs Python's headers, and {header} is not there.\n  mend it: apt-get install {package}")
+        sys.exit(f"mmcv needs Python's headers, and {header} was not found.\n  fix: apt-get install {package}")
 
 
 def build(cache: Path, cuda: str) -> Path:
-    """Build the wheel in a folder of its own and move it into the cache when it is whole."""
+    """Build the wheel in a temporary folder and move it into the cache when it is complete."""
     subprocess.run([*PIP, 'install', '-q', *BUILD_TOOLS], check=True)
     log, scratch = cache / 'build.log', cache / 'building'
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     env = {**os.environ, 'MMCV_WITH_OPS': '1', 'FORCE_CUDA': '1' if cuda else '0'}
-    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'  # ninja's folder, also in an environment not activated
+    env['PATH'] = f'{Path(sys.executable).parent}:{env["PATH"]}'  # ninja's folder, if the environment is not activated
     if not cuda:
         env.setdefault('CFLAGS', '-O1 -g0 -w')
     command = [*PIP, 'wheel', '-v', '--no-build-isolation', '--no-deps', '--no-cache-dir', '-w', str(scratch), MMCV]
@@ -128,14 +129,14 @@ def build(cache: Path, cuda: str) -> Path:
     wheel = next(scratch.glob('*.whl'), None)
     if process.returncode or wheel is None:
         errors = [line for line in log.read_text(errors='replace').splitlines() if 'error' in line.lower()]
-        sys.exit('\n'.join(['mmcv: the build failed.', *errors[:10], f'mmcv: the whole log is {log}']))
+        sys.exit('\n'.join(['mmcv: the build failed.', *errors[:10], f'mmcv: the complete log is {log}']))
     wheel = wheel.replace(cache / wheel.name)
     shutil.rmtree(scratch, ignore_errors=True)
     return wheel
 
 
 def watch(process: subprocess.Popen, log: Path) -> None:
-    """Show elapsed time and ninja's own count until the build ends: in place on a terminal, else a line per 20 s."""
+    """Show the elapsed time and the count of ninja until the build ends; on a terminal in place, else every 20 s."""
     terminal = sys.stdout.isatty()
     start = shown = time.monotonic()
     while process.poll() is None:
@@ -151,10 +152,10 @@ def watch(process: subprocess.Popen, log: Path) -> None:
 
 
 def install(wheel: Path, devices: list[str]) -> bool:
-    """Install the wheel in place of whatever provides `mmcv`, and tell whether its operators load."""
+    """Replace whatever provides `mmcv` by the wheel; returns whether its operators load."""
     others = set(packages_distributions().get('mmcv', [])) - {'mmcv'}
     if others:
-        print(f'mmcv: replacing {", ".join(sorted(others))}, which installs into the same folder')
+        print(f'mmcv: replacing {", ".join(sorted(others))}, which uses the same folder')
         subprocess.run([*PIP, 'uninstall', '-q', '-y', *others], check=True)
     command = [*PIP, 'install', '-q', '--no-deps', '--force-reinstall', str(wheel)]
     return subprocess.run(command).returncode == 0 and operators_load(devices)

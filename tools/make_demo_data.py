@@ -16,11 +16,11 @@ def parse_args() -> argparse.Namespace:
   python tools/make_demo_data.py                          3,000 train and 504 val images in data/demo
   python tools/make_demo_data.py --scale 10 --workers 8   ten times the train images; val stays the same
   python tools/make_demo_data.py --scale 0.02 --out /tmp/tiny
-  python tools/make_demo_data.py --preview panel.png      only look: 24 scenes with all annotations
+  python tools/make_demo_data.py --preview panel.png      one picture of 24 scenes with all annotations, no data
 
-The images hold twelve categories (a shape and a texture each) in front of photographs that scikit-image carries.
-The same settings give the same files, whatever the number of workers; complete data are not made twice. What is made,
-and the licence of each photograph: docs/demo_data.md""",
+The images show objects of twelve categories (a shape and a texture each) in front of photographs from scikit-image.
+The same settings give the same files for any number of workers; complete data are kept. docs/demo_data.md describes the
+files and lists the licence of each photograph.""",
     )
     parser.add_argument('--out', default='data/demo', metavar='DIR', help='folder to write (default: %(default)s)')
     parser.add_argument(
@@ -30,12 +30,12 @@ and the licence of each photograph: docs/demo_data.md""",
         metavar='N',
         help='factor on the number of train images; a fraction shrinks val too (default: %(default)s, 3,000 images)',
     )
-    parser.add_argument('--seed', type=int, default=0, metavar='S', help='another seed, other scenes (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, metavar='S', help='seed of the scenes (default: 0)')
     cores = os.cpu_count()
     parser.add_argument(
         '--workers', type=int, default=cores, metavar='W', help=f'processes (default: {cores}, all cores)'
     )
-    parser.add_argument('--preview', metavar='PICTURE', help='write one picture of 24 scenes instead, and no data')
+    parser.add_argument('--preview', metavar='PICTURE', help='write one picture of 24 scenes instead of the data')
     return parser.parse_args()
 
 

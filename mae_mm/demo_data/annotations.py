@@ -1,12 +1,12 @@
-"""Masks as COCO writes them: polygons, run lengths, boxes."""
+"""Masks in COCO's formats: polygons, run lengths, boxes."""
 
 import cv2
 import numpy as np
 
 from mae_mm.demo_data.scenes import Instance
 
-GRID = 4  # contours are traced on a grid this much finer, so that they run along pixel borders, not centres
-TOLERANCE = 0.6  # in pixels, of the simplified contour
+GRID = 4  # contours are traced on a grid finer by this factor, so that they follow pixel borders, not centres
+TOLERANCE = 0.6  # of the simplified contour, in pixels
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -39,7 +39,7 @@ def mask_to_box(mask: np.ndarray) -> list[float]:
 
 
 def coco_annotation(instance: Instance) -> dict:
-    """Describe an instance as in COCO's json, still without its ids of image and annotation."""
+    """Describe an instance as in COCO's json, without the ids of image and annotation."""
     segmentation = mask_to_rle(instance.mask) if instance.is_crowd else mask_to_polygons(instance.mask)
     return dict(
         segmentation=segmentation,

@@ -1,6 +1,6 @@
-"""The twelve object categories: six shapes × six textures, of which each shape and each texture occurs in two.
+"""The twelve object categories: combinations of six shapes and six textures, each of which occurs in two categories.
 
-So the shape alone, or the texture alone, or the colour, never tells the category.
+Neither the shape, nor the texture, nor the colour alone determines the category.
 """
 
 from typing import NamedTuple

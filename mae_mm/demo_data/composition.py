@@ -1,4 +1,4 @@
-"""What a scene holds and where: the objects, their order in depth, and the two materials of the background."""
+"""What a scene contains and where: the objects, their order in depth, and the two materials of the background."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from mae_mm.demo_data.photos import STUFF
 SIZES = (96, 160)  # shortest and longest image side in pixels
 MAX_OTHERS = 4  # objects beside the dominant one, at most
 CROWD_RATE = 0.12  # share of scenes with a cluster of tiny objects
-DOMINANCE = 2  # the dominant object shows at least this many times the pixels of any other
+DOMINANCE = 2  # the dominant object has at least this many times the visible pixels of any other
 BACKGROUND = -1
 
 
@@ -54,12 +54,12 @@ class Composition(NamedTuple):
     size: tuple[int, int]  # height, width in pixels
     ground: Ground
     items: tuple[Item, ...]  # from back to front
-    owner: np.ndarray  # (H, W) int16: index into items of the one that shows, or BACKGROUND
+    owner: np.ndarray  # (H, W) int16: index of the visible item, or BACKGROUND
     dominant: int  # index into items
 
 
 def has_hole(mask: np.ndarray) -> bool:
-    """Tell whether a (H, W) bool mask encloses pixels that are not its own: a polygon could not describe it."""
+    """Whether a (H, W) bool mask has holes, which a polygon cannot describe."""
     _, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return hierarchy is not None and bool((hierarchy[0, :, 3] >= 0).any())
 
@@ -88,7 +88,7 @@ def draw_crowd(category: int, size: tuple[int, int], rng: Generator) -> Item:
 
 
 def is_sound(items: list[Item], masks: list[np.ndarray], owner: np.ndarray, dominant: int) -> bool:
-    """Check that each item shows enough of itself, has no hole, and that the dominant one dominates."""
+    """Check that enough of each item is visible, that none has a hole, and that the dominant one dominates."""
     shown = [owner == index for index in range(len(items))]
     areas = np.array([mask.sum() for mask in shown])
     whole = np.array([mask.sum() for mask in masks])

@@ -1,4 +1,4 @@
-"""A figure: a shape in a pose, its silhouette on a pixel grid, and where its surface points lie."""
+"""A figure: a shape in a pose, its silhouette on a pixel grid, and the positions of its surface points."""
 
 from typing import NamedTuple
 

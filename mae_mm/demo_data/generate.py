@@ -26,7 +26,7 @@ from mae_mm.demo_data.layouts import (
     write_scene,
 )
 
-VERSION = 2  # of the generator: raise it with every change of what it writes
+VERSION = 2  # increase it with every change of what is written
 GENERATOR = 'mae_mm.demo_data'
 MANIFEST = 'demo_data.json'
 PER_CATEGORY = dict(train=250, val=42)  # scenes at scale 1
@@ -49,10 +49,10 @@ def split_counts(scale: float) -> dict[str, int]:
 
 
 def read_manifest(out: Path) -> dict | None:
-    """Read what the generator last noted in a folder; None where it never wrote.
+    """Read the manifest of a folder; None if the folder is empty or missing.
 
     Raises:
-        ValueError: if the folder holds something that the generator did not make.
+        ValueError: if the generator did not make the folder.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -62,13 +62,13 @@ def read_manifest(out: Path) -> dict | None:
         manifest = {}
     if manifest.get('generator') != GENERATOR:
         raise ValueError(
-            f'{out} was not made by this generator (it holds no {MANIFEST} of its own): choose another --out'
+            f'{out} was not made by this generator (it has no valid {MANIFEST}): choose another --out'
         )
     return manifest
 
 
 def write_manifest(out: Path, settings: dict, complete: bool) -> None:
-    """Note the settings, in one step that cannot be interrupted half-way."""
+    """Write the settings atomically."""
     content = dict(settings, complete=complete, categories=[c.name for c in CATEGORIES], pixel_classes=PIXEL_CLASSES)
     draft = out / f'{MANIFEST}.draft'
     draft.write_text(json.dumps(content, indent=1) + '\n')
@@ -76,13 +76,13 @@ def write_manifest(out: Path, settings: dict, complete: bool) -> None:
 
 
 def is_current(out: Path, manifest: dict, settings: dict) -> bool:
-    """Tell whether a folder already holds complete data of these settings."""
+    """Whether a folder contains complete data of these settings."""
     same = manifest.get('complete') is True and all(manifest.get(name) == value for name, value in settings.items())
     return same and all((out / folder).is_dir() for folder in FOLDERS)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     cv2.setNumThreads(1)
 
 
@@ -104,12 +104,12 @@ def make_demo_data(
 ) -> Path:
     """Write scenes in the layouts of ImageNet, COCO, ADE20K, iNaturalist 2018, Places365 and as a flat folder.
 
-    Complete data of the same settings are left alone. Data of other settings, or an interrupted run's, are replaced.
+    Complete data of the same settings are kept. Data of other settings, or of an interrupted run, are replaced.
 
     Args:
         out: folder to write to; must be empty, absent or made by this function.
         scale: factor on the number of train images; 1 makes 3,000.
-        seed: of everything random.
+        seed: of all random numbers.
         workers: number of processes, at least 1.
         say: receives messages for the user.
 
@@ -117,7 +117,7 @@ def make_demo_data(
         The folder.
 
     Raises:
-        ValueError: if `out` holds something else, or an argument is out of range.
+        ValueError: if `out` contains other files, or an argument is out of range.
     """
     out = Path(out)
     counts = split_counts(scale)
@@ -126,10 +126,10 @@ def make_demo_data(
     settings = dict(generator=GENERATOR, version=VERSION, seed=seed, **counts)
     manifest = read_manifest(out)
     if manifest is not None and is_current(out, manifest, settings):
-        say(f'{out} already holds {counts["train"]} train and {counts["val"]} val images of seed {seed}: nothing to do')
+        say(f'{out} already has {counts["train"]} train and {counts["val"]} val images of seed {seed}: nothing to do')
         return out
     if manifest is not None:
-        say(f'{out} holds an interrupted run or other settings: making it anew')
+        say(f'{out} contains an interrupted run or other settings: replacing it')
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(out, settings, complete=False)
     for folder in FOLDERS:

@@ -1,4 +1,4 @@
-"""Where one scene goes in the folder layout of each data set, and the lists and annotation files beside the images."""
+"""Names of a scene in the folder layout of each data set, and the lists and annotation files of these layouts."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ INFO = dict(year=2026, version='1', description='mae_mm demo data', contributor=
 
 
 class SceneKey(NamedTuple):
-    """All that identifies a scene."""
+    """Identifies a scene."""
 
     seed: int
     split: str  # 'train' or 'val'
@@ -92,7 +92,7 @@ def image_paths(key: SceneKey) -> list[str]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name; where the file system cannot, copy it."""
+    """Give a file a second name; copy it where the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -101,7 +101,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def write_scene(out: Path, key: SceneKey) -> SceneRecord:
-    """Make a scene, write its picture under all its names and its label map, and return the rest."""
+    """Make a scene, write its picture under all its names and its label map; return what the annotation files need."""
     scene = make_scene(*key)
     first, *others = (out / path for path in image_paths(key))
     first.parent.mkdir(parents=True, exist_ok=True)

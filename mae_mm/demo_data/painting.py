@@ -1,4 +1,4 @@
-"""Paint a composition: photographs as materials, patterns, light and shade, cast shadows, then the camera's faults."""
+"""Paint a composition: photographs as materials, patterns, light and shadows, then the imperfections of a camera."""
 
 from typing import NamedTuple
 

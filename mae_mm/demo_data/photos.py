@@ -1,8 +1,8 @@
 """The photographs that demo scenes are made of, and random crops of them.
 
-All of them travel inside the scikit-image wheel, so nothing is downloaded. Only those whose docstring in
-`skimage.data` says public domain or CC0 are listed; faces lie outside the region that is used. Each region is cut in
-two: the first 65 % of its longer side feed the train scenes, the rest the val scenes.
+All of them are part of the scikit-image wheel, so nothing is downloaded. Only those whose docstring in
+`skimage.data` states public domain or CC0 are listed; the regions that are used show no faces. Each region is cut in
+two: the first 65 % of its longer side are for train scenes, the rest for val scenes.
 """
 
 from functools import cache
@@ -23,8 +23,8 @@ class Photo(NamedTuple):
     """A photograph of the scikit-image wheel."""
 
     file: str
-    material: str  # the name of what it shows; a stuff class of the segmentation layout where `is_stuff`
-    is_stuff: bool  # whether it serves as a background as well as a texture of objects
+    material: str  # what it shows; if `is_stuff`, a stuff class of the segmentation layout
+    is_stuff: bool  # whether it is used as a background, besides as a texture of objects
     region: tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the file: the part that is used
     reduce: int  # integer factor by which the file is shrunk when loaded
     licence: str
@@ -59,13 +59,13 @@ def load_region(photo: Photo, split: str) -> np.ndarray:
         (H, W, 3) float32 RGB in [0, 1].
 
     Raises:
-        FileNotFoundError: if scikit-image is not installed or no longer carries the file.
+        FileNotFoundError: if scikit-image is not installed or does not contain the file.
     """
     try:
         import skimage
     except ImportError as error:
         raise FileNotFoundError(
-            'demo scenes are made of the photographs inside scikit-image: pip install scikit-image'
+            'demo scenes use photographs from scikit-image, which is not installed: pip install scikit-image'
         ) from error
     path = Path(skimage.__file__).parent / 'data' / photo.file
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)

@@ -1,4 +1,4 @@
-"""One picture of many scenes with all their annotations drawn, to be looked at."""
+"""One picture of many scenes with all their annotations."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def write_preview(path: str | Path, seed: int = 0, split: str = 'train', rows: i
     """
     path = Path(path)
     if not path.suffix or not cv2.haveImageWriter(path.name):
-        raise ValueError(f'cannot write a picture called {path}: name it .png or .jpg')
+        raise ValueError(f'{path}: not the extension of an image format; use .png or .jpg')
     scenes = [draw_scene(make_scene(seed, split, index)) for index in range(rows * COLUMNS)]
     panel = np.vstack([np.hstack(scenes[row * COLUMNS : (row + 1) * COLUMNS]) for row in range(rows)])
     path.parent.mkdir(parents=True, exist_ok=True)

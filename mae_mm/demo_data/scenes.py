@@ -14,7 +14,7 @@ JPEG_QUALITIES = (60, 95)  # lowest and highest
 
 
 class Instance(NamedTuple):
-    """What shows of one object, or of one crowd of tiny objects."""
+    """The visible part of one object, or of one crowd of tiny objects."""
 
     category: int  # index into `categories.CATEGORIES`
     mask: np.ndarray  # (H, W) bool: visible pixels
@@ -22,7 +22,7 @@ class Instance(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture with all that is known about it."""
+    """A picture with its annotations."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     quality: int  # JPEG quality to store it with
@@ -45,7 +45,7 @@ def rim(regions: np.ndarray) -> np.ndarray:
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-    """Make one scene; it depends on these three numbers only.
+    """Make one scene; it depends on the three arguments only.
 
     Args:
         seed: of the data set.

@@ -14,7 +14,7 @@ class Shape(NamedTuple):
     """A silhouette and the lines inside it."""
 
     outline: np.ndarray  # (P, 2) float64: closed polygon
-    lines: tuple[np.ndarray, ...]  # (Q, 2) float64 each: creases, seams, an eye; they show in the picture, not in masks
+    lines: tuple[np.ndarray, ...]  # (Q, 2) float64 each: creases, seams, an eye; visible in the picture, not in masks
 
 
 def curve(*points: tuple[float, float]) -> np.ndarray:
