@@ -1,7 +1,5 @@
-"""UperNet on ADE20K, ViT-B/16, from random weights (no number published).
+"""UperNet on ADE20K, ViT-B/16, from random weights, with the budget of the run from MAE (`ours`; nothing is published).
 
-The other side of configs/segmentation/upernet_vit_b_ade20k.py: the same budget; only the
-layer decay is off, for no layer knows anything yet (`ours`).
 Run: bash tools/dist_train.sh configs/baselines/upernet_vit_b_ade20k_scratch.py 8
 """
 _base_ = '../segmentation/upernet_vit_b_ade20k.py'

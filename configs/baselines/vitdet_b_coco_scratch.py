@@ -1,8 +1,6 @@
-"""ViTDet on COCO, ViT-B/16, from random weights (no number published).
+"""ViTDet on COCO, ViT-B/16, from random weights, with the budget of the run from MAE and no layer decay (`ours`).
 
-The other side of configs/detection/vitdet_b_coco.py: the same budget; only the
-layer decay is off, for no layer knows anything yet (`ours`).
-Run: bash tools/dist_train.sh configs/baselines/vitdet_b_coco_scratch.py 64
+Run: bash tools/dist_train.sh configs/baselines/vitdet_b_coco_scratch.py 32
 """
 _base_ = '../detection/vitdet_b_coco.py'
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))

@@ -1,7 +1,5 @@
-"""ViTDet on COCO, ViT-L/16, from random weights (no number published).
+"""ViTDet on COCO, ViT-L/16, from random weights, with the budget of the run from MAE and no layer decay (`ours`).
 
-The other side of configs/detection/vitdet_l_coco.py: the same budget; only the
-layer decay is off, for no layer knows anything yet (`ours`).
 Run: bash tools/dist_train.sh configs/baselines/vitdet_l_coco_scratch.py 64
 """
 _base_ = '../detection/vitdet_l_coco.py'

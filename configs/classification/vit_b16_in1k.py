@@ -1,8 +1,8 @@
-"""Fine-tuning on ImageNet-1K, ViT-B/16: 83.6 top-1 from MAE, 1600 epochs (Table 3, `paper`; 83.57 ± 0.08, `release`).
+"""Fine-tuning on ImageNet-1K, ViT-B/16 (MAE, appendix A.1, Table 9).
 
-The complete parent of every classification recipe; leaves hold only their differences. The data set and its pipelines
-(RandAugment (9, 0.5), `paper`; random erasing 0.25, `release`) are mmpretrain's. Values are the paper's (Table 9),
-except where `release` stands: its lr and layer decay go with normalised pixels (the paper has 1e-3 and 0.75).
+The complete parent of every classification recipe. Data set and pipelines (RandAugment (9, 0.5), `paper`; random
+erasing 0.25, `release`) are mmpretrain's. Values without a tag are `paper`; lr and layer decay are the release's for
+normalised pixels, where the paper has 1e-3 and 0.75.
 Run:  bash tools/dist_train.sh configs/classification/vit_b16_in1k.py 8 --pretrained CHECKPOINT   # 8 GPUs x 128 images
       … --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=4   # less memory, same lr
 Test: python tools/test.py configs/classification/vit_b16_in1k.py work_dirs/classification/vit_b16_in1k/epoch_100.pth
@@ -21,13 +21,14 @@ model = dict(
         in_channels=768,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=2e-5)),  # `release`
+    # One of the two for each batch of a process, with one mixing ratio for all of its images.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))
 
 train_dataloader = dict(batch_size=128, num_workers=8, persistent_workers=True, pin_memory=True, drop_last=True)
 val_dataloader = dict(batch_size=128, num_workers=4, persistent_workers=True, pin_memory=True)
 test_dataloader = val_dataloader
 
-# lr = base lr * batch / 256, for the batch of the run, whatever it is.
+# lr = base lr * batch / 256, scaled to the batch of the run.
 optim_wrapper = dict(
     type='mae_mm.AutocastOptimWrapper',
     optimizer=dict(type='AdamW', lr=5e-4 * 1024 / 256, betas=(0.9, 0.999), weight_decay=0.05, fused=True),  # `release`

@@ -1,6 +1,6 @@
-"""ViT-B/16 from scratch on ImageNet-1K: 82.3 top-1 (Table 3, `paper`; values: Table 11, `paper`).
+"""ViT-B/16 from scratch on ImageNet-1K (MAE, appendix A.2, Table 11, `paper`).
 
-Random erasing and mean pooling are those of the fine-tuning recipe (`release`), so that the start is the difference.
+Random erasing and mean pooling are those of the fine-tuning recipe (`release`), so that only the start differs.
 Run: bash tools/dist_train.sh configs/classification/vit_b16_in1k_scratch.py 32    # 32 GPUs x 128 images
 """
 _base_ = './vit_b16_in1k.py'

@@ -1,7 +1,7 @@
-"""Fine-tuning on ImageNet-1K at 448 px, ViT-H/14: 87.8 top-1 from MAE, 1600 epochs (Table 3, `paper`).
+"""Fine-tuning on ImageNet-1K at 448 px, ViT-H/14.
 
-Epochs, lr and drop path at 448 px were not published: those at 224 px (`ours`). The 1,024 tokens of an image take five
-times the memory. Test images are resized to 448 px and not cropped (`release`).
+lr, epochs and drop path were not published: those of 224 px (`ours`).
+The 1,024 tokens of an image take five times the memory. Test images are resized to 448 px and not cropped (`release`).
 Run: bash tools/dist_train.sh configs/classification/vit_h14_in1k_448px.py 64 --pretrained CHECKPOINT   # 64 x 16 images
 """
 _base_ = './vit_h14_in1k.py'

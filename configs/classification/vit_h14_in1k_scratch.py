@@ -1,4 +1,4 @@
-"""ViT-H/14 from scratch on ImageNet-1K: 83.1 top-1 (Table 3, `paper`; values: Table 11, `paper`).
+"""ViT-H/14 from scratch on ImageNet-1K (MAE, appendix A.2, Table 11, `paper`).
 
 Run: bash tools/dist_train.sh configs/classification/vit_h14_in1k_scratch.py 128    # 128 GPUs x 32 images
 """

@@ -1,4 +1,4 @@
-"""ViT-L/16 from scratch on ImageNet-1K: 82.6 top-1 (Table 3, `paper`; values: Table 11, `paper`).
+"""ViT-L/16 from scratch on ImageNet-1K (MAE, appendix A.2, Table 11, `paper`).
 
 Run: bash tools/dist_train.sh configs/classification/vit_l16_in1k_scratch.py 64    # 64 GPUs x 64 images
 """

@@ -8,7 +8,6 @@ Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two s
 _base_ = '../detection/mask_rcnn_vit_b_coco.py'
 classes = 'json'
 strides = [4, 8, 16]
-norm = dict(type='mae_mm.LayerNorm2d', eps=1e-6)  # without norms, the mask head dies early from either start
 model = dict(
     data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(
@@ -19,10 +18,10 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
+        bbox_head=dict(in_channels=64, conv_out_channels=64, fc_out_channels=256, reg_class_agnostic=True),
         mask_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True, norm_cfg=norm)),
+        mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
@@ -52,7 +51,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/demo/coco/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
-optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=0.85))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.85))
 auto_scale_lr = dict(base_batch_size=8)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=100),
@@ -60,4 +59,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=1700, val_interval=1700)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1700))
-del strides, norm
+del strides

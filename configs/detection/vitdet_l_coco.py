@@ -1,4 +1,4 @@
-"""ViTDet on COCO, ViT-L/16: box/mask AP 55.5/49.2 from MAE, 1600 epochs (arXiv:2203.16527, Tables 4 and 5, `paper`).
+"""ViTDet on COCO, ViT-L/16 (arXiv:2203.16527, Table 5, `paper`).
 
 Run: bash tools/dist_train.sh configs/detection/vitdet_l_coco.py 64 --pretrained CHECKPOINT    # 64 GPUs x 1 image
 """

@@ -1,8 +1,8 @@
-"""Linear probing on ImageNet-1K, ViT-B/16: 68.0 top-1 (Table 12, `paper`), 67.8 (`release`).
+"""Linear probing on ImageNet-1K, ViT-B/16 (MAE, appendix A.1, Table 10).
 
-A BatchNorm without affine and a linear layer on the frozen class token. Augmentation is RandomResizedCrop (`paper`),
-without a retry loop, and a flip (`release`), here by the transforms of pre-training, which deliver RGB. mmpretrain's
-LARS differs: see docs.
+A BatchNorm without affine and a linear layer on the frozen class token. Augmentation is a random crop (`paper`; drawn
+once as in the release) and a flip (`release`), by the transforms of pre-training, which deliver RGB. mmpretrain's LARS
+differs: see docs/classification.md.
 Run:  bash tools/dist_train.sh configs/linear/vit_b16_in1k.py 32 --pretrained CHECKPOINT    # 32 GPUs x 512 images
 Cost: 32 V100 x 2 h 20 min (`release`).
 """

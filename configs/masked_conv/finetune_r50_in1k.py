@@ -1,7 +1,7 @@
-"""A ResNet-50 of masked pre-training on ImageNet-1K, by mmpretrain's own recipe (its scratch result: 76.6 top-1).
+"""A ResNet-50 of masked pre-training on ImageNet-1K, by mmpretrain's own recipe.
 
 Run: bash tools/dist_train.sh configs/masked_conv/finetune_r50_in1k.py 8 --pretrained CHECKPOINT    # 8 GPUs x 32 images
-The other side, from scratch: the same without --pretrained.
+From scratch: the same command without --pretrained.
 """
 _base_ = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
 default_scope = 'mmpretrain'

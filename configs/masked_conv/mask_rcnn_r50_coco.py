@@ -1,7 +1,7 @@
 """A ResNet-50 of masked pre-training in Mask R-CNN on COCO, by mmdet's own 1x recipe.
 
+Nothing is frozen, and BatchNorm is trained, synchronised across GPUs: its statistics are not those of a classifier.
 Run: bash tools/dist_train.sh configs/masked_conv/mask_rcnn_r50_coco.py 8 --pretrained CHECKPOINT    # 8 GPUs x 2 images
-Nothing is frozen, and norms are trained in batches across GPUs: pre-trained ones are no supervised ones (`ours`).
 """
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 default_scope = 'mmdet'

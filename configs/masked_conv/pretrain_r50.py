@@ -1,6 +1,6 @@
 """Masked pre-training of a ResNet-50: patches of 32 px hidden, transposed-convolution decoder, L1 on hidden pixels.
 
-Every value is `ours`: the MAE paper has no convolutional variant, and nobody ran this recipe on ImageNet.
+Every value is `ours`: the MAE paper has no convolutional variant, and nobody has run this recipe on ImageNet.
 Run: bash tools/dist_train.sh configs/masked_conv/pretrain_r50.py 8
 """
 _base_ = '../mae_pretrain.py'

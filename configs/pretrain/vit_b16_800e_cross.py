@@ -1,6 +1,6 @@
 """MAE pre-training, ViT-B/16, 800 epochs, cross-attention decoder (idea of arXiv:2401.14391) (`ours`).
 
-No published number; a third of the masked patches is asked for, of each by itself. See docs/performance.md.
+No number is published. The decoder predicts a third of the masked patches, each independently: docs/performance.md.
 Run: bash tools/dist_train.sh configs/pretrain/vit_b16_800e_cross.py 64    # 64 GPUs x 64 images
 """
 _base_ = '../mae_pretrain.py'

@@ -1,4 +1,4 @@
-"""MAE pre-training, ViT-H/14, 1600 epochs (Table 3: 86.9 top-1 after fine-tuning, `paper`).
+"""MAE pre-training, ViT-H/14, 1600 epochs (Table 3, `paper`).
 
 Run: bash tools/dist_train.sh configs/pretrain/vit_h14_1600e.py 64    # 64 GPUs x 64 images
 """

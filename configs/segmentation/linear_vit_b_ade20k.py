@@ -1,6 +1,6 @@
 """Linear probing of segmentation: one linear layer on frozen patch tokens, ViT-B/16, ADE20K, 40k iterations (`ours`).
 
-As in MAE's linear probing (Table 12, `paper`) a BatchNorm without affine stands between features and linear layer.
+As in MAE's linear probing (appendix A.1) a BatchNorm without affine precedes the linear layer.
 Run: python tools/train.py configs/segmentation/linear_vit_b_ade20k.py --pretrained CHECKPOINT
 """
 _base_ = './upernet_vit_b_ade20k_frozen.py'

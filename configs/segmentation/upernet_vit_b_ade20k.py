@@ -1,8 +1,9 @@
-"""UperNet on ADE20K, ViT-B/16: 48.1 mIoU from MAE, 1600 epochs (Table 5, `paper`; 48.13, `reproduced`).
+"""UperNet on ADE20K, ViT-B/16 (MAE, appendix A.4; public reproduction: mmsegmentation, configs/mae).
 
-The complete parent of every segmentation recipe; leaves hold only their differences. Data set, its augmentation and
-UperNet are mmseg's. 512 px, batch 16, 160k iterations (100 epochs) and relative position bias, in transfer only and
-zero at the start: `paper`. lr, wd, layer decay, drop path, warm-up, poly, taps, slide inference: `reproduced`.
+The complete parent of every segmentation recipe. Data set, its augmentation and UperNet are mmseg's. 512 px, batch 16,
+160k iterations (100 epochs) and relative position bias, in transfer only and zero at the start: `paper`. lr, weight
+decay, layer decay, drop path, warm-up, poly, taps, slide inference: `reproduced`.
+Differs from the reproduction: no LayerScale, GroupNorm in place of BatchNorm in the adapter, and bfloat16.
 Run:  bash tools/dist_train.sh configs/segmentation/upernet_vit_b_ade20k.py 8 --pretrained CHECKPOINT   # 8 x 2 images
       … --cfg-options model.test_cfg.mode=whole    # the image at once instead of windows of 512 px
 Test: python tools/test.py configs/segmentation/upernet_vit_b_ade20k.py \
@@ -13,7 +14,7 @@ _base_ = [
 
 data_preprocessor = None  # mmseg's copy of the model's would overwrite it in the multi-scale test
 model = dict(
-    data_preprocessor=dict(size=(512, 512), test_cfg=dict(size_divisor=16)),  # images of any size fill their patches
+    data_preprocessor=dict(size=(512, 512), test_cfg=dict(size_divisor=16)),  # pads to full patches
     backbone=dict(
         _delete_=True, type='mae_mm.ViT', arch='base', img_size=512, patch_size=16, out_type='featmap',
         out_indices=(3, 5, 7, 11), drop_path_rate=0.1, rel_pos=True),
@@ -23,7 +24,7 @@ model = dict(
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 sync_bn = 'torch'  # on several GPUs every BN becomes a SyncBN; one device, and CPU processes, keep BN
 
-# mmseg's own, but whether label 0 is a class is said once, by the data set: reduce_zero_label.
+# mmseg's own, except that the data set alone states whether label 0 is a class: reduce_zero_label.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -36,13 +37,13 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # behind the resizing: metrics are taken in the size of the original
+    dict(type='LoadAnnotations'),  # after Resize: metrics are computed at the size of the original
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(batch_size=2, num_workers=4, drop_last=True, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-# Six scales of the test size, and their mirror images (`ours`); for the leaves *_ms.py.
+# Six scales of the test size, and their mirror images (`ours`); for the derived configs *_ms.py.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[

@@ -1,6 +1,6 @@
 """UperNet on a frozen ViT-B/16: only neck and heads are trained, on ADE20K, 40k iterations (`ours`).
 
-For small machines: no activations of the backbone are kept for the backward pass, no optimizer state either.
+For small GPUs: the backbone needs no activations for the backward pass and no optimizer state.
 Run: python tools/train.py configs/segmentation/upernet_vit_b_ade20k_frozen.py --pretrained CHECKPOINT
 """
 _base_ = './upernet_vit_b_ade20k.py'

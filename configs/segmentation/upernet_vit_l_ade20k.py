@@ -1,6 +1,6 @@
-"""UperNet on ADE20K, ViT-L/16: 53.6 mIoU from MAE, 1600 epochs (Table 5, `paper`).
+"""UperNet on ADE20K, ViT-L/16 (MAE, appendix A.4).
 
-lr, layer decay, drop path and taps were not published; layer decay and drop path are those of fine-tuning on
+lr, layer decay, drop path and taps were not published: layer decay and drop path are those of fine-tuning on
 ImageNet-1K, taps those of BEiT (`ours`).
 Run: bash tools/dist_train.sh configs/segmentation/upernet_vit_l_ade20k.py 8 --pretrained CHECKPOINT
 """

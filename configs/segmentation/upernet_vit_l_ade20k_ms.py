@@ -1,6 +1,6 @@
-"""Multi-scale test of upernet_vit_l_ade20k.py: the mean of 6 scales (0.5 … 1.75), each mirrored, too (`ours`).
+"""Multi-scale test of upernet_vit_l_ade20k.py: the mean of 6 scales (0.5 … 1.75), each with its mirror image (`ours`).
 
-Run: python tools/test.py configs/segmentation/upernet_vit_l_ade20k_ms.py CHECKPOINT    # a trained one
+Run: python tools/test.py configs/segmentation/upernet_vit_l_ade20k_ms.py TRAINED_CHECKPOINT
 """
 _base_ = './upernet_vit_l_ade20k.py'
 model = dict(_delete_=True, type='SegTTAModel', module=_base_.model)
