@@ -1,6 +1,6 @@
 """Resolved recipes and metafiles against what was published: `tests/published/*.yml`, written from the sources.
 
-`results.yml` has the results. The other files are lists of groups: a source, its tag, configs as globs (`!` leaves out),
+`results.yml` has the results. The other files are lists of groups: a source, its tag, configs as globs (`!` excludes),
 and values by their key in the resolved config. Within a list, a key names an item by the last part of its type
 (`param_scheduler.LinearLR.end`); null stands for a key that is absent or None. `base_lr` is the learning rate for 256
 images, `floor_lr` the one at the end.
@@ -89,8 +89,8 @@ def test_every_group_is_used_and_tagged(group):
 def test_one_changed_value_is_found():
     """What the comparison is worth: each key of each group, changed in the config, is reported."""
     cfg = Config(dict(
-        optim_wrapper=dict(optimizer=dict(lr=2e-3)), auto_scale_lr=dict(base_batch_size=1024), steps=[dict(type='a.B', c=1)],
-        pair=(1, 2), some=dict(x=1.0), flag=True))
+        optim_wrapper=dict(optimizer=dict(lr=2e-3)), auto_scale_lr=dict(base_batch_size=1024),
+        steps=[dict(type='a.B', c=1)], pair=(1, 2), some=dict(x=1.0), flag=True))
     values = {'base_lr': 5e-4, 'steps.B.c': 1, 'pair': [1, 2], 'some': {'x': 1.0}, 'flag': True, 'absent.key': None}
     assert differences(cfg, values) == {}
     changed = {'base_lr': 6e-4, 'steps.B.c': 2, 'pair': [1, 3], 'some': {'x': 1.1}, 'flag': 1, 'absent.key': 0}
