@@ -19,15 +19,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import ModuleType
 
 from mae_mm import __version__
+from mae_mm.paths import ROOT
 
 OK, NOTE, BROKEN = 'ok', 'note', 'broken'
 MODULES = {'mmsegmentation': 'mmseg', 'pillow': 'PIL', 'scikit-image': 'skimage'}  # distribution: module
 HOSTS = ('mmdet', 'mmseg')  # they need mmcv's compiled operators
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Environment:
 
     def rebuild_mmcv(self) -> str:
         """The command that replaces whatever provides `mmcv` by mmcv with working operators."""
-        scripts = ROOT / 'mae_mm/.mim/tools/build_mmcv.py', ROOT / 'tools/build_mmcv.py'
-        build = shlex.join([self.executable, str(next(filter(Path.exists, scripts), scripts[0]))])
+        build = shlex.join([self.executable, str(ROOT / 'tools/build_mmcv.py')])
         present = self.versions('mmcv')
         if list(present) == ['onedl-mmcv']:  # pip's isolated build has no torch, and leaves the operators out
             return self.pip('install', '--no-build-isolation', '--no-deps', '--force-reinstall', '--no-cache-dir',

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from mae_mm.benchmark.timing import Timing, interleave
 from mae_mm.models.vit import ARCHS, last_of_quarters
+from mae_mm.paths import ROOT
 from mae_mm.registry import MODELS
 
-CONFIG = Path(__file__).parents[2] / 'configs/detection/mask_rcnn_vit_b_coco.py'
+CONFIG = ROOT / 'configs/detection/mask_rcnn_vit_b_coco.py'
 PEER = 'mmpretrain, global attention'
 WINDOWS = dict(window_size=14)
 OURS = {

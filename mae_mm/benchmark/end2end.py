@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -20,8 +19,8 @@ from mae_mm.benchmark.loader import MMPRETRAIN
 from mae_mm.benchmark.step import MMPRETRAIN_DECAY, OPTIMIZER, mmpretrain_model
 from mae_mm.benchmark.timing import Timing, summarise
 from mae_mm.engine import runner as launch
+from mae_mm.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 RECIPE = 'configs/demo/mae_pretrain.py'
 
 

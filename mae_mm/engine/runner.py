@@ -19,6 +19,7 @@ from mae_mm.engine.data_check import (  # noqa: F401
     missing_data_message,
 )
 from mae_mm.engine.exits import exit_on_user_error  # noqa: F401  (until all branches have landed)
+from mae_mm.paths import ROOT, find_config
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -29,11 +30,13 @@ def load_config(path: str, options: dict | None = None) -> Config:
         ValueError: for an unknown key, the message names the nearest valid one; for a file that fails as Python; and as
             `coco.adopt_classes`.
     """
-    if not Path(path).is_file():
-        near = difflib.get_close_matches(str(path), map(str, Path('configs').rglob('*.py')), n=3)
+    found = find_config(path)
+    if found is None:
+        known = [str(one.relative_to(ROOT)) for one in ROOT.glob('configs/**/*.py')]
+        near = difflib.get_close_matches(str(path), known, n=3)
         raise FileNotFoundError(f'no config file {path}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(found)
     except Exception as error:  # a config is Python, which may fail in all ways
         raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
     try:

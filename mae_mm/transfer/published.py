@@ -15,13 +15,12 @@ import argparse
 import re
 from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.fileio import load
 
-PACKAGE = Path(__file__).parents[1]
-ROOT = next(path for path in (PACKAGE.parent, PACKAGE / '.mim') if (path / 'model-index.yml').is_file())
+from mae_mm.paths import ROOT
+
 EVALUATORS = {  # metric of a metafile: key of the host's evaluator
     'Top 1 Accuracy': 'accuracy/top1', 'k-NN Accuracy': 'knn/top1', 'box AP': 'coco/bbox_mAP',
     'mask AP': 'coco/segm_mAP', 'mIoU': 'mIoU', 'mCE': 'corruption/mCE'}

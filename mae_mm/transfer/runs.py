@@ -21,8 +21,7 @@ from mmengine.runner import Runner
 
 from mae_mm.datasets.limits import open_image
 from mae_mm.engine import runner as launch
-
-ROOT = Path(__file__).parents[2]  # of the checkout; installed, `.mim` beside this file holds tools/
+from mae_mm.paths import ROOT
 
 
 class Metric(NamedTuple):

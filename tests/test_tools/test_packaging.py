@@ -19,12 +19,13 @@ PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
 PROBE = """
 import contextlib, io, json, runpy, sys
 from pathlib import Path
-import mae_mm
+import mae_mm.paths
 from mae_mm.transfer.published import published_metrics
 from mmengine.config import Config
 
 mim = Path(mae_mm.__file__).parent / '.mim'
 facts = dict(package=mae_mm.__file__, models={}, tools={})
+facts['root'] = str(mae_mm.paths.ROOT)
 facts['published'] = published_metrics('configs/detection/vitdet_b_coco.py')
 for path in sorted(mim.glob('configs/**/*.py')):
     facts['models'][str(path.relative_to(mim))] = Config.fromfile(path).get('model', {}).get('type')
@@ -85,6 +86,7 @@ def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts['package'].startswith(str(site))
+    assert facts['root'] == str(site / 'mae_mm/.mim') and (site / 'mae_mm/.mim/tools/dist_train.sh').is_file()
     assert facts['published'] == {'coco/bbox_mAP': 51.6, 'coco/segm_mAP': 45.9}
     assert facts['models'].keys() == {f'configs/{name}' for name in files(ROOT / 'configs', '**/*.py')}
     assert facts['models']['configs/mae_pretrain.py'] == 'mae_mm.MAE'
