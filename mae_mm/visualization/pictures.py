@@ -1,5 +1,6 @@
 """Image files in, pictures out: tables of images with headings, captions, tiles. Pictures are (H, W, 3) uint8 RGB."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from mae_mm.datasets.image_folder import find_images
 
 GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, of a line of text
-COLUMNS = 4  # of `tile`
 
 
 def list_images(paths: Iterable[str], num: int) -> list[str]:
@@ -78,14 +78,14 @@ def caption(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 
 
 def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of any size, centred in equal cells on white, in rows of `COLUMNS`."""
+    """Pictures of any size, centred in equal cells on white, about as wide as high."""
     height, width = (max(picture.shape[axis] for picture in pictures) + GUTTER for axis in (0, 1))
-    rows = -(-len(pictures) // COLUMNS)
-    canvas = blank(rows * height + GUTTER, min(len(pictures), COLUMNS) * width + GUTTER)
+    columns = min(len(pictures), math.ceil(math.sqrt(len(pictures) * height / width)))
+    canvas = blank(math.ceil(len(pictures) / columns) * height + GUTTER, columns * width + GUTTER)
     for i, picture in enumerate(pictures):
         h, w = picture.shape[:2]
-        top = GUTTER + i // COLUMNS * height + (height - GUTTER - h) // 2
-        left = GUTTER + i % COLUMNS * width + (width - GUTTER - w) // 2
+        top = GUTTER + i // columns * height + (height - GUTTER - h) // 2
+        left = GUTTER + i % columns * width + (width - GUTTER - w) // 2
         canvas[top:top + h, left:left + w] = picture
     return canvas
 

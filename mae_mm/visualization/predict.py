@@ -146,9 +146,10 @@ def classifier(cfg: Config, checkpoint: str, device: str, options: Options) -> P
         image = resize(read_rgb(path), options.side)
         sample, = inferencer([path], return_datasamples=True)
         scores, labels = sample.pred_score.float().cpu().topk(min(options.top_k, len(sample.pred_score)))
-        rows = [(rank, names[label] if names else label, f'{score:.4f}')
-                for rank, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True), 1)]
-        return caption(image, [f'{score} {name}' for _, name, score in rows]), rows
+        found = [(names[label] if names else label, score)
+                 for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
+        rows = [(rank, name, f'{score:.4f}') for rank, (name, score) in enumerate(found, 1)]
+        return caption(image, [f'{score:.1%} {name}' for name, score in found]), rows
 
     return Predictor(('rank', 'class', 'score'), predict)
 

@@ -24,10 +24,10 @@ def test_render_places_every_image() -> None:
 def test_tile_centres_pictures_of_any_size() -> None:
     sizes = [(20, 30), (10, 10), (20, 10), (10, 30), (20, 30)]
     panel = tile([np.full((*size, 3), i, np.uint8) for i, size in enumerate(sizes)])
-    assert panel.shape == (2 * 26 + GUTTER, 4 * 36 + GUTTER, 3)  # two rows of four
+    assert panel.shape == (3 * 26 + GUTTER, 2 * 36 + GUTTER, 3)
     for i, (height, width) in enumerate(sizes):
         rows, cols = (panel[..., 0] == i).nonzero()
-        top, left = 6 + i // 4 * 26 + (20 - height) // 2, 6 + i % 4 * 36 + (30 - width) // 2
+        top, left = 6 + i // 2 * 26 + (20 - height) // 2, 6 + i % 2 * 36 + (30 - width) // 2
         assert (rows.min(), rows.max() + 1, cols.min(), cols.max() + 1) == (top, top + height, left, left + width)
 
 

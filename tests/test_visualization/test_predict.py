@@ -189,7 +189,7 @@ def test_segmentation_beside_the_truth_of_the_data_set_alone(trained: dict, tmp_
     assert {row['class'] for row in rows} <= set(names)
     pictures = {path.name: Image.open(path).size for path in (tmp_path / 'out').rglob('*.jpg')}
     assert pictures == {'a.jpg': (6 + 3 * 46, 24 + 36), 'b.jpg': (6 + 2 * 46, 24 + 36)}
-    assert Image.open(tmp_path / 'panel.png').size == (6 + 2 * (144 + 6), 60 + 12)
+    assert Image.open(tmp_path / 'panel.png').size == (144 + 12, 6 + 2 * (60 + 6))
 
 
 def test_reconstructions_of_pretraining(make_mae: Callable[..., MAE], tmp_path: Path) -> None:
