@@ -19,6 +19,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mae_mm.checkpoint.files import write_content
     from mae_mm.engine import runner as launch
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
@@ -29,7 +30,9 @@ def main() -> None:
         if args.data_root:
             cfg.train_dataloader.dataset.data_root = args.data_root
         check_data(cfg, ('train_dataloader', ))
-        variances = pca.fit_to_file(cfg, args.out, args.images)['variances']
+        basis = pca.fit_to_images(cfg, args.images)
+        write_content(basis, args.out)
+        variances = basis['variances']
         for num in (n for n in (1, 8, 32, 96, 192) if n <= len(variances)):
             print(f'{num:>5} of {len(variances)} components hold {variances[:num].sum() / variances.sum():.1%} of the '
                   'variance')

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mae_mm.benchmark.timing import Timing, interleave
-from mae_mm.models.vit import ARCHS, last_of_quarters
+from mae_mm.models.archs import ARCHS, last_of_quarters
 from mae_mm.paths import ROOT
 from mae_mm.registry import MODELS
 

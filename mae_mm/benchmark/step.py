@@ -8,7 +8,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mae_mm.benchmark.timing import interleave
-from mae_mm.models.vit import ARCHS
+from mae_mm.models.archs import ARCHS
 from mae_mm.registry import MODELS
 
 OPTIMIZER = dict(type='AdamW', lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05)

@@ -20,7 +20,7 @@ from mae_mm.checkpoint.formats import (
 )
 from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
-from mae_mm.models.vit import ARCHS
+from mae_mm.models.archs import ARCHS
 
 PUBLISHED_HEADS = {arch['embed_dim']: arch['num_heads'] for arch in ARCHS.values()}
 # Of the weights whose shapes give the sizes of the model.

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from timm.layers import resample_patch_embed
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
-from mae_mm.models.vit import ViT, resize_table
+from mae_mm.models.positions import resize_rel_pos, resize_table
+from mae_mm.models.vit import ViT
 from mae_mm.registry import WEIGHT_INITIALIZERS
 
 TABLES = ('pos_embed', 'decoder_pos_embed')
@@ -199,17 +199,6 @@ def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
     elif in_chans != chans:
         weight = weight[:, torch.arange(in_chans) % chans] * (chans / in_chans)
     return resample_patch_embed(weight, [patch_size, patch_size])
-
-
-def resize_rel_pos(table: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample relative positions to another window or grid, as their attention does for images of other sizes.
-
-    Args:
-        table: of an axis, (2 S - 1, d), resampled linearly; or of both, (heads, 2 H - 1, 2 W - 1), bicubically.
-    """
-    if table.ndim == 2:
-        return F.interpolate(table.t()[None].float(), size=shape[0], mode='linear')[0].t().to(table.dtype)
-    return F.interpolate(table[None].float(), size=tuple(shape[1:]), mode='bicubic')[0].to(table.dtype)
 
 
 def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit: ViT) -> tuple[Tensor, str]:

@@ -3,7 +3,7 @@
 import ast
 
 from mae_mm.checkpoint.trust import check_settings
-from mae_mm.models.vit import ARCHS
+from mae_mm.models.archs import ARCHS
 
 MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
 

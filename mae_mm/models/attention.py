@@ -1,4 +1,4 @@
-"""timm's transformer block with an attention that picks the faster kernel."""
+"""timm's transformer block with attention in windows, relative positions, and the faster kernel."""
 
 from functools import partial
 
@@ -9,9 +9,7 @@ from timm.models import vision_transformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mae_mm.models.axis_attention import attend_by_axes
-from mae_mm.models.rel_pos import extend_with_axes, offset_bias
-from mae_mm.models.windows import from_windows, to_windows
+from mae_mm.models.positions import extend_with_axes, offset_bias
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
@@ -22,12 +20,17 @@ class Attention(timm.layers.Attention):
     `add_axis_tables` or `add_offset_tables` give it relative positions, which start as zeros: the same results.
     """
 
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads, qkv_bias=True)
+        for name in ('rel_pos_h', 'rel_pos_w', 'rel_pos_bias', 'rel_pos_class_bias'):
+            self.register_parameter(name, None)
+
     def add_axis_tables(self, grid: tuple[int, int]) -> None:
-        """Decomposed relative positions for a grid of tokens without class token (`rel_pos.extend_with_axes`)."""
+        """Decomposed relative positions for a grid of tokens without class token (`positions.axis_scores`)."""
         self.rel_pos_h, self.rel_pos_w = (nn.Parameter(torch.zeros(2 * side - 1, self.head_dim)) for side in grid)
 
     def add_offset_tables(self, grid: tuple[int, int]) -> None:
-        """A bias for each offset in a grid of tokens behind a class token (`rel_pos.offset_bias`)."""
+        """A bias for each offset in a grid of tokens behind a class token (`positions.offset_bias`)."""
         self.rel_pos_bias = nn.Parameter(torch.zeros(self.num_heads, *(2 * side - 1 for side in grid)))
         self.rel_pos_class_bias = nn.Parameter(torch.zeros(self.num_heads, 3))
 
@@ -58,9 +61,9 @@ class Attention(timm.layers.Attention):
         return self.proj(x)
 
     def _attend_in_windows(self, qkv: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-        """(N, L, 3 D) -> (N, L, D). Here, not around the block, filling costs neither MLP nor projections."""
-        windows, real = to_windows(qkv, grid, size)
-        return from_windows(self._attend(windows, real, False, (size, size)), grid, size)
+        """(N, L, 3 D) -> (N, L, D). Here, not around the block, padding costs neither MLP nor projections."""
+        windows = to_windows(qkv, grid, size, self.qkv.bias)
+        return from_windows(self._attend(windows, None, False, (size, size)), grid, size)
 
     def _attend(self, qkv: Tensor, attn_mask: Tensor | None, is_causal: bool, grid: tuple[int, int] | None) -> Tensor:
         """(N, T, 3 D) -> (N, T, D)."""
@@ -68,13 +71,10 @@ class Attention(timm.layers.Attention):
         qkv = qkv.view(n, num_tokens, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         scale = self.scale
-        if hasattr(self, 'rel_pos_h') and pieces_are_faster(q):
-            x = attend_by_axes(q, k, v, grid, (self.rel_pos_h, self.rel_pos_w), scale, attn_mask)
-            return x.transpose(1, 2).reshape(n, num_tokens, -1)
-        if hasattr(self, 'rel_pos_h'):
+        if self.rel_pos_h is not None:
             q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
             v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
-        elif hasattr(self, 'rel_pos_bias'):
+        elif self.rel_pos_bias is not None:
             attn_mask = offset_bias(self.rel_pos_bias, self.rel_pos_class_bias, grid).to(q.dtype)
         if attn_mask is None and not is_causal and plain_is_faster(q):
             x = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
@@ -91,9 +91,37 @@ def plain_is_faster(q: Tensor) -> bool:
     return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[-2] <= 256 and torch.is_grad_enabled()
 
 
-def pieces_are_faster(q: Tensor) -> bool:
-    """Whether `attend_by_axes` beats a fused kernel with extra channels: on a CPU, in the precision that it has."""
-    return q.device.type == 'cpu' and q.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+def to_windows(tokens: Tensor, grid: tuple[int, int], size: int, fill: Tensor) -> Tensor:
+    """Cut a grid of tokens into windows (ViTDet, arXiv:2203.16527, section 3), padding the last row and column of them.
+
+    In ViTDet's release the inputs of attention are padded with zeros, and padding is attended to: what the projection
+    makes of a zero is its bias, the `fill` of projected tokens.
+
+    Args:
+        tokens: (N, L, D), row-major.
+        grid: rows and columns, their product is L.
+        size: side of a window in tokens.
+        fill: (D,), a token of padding.
+
+    Returns:
+        (N * W, size * size, D) with W windows an image, row-major.
+    """
+    rows, cols = grid
+    down, across = -(-rows // size), -(-cols // size)  # windows in a column, in a row
+    x = tokens.view(len(tokens), rows, cols, -1)
+    if rows % size or cols % size:
+        padded = fill.to(x.dtype).expand(len(x), down * size, across * size, -1).clone()
+        padded[:, :rows, :cols] = x
+        x = padded
+    return x.view(len(x), down, size, across, size, -1).transpose(2, 3).reshape(-1, size * size, x.shape[-1])
+
+
+def from_windows(windows: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Inverse of `to_windows`: (N * W, size * size, D) -> (N, L, D), without the padding."""
+    rows, cols = grid
+    down, across = -(-rows // size), -(-cols // size)
+    x = windows.view(-1, down, across, size, size, windows.shape[-1]).transpose(2, 3)
+    return x.reshape(len(x), down * size, across * size, -1)[:, :rows, :cols].flatten(1, 2)
 
 
 class Block(vision_transformer.Block):
@@ -101,9 +129,20 @@ class Block(vision_transformer.Block):
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm)
-        self.attn = Attention(dim, num_heads, qkv_bias=True)
+        self.attn = Attention(dim, num_heads)
 
     def forward(self, x: Tensor, **how: object) -> Tensor:
         """Any tokens, (N, T, D) -> (N, T, D); keywords as of `Attention.forward`."""
         x = x + self.drop_path1(self.attn(self.norm1(x), **how))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+def init_vit_weights(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero biases, unit norms, as in MAE's release (appendix A.1)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)

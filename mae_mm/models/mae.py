@@ -3,42 +3,39 @@
 Dimensions, here and everywhere: N images, L patches each, K of them visible, D width, P values per patch.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
-from mmengine.model import BaseModule
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from mae_mm.models import target_generators, targets
-from mae_mm.models.attention import Block, LayerNorm
-from mae_mm.models.masking import SAMPLERS, PatchMask, fixed_noise, take
+from mae_mm.models.masking import SAMPLERS, fixed_noise, take
 from mae_mm.models.patches import grid_of
-from mae_mm.models.vit import fixed_table, init_vit_weights, resize_table
+from mae_mm.models.targets import PixelTarget, masked_means
 from mae_mm.registry import MODELS
 
 
 class Reconstruction(NamedTuple):
-    """What the autoencoder makes of N images."""
+    """The autoencoder's prediction for N images."""
 
-    pred: Tensor  # (N, L, P): the decoder's answer for every patch, in units of the target
-    mask: Tensor  # (N, L) bool: True = masked, and asked for (`mae_mm.PartialDecoder` is not asked for all)
+    pred: Tensor  # (N, L, P): the decoder's prediction for every patch, in units of the target
+    mask: Tensor  # (N, L) bool: True = masked, and predicted (`mae_mm.PartialDecoder` does not predict all)
 
 
 class MaskedAutoencoder(BaseSelfSupervisor):
-    """What every masked autoencoder does, as an mmpretrain algorithm; subclasses say how to `reconstruct`.
+    """What every masked autoencoder does, as an mmpretrain algorithm; subclasses implement `reconstruct`.
 
     Args:
         backbone, neck: encoder and decoder.
-        target: see `mae_mm.models.target_generators`; its `patch_size` is that of the masks.
+        target: see `mae_mm.models.targets`; its `patch_size` is that of the masks.
         mask_ratio: fraction of patches hidden, in (0, 1).
-        mask_sampling: which of them: 'random', 'block' or 'grid', see `masking`.
+        mask_sampling: which of them: a key of `samplers`.
         loss_on: 'masked' patches, or 'all'.
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
-
-    Raises:
-        ValueError: if `mask_ratio` is not in (0, 1), or an option is unknown.
     """
+
+    samplers = tuple(SAMPLERS)
 
     def __init__(
         self, backbone: nn.Module, neck: nn.Module, target: nn.Module, mask_ratio: float, mask_sampling: str,
@@ -46,12 +43,12 @@ class MaskedAutoencoder(BaseSelfSupervisor):
     ) -> None:
         if not 0 < mask_ratio < 1:
             raise ValueError(
-                f'mask_ratio={mask_ratio} is not in (0, 1): it is the fraction of patches to hide and predict; '
+                f'mask_ratio={mask_ratio} must be in (0, 1): it is the fraction of patches to hide and predict; '
                 'the paper uses 0.75')
-        if mask_sampling not in SAMPLERS or loss_on not in ('masked', 'all'):
-            raise ValueError(
-                f"mask_sampling={mask_sampling!r}, loss_on={loss_on!r}: the first is one of {', '.join(SAMPLERS)}, the "
-                "other 'masked' or 'all'")
+        if mask_sampling not in self.samplers:
+            raise ValueError(f"mask_sampling={mask_sampling!r} must be one of {', '.join(self.samplers)}")
+        if loss_on not in ('masked', 'all'):
+            raise ValueError(f"loss_on={loss_on!r} must be 'masked' or 'all'")
         super().__init__(
             backbone=backbone, neck=neck, target_generator=target,
             data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
@@ -74,9 +71,6 @@ class MaskedAutoencoder(BaseSelfSupervisor):
             noise: (N, L) float that decides the masks; drawn on the device when absent.
             sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
             data_samples, img_path: not used.
-
-        Raises:
-            ValueError: for another mode.
         """
         if mode == 'tensor':
             return self.extract_feat(inputs)
@@ -84,14 +78,14 @@ class MaskedAutoencoder(BaseSelfSupervisor):
             return self.loss(inputs, noise=noise)
         if mode == 'predict':
             return self.predict(inputs, noise=noise, sample_idx=sample_idx)
-        raise ValueError(f"mode={mode!r} is none of 'tensor', 'loss', 'predict'")
+        raise ValueError(f"mode={mode!r} must be one of 'tensor', 'loss', 'predict'")
 
     def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
         pred, mask = self.reconstruct(inputs, noise)
         with torch.autocast(inputs.device.type, enabled=False):
             errors = self.target_generator.errors(pred, self.target(inputs))  # (N, L)
-            return dict(loss=targets.masked_mean(errors, mask) if self.loss_on == 'masked' else errors.mean())
+            return dict(loss=(errors * mask).sum() / mask.sum() if self.loss_on == 'masked' else errors.mean())
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide patches, encode the rest, predict all.
@@ -102,18 +96,21 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         """
         raise NotImplementedError
 
-    def draw_mask(self, imgs: Tensor, noise: Tensor | None = None) -> PatchMask:
-        """Masks for (N, C, H, W) images, from `noise` (N, L) or from the device's own generator."""
-        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
-        shape = (len(imgs), grid[0] * grid[1])
+    def draw_noise(self, imgs: Tensor, noise: Tensor | None = None) -> Tensor:
+        """One score for each patch of (N, C, H, W) images, from the device's own generator unless given: (N, L)."""
+        rows, cols = self.grid(imgs)
         if noise is None:
-            noise = torch.rand(shape, device=imgs.device)
-        if noise.shape != shape:
-            raise ValueError(f'noise of shape {tuple(noise.shape)}, want one score for each patch: {shape}')
-        return SAMPLERS[self.mask_sampling](noise, self.mask_ratio, grid)
+            return torch.rand(len(imgs), rows * cols, device=imgs.device)
+        if noise.shape != (len(imgs), rows * cols):  # it would broadcast
+            raise ValueError(f'noise of shape {tuple(noise.shape)} must be {(len(imgs), rows * cols)}')
+        return noise
+
+    def grid(self, imgs: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches in (N, C, H, W) images."""
+        return grid_of(tuple(imgs.shape[2:]), self.patch_size)
 
     def target(self, imgs: Tensor) -> Tensor:
-        """What the decoder must answer, as the target generator has it: (N, C, H, W) -> (N, L, …), pixels float32."""
+        """What the decoder has to predict for (N, C, H, W) images: (N, L, …), pixels in float32."""
         return self.target_generator(imgs, self.data_preprocessor)
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
@@ -140,84 +137,15 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         """
         if noise is None:
             numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
-            rows, cols = grid_of(tuple(inputs.shape[2:]), self.patch_size)
-            noise = fixed_noise(numbers, rows * cols).to(inputs.device)
+            noise = fixed_noise(numbers, math.prod(self.grid(inputs))).to(inputs.device)
         pred, mask = self.reconstruct(inputs, noise)
         with torch.autocast(inputs.device.type, enabled=False):
-            losses = targets.masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
+            losses = masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
             patch_mean, interpolation = self.target_generator.baselines(inputs, mask)
         columns = dict(
             loss=losses, patch_mean=patch_mean, interpolation=interpolation,
             reconstruction=self.to_images(pred, inputs), mask=mask)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-@MODELS.register_module()
-class MAEDecoder(BaseModule):
-    """Shallow transformer from visible tokens to pixels (section 3, "MAE decoder").
-
-    Args:
-        embed_dim: width.
-        depth: number of blocks.
-        num_heads: attention heads, which divide the width.
-        encoder_dim, grid_size: of the encoder, and num_values, P of the target; `MAE` fills them in.
-
-    Raises:
-        ValueError: if the heads do not divide the width.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int = 512,
-        depth: int = 8,
-        num_heads: int = 16,
-        encoder_dim: int = 768,
-        grid_size: tuple[int, int] = (14, 14),
-        num_values: int = 768,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg)
-        if embed_dim % num_heads:
-            raise ValueError(f'decoder: embed_dim={embed_dim} is no multiple of num_heads={num_heads}')
-        self.grid_size = grid_size
-        self.decoder_embed = nn.Linear(encoder_dim, embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.decoder_pos_embed = nn.Parameter(fixed_table(embed_dim, grid_size), requires_grad=False)
-        self.decoder_blocks = nn.ModuleList(Block(embed_dim, num_heads) for _ in range(depth))
-        self.decoder_norm = LayerNorm(embed_dim)
-        self.decoder_pred = nn.Linear(embed_dim, num_values)
-
-    def init_weights(self) -> None:
-        """The release's initialisation, then `init_cfg` over it; once, as mmengine has it."""
-        if self.is_init:
-            return
-        init_vit_weights(self)
-        nn.init.normal_(self.mask_token, std=0.02)
-        super().init_weights()
-
-    def asked(self, patch_mask: PatchMask) -> Tensor:
-        """Which patches are to be judged: every masked one, (N, L) bool."""
-        return patch_mask.mask
-
-    def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Predict every patch.
-
-        Args:
-            latent: (N, 1 + K, D) encoded visible tokens, class token first; or all L, if the encoder saw mask tokens.
-            ids_restore: (N, L) int64, index that undoes the shuffle.
-            grid: rows and columns of patches, their product is L.
-
-        Returns:
-            (N, L, P).
-        """
-        x = self.decoder_embed(latent)
-        n, num_patches = ids_restore.shape
-        mask_tokens = self.mask_token.to(x.dtype).expand(n, num_patches + 1 - x.shape[1], -1)
-        patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)  # (N, L, decoder width), in image order
-        x = torch.cat([x[:, :1], patches], dim=1) + resize_table(self.decoder_pos_embed, self.grid_size, grid)
-        for block in self.decoder_blocks:
-            x = block(x)
-        return self.decoder_pred(self.decoder_norm(x)[:, 1:])
 
 
 @MODELS.register_module()
@@ -233,12 +161,9 @@ class MAE(MaskedAutoencoder):
         mask_token: whether the encoder sees mask tokens in place of hidden patches ([M] in Table 1c): slower, worse.
         loss_on: 'masked' patches, or 'all'.
         loss_type: 'l2' or 'l1', of pixels.
-        target: config of `mae_mm.PCATarget` or `mae_mm.TokenTarget`, in place of pixels; `norm_pix_loss` then does
-            not count.
+        target: config of `mae_mm.PCATarget` or `mae_mm.TokenTarget`, in place of pixels; `norm_pix_loss` is then not
+            used.
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
-
-    Raises:
-        ValueError: if `mask_ratio` is not in (0, 1), the backbone's `out_type` is not 'raw', or an option is unknown.
     """
 
     def __init__(
@@ -257,17 +182,17 @@ class MAE(MaskedAutoencoder):
     ) -> None:
         backbone = MODELS.build(backbone)
         if backbone.out_type != 'raw':
-            raise ValueError(f"out_type={backbone.out_type!r} of the backbone: pre-training needs 'raw', the default")
+            raise ValueError(f"backbone.out_type={backbone.out_type!r} must be 'raw', the default, in pre-training")
         if target and loss_type != 'l2':
             raise ValueError(f'loss_type={loss_type!r} is for pixels, not for a target of type {target["type"]}')
-        target = target or dict(type=target_generators.PixelTarget, norm_pix_loss=norm_pix_loss, loss_type=loss_type)
+        target = target or dict(type=PixelTarget, norm_pix_loss=norm_pix_loss, loss_type=loss_type)
         target = MODELS.build(dict(patch_size=backbone.patch_size, in_chans=backbone.in_chans, **target))
         encoder = dict(
             encoder_dim=backbone.embed_dim, grid_size=backbone.grid_size, num_values=target.num_values)
         super().__init__(
             backbone, MODELS.build({**encoder, **neck}), target, mask_ratio, mask_sampling, loss_on, data_preprocessor,
             init_cfg)
-        if hasattr(self.neck, 'predict_ratio') and (mask_sampling != 'random' or mask_token or loss_on == 'all'):
+        if not self.neck.predicts_all and (mask_sampling != 'random' or mask_token or loss_on == 'all'):
             raise ValueError(
                 f'{type(self.neck).__name__} predicts a part of the masked patches, drawn at random: it needs '
                 "mask_sampling='random', mask_token=False and loss_on='masked'")
@@ -289,12 +214,11 @@ class MAE(MaskedAutoencoder):
             imgs: (N, C, H, W) float.
             noise: (N, L) float; the patches with the lowest scores stay visible.
         """
-        tokens = self.backbone.embed(imgs)  # (N, L, D)
-        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
-        patch_mask = self.draw_mask(imgs, noise)
+        tokens, grid = self.backbone.embed(imgs), self.grid(imgs)  # (N, L, D)
+        patch_mask = SAMPLERS[self.mask_sampling](self.draw_noise(imgs, noise), self.mask_ratio, grid)
         ids_seen = patch_mask.ids_keep
         if self.mask_token is not None:  # [M] in the encoder: all L tokens, the visible ones first
             hidden = (self.mask_token + self.backbone.positions(grid)).to(tokens.dtype)
             tokens, ids_seen = tokens.where(~patch_mask.mask[..., None], hidden), patch_mask.ids_restore.argsort(1)
         latent = self.backbone.encode(take(tokens, ids_seen))  # (N, 1 + K, D)
-        return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), self.neck.asked(patch_mask))
+        return Reconstruction(self.neck(latent, patch_mask.ids_restore, grid), self.neck.predicted(patch_mask))

@@ -1,7 +1,7 @@
-"""The convolutional variant: pixels hidden in patches, any convolutional backbone, transposed convolutions, L1.
+"""The convolutional variant: hidden pixels, any convolutional backbone, transposed convolutions, L1.
 
 Not in the MAE paper (`ours`): a convolution has no tokens to leave out, so the encoder sees the whole image, with the
-hidden pixels in the mean colour.
+hidden pixels in the mean colour. Pixels are hidden in patches, a fixed number of them, or each by itself.
 """
 
 from itertools import pairwise
@@ -11,8 +11,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mae_mm.models.mae import MaskedAutoencoder, Reconstruction
+from mae_mm.models.masking import SAMPLERS
 from mae_mm.models.patches import patchify
-from mae_mm.models.target_generators import PixelTarget
+from mae_mm.models.targets import PixelTarget
 from mae_mm.registry import MODELS
 
 
@@ -25,9 +26,6 @@ class ConvDecoder(BaseModule):
         stride: pixels of the image for one of the map, a power of 2.
         embed_dim: channels after the first layer; each one halves them, down to 16.
         in_chans: of the image; `MaskedConv` fills it in.
-
-    Raises:
-        ValueError: if `stride` is no power of 2.
     """
 
     def __init__(
@@ -37,7 +35,7 @@ class ConvDecoder(BaseModule):
             dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d']),
             dict(type='Constant', val=1, layer='BatchNorm2d')])
         if stride < 1 or stride & (stride - 1):
-            raise ValueError(f'stride={stride} is no power of 2: it is the side, in pixels, of one place of the map')
+            raise ValueError(f'stride={stride} must be a power of 2: pixels of the image for one of the feature map')
         self.stride = stride
         widths = [in_channels, *(max(embed_dim >> i, 16) for i in range(stride.bit_length() - 1))]
         layers = []
@@ -62,11 +60,15 @@ class MaskedConv(MaskedAutoencoder):
         neck: config of `mae_mm.ConvDecoder`.
         patch_size: side of the hidden patches, in pixels.
         in_chans: of the images.
-        mask_ratio, mask_sampling, loss_on: as of `mae_mm.MAE`.
+        mask_ratio, loss_on: as of `mae_mm.MAE`.
+        mask_sampling: as of `mae_mm.MAE`; or 'pixel', each pixel hidden by itself with the probability `mask_ratio`, so
+            their number varies; this needs `patch_size=1` and `norm_pix_loss=False`.
         loss_type: 'l1' or 'l2'.
         norm_pix_loss: whether each target patch is normalised by its own mean and deviation.
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
     """
+
+    samplers = (*SAMPLERS, 'pixel')
 
     def __init__(
         self,
@@ -86,25 +88,30 @@ class MaskedConv(MaskedAutoencoder):
         super().__init__(
             MODELS.build(backbone), MODELS.build(dict(in_chans=in_chans, **neck)), target, mask_ratio, mask_sampling,
             loss_on, data_preprocessor, init_cfg)
+        if mask_sampling == 'pixel' and (patch_size != 1 or norm_pix_loss):
+            raise ValueError(
+                "mask_sampling='pixel' hides single pixels: it needs patch_size=1 and norm_pix_loss=False, got "
+                f'patch_size={patch_size}, norm_pix_loss={norm_pix_loss}')
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Hide patches of pixels, encode the whole image, decode it.
+        """Hide pixels, encode the whole image, decode it.
 
         Args:
             imgs: (N, C, H, W) float.
-            noise: (N, L) float that decides the masks.
-
-        Raises:
-            ValueError: if the decoder's stride is not the backbone's, or the image is no multiple of it.
+            noise: (N, L) float that decides the masks; for 'pixel' uniform in [0, 1), one score for each pixel.
         """
-        mask = self.draw_mask(imgs, noise).mask
-        answer = self.neck(self.backbone(hide_pixels(imgs, mask, self.patch_size))[-1])
-        if answer.shape != imgs.shape:
+        noise = self.draw_noise(imgs, noise)
+        if self.mask_sampling == 'pixel':
+            mask = noise < self.mask_ratio
+        else:
+            mask = SAMPLERS[self.mask_sampling](noise, self.mask_ratio, self.grid(imgs)).mask
+        pred = self.neck(self.backbone(hide_pixels(imgs, mask, self.patch_size))[-1])
+        if pred.shape != imgs.shape:
             raise ValueError(
-                f'images of {tuple(imgs.shape[1:])} (channels, height, width) are answered by '
-                f"{tuple(answer.shape[1:])}: set neck.stride={self.neck.stride} to the stride of the backbone's last "
-                "map, and the image's sides to multiples of it")
-        return Reconstruction(patchify(answer, self.patch_size), mask)
+                f'images of {tuple(imgs.shape[1:])} (channels, height, width) were decoded to {tuple(pred.shape[1:])}: '
+                f"set neck.stride={self.neck.stride} to the stride of the backbone's last map, and the image's sides "
+                'to multiples of it')
+        return Reconstruction(patchify(pred, self.patch_size), mask)
 
 
 def hide_pixels(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:

@@ -6,7 +6,6 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
-from mae_mm.checkpoint.files import write_content
 from mae_mm.models.patches import patchify
 from mae_mm.registry import MODELS
 
@@ -53,19 +52,10 @@ def sample_patches(cfg: Config, num_images: int, per_image: int = 64, seed: int 
     return torch.cat(rows)
 
 
-def fit_to_file(cfg: Config, path: str, num_images: int = 5000) -> dict[str, Tensor]:
-    """Fit to a sample of a config's training data and write the file that `mae_mm.PCATarget` reads.
-
-    Returns:
-        As of `fit_pca`.
-
-    Raises:
-        ValueError: if the sample has fewer patches than a patch has values.
-    """
+def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
+    """`fit_pca` on a sample of a config's training images."""
     patches = sample_patches(cfg, num_images)
     if len(patches) <= patches.shape[1]:
         raise ValueError(
             f'{len(patches)} patches are too few for components of {patches.shape[1]} values; give more images')
-    basis = fit_pca(patches)
-    write_content(basis, path)
-    return basis
+    return fit_pca(patches)

@@ -1,40 +1,225 @@
-"""What the decoder is asked for, and what can be answered without learning anything."""
+"""What `MAE` predicts (Table 1d): pixels, PCA coefficients or a tokenizer's tokens.
+
+All share one interface, in which N images have L patches and the decoder predicts P values for each:
+
+    num_values             P
+    __call__(imgs, pre)    (N, C, H, W) float, normalised by the preprocessor `pre` -> the target, (N, L, …)
+    errors(pred, target)   (N, L, P) and the target -> (N, L) float32, a patch's loss
+    to_images(pred, imgs)  (N, L, P) and the originals -> (N, C, H, W) float32, a picture of the prediction
+    baselines(imgs, mask)  losses of two predictors that learn nothing, two (N,) float32
+"""
+
+import math
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from mmengine.model import BaseDataPreprocessor, BaseModule
 from torch import Tensor
 
-from mae_mm.models.patches import patchify, unpatchify
+from mae_mm.models.patches import grid_of, patchify, unpatchify
+from mae_mm.registry import MODELS
 
 EPS = 1e-6  # added to the variance of a patch, as in the release
+
+
+@MODELS.register_module()
+class PixelTarget(BaseModule):
+    """Pixels, as they are or normalised patch by patch (section 3, "reconstruction target").
+
+    Args:
+        patch_size, in_chans: of the encoder; `MAE` fills them in.
+        norm_pix_loss: whether each patch is normalised by its own mean and deviation.
+        loss_type: 'l2' (squared differences) or 'l1' (absolute ones).
+    """
+
+    def __init__(
+        self, patch_size: int = 16, in_chans: int = 3, norm_pix_loss: bool = True, loss_type: str = 'l2',
+    ) -> None:
+        super().__init__()
+        if loss_type not in ('l2', 'l1'):
+            raise ValueError(f"loss_type={loss_type!r} must be 'l2' (squared differences) or 'l1' (absolute ones)")
+        self.patch_size, self.norm_pix_loss, self.loss_type = patch_size, norm_pix_loss, loss_type
+        self.num_values = patch_size**2 * in_chans
+
+    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, L, P) float32."""
+        patches = patchify(imgs.float(), self.patch_size)
+        if not self.norm_pix_loss:
+            return patches
+        mean, std = patch_stats(patches)
+        return (patches - mean) / std
+
+    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Mean error of each patch: (N, L)."""
+        return patch_errors(pred, target, self.loss_type)
+
+    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+        """Patches side by side; normalised ones get each true patch's own mean and deviation back."""
+        pred = pred.float()
+        if self.norm_pix_loss:
+            mean, std = patch_stats(patchify(imgs.float(), self.patch_size))
+            pred = pred * std + mean
+        return unpatchify(pred, self.patch_size, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+
+    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Masked losses of each patch's true mean, and of interpolation from the visible patches.
+
+        With normalised targets the interpolation's own patch mean is subtracted, because the target's is zero.
+        """
+        patches = patchify(imgs.float(), self.patch_size)
+        guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size), self.patch_size)
+        mean, std = patch_stats(patches)
+        scale = std if self.norm_pix_loss else torch.ones_like(std)
+        offset = guess.mean(-1, keepdim=True) if self.norm_pix_loss else mean
+        target = (patches - mean) / scale
+        flat, interpolated = torch.zeros_like(patches), (guess - offset) / scale
+        return masked_means(self.errors(flat, target), mask), masked_means(self.errors(interpolated, target), mask)
+
+
+@MODELS.register_module()
+class PCATarget(BaseModule):
+    """The largest coefficients of a principal component analysis of patches (Table 1d, "PCA"; 96 there).
+
+    The components are buffers: a checkpoint holds them. `tools/fit_pca.py` fits them to a sample of the data.
+
+    Args:
+        num_values: coefficients to predict.
+        fitted: file that `tools/fit_pca.py` wrote, read when training begins.
+        patch_size, in_chans: of the encoder; `MAE` fills them in.
+    """
+
+    def __init__(
+        self, num_values: int = 96, fitted: str | None = None, patch_size: int = 16, in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        size = patch_size**2 * in_chans
+        if not 0 < num_values <= size:
+            raise ValueError(f'num_values={num_values} must be in 1 … {size}, the values of a patch')
+        self.num_values, self.fitted, self.patch_size = num_values, fitted, patch_size
+        self.register_buffer('mean', torch.zeros(size))
+        self.register_buffer('components', torch.zeros(num_values, size))  # orthonormal rows, the largest first
+
+    def init_weights(self) -> None:
+        """Read the components from the file."""
+        if self.is_init or self.fitted is None:
+            return
+        basis = _read_tensors('model.target.fitted', self.fitted, 'python tools/fit_pca.py CONFIG --out FILE writes it')
+        if not {'mean', 'components'} <= basis.keys():
+            raise ValueError(f'{self.fitted} was not written by tools/fit_pca.py: it has {sorted(basis)[:5]}')
+        self.set_components(basis['mean'], basis['components'])
+        self._is_init = True
+
+    def set_components(self, mean: Tensor, components: Tensor) -> None:
+        """Take what `fit_pca` returned: (P,) and (…, P), the largest first."""
+        num_values, size = self.components.shape
+        if components.shape[1] != size or len(components) < num_values:
+            raise ValueError(
+                f'{len(components)} components of {components.shape[1]} values do not fit a target of {num_values} '
+                f'components of {size} values; run tools/fit_pca.py with the config that you train')
+        self.mean.copy_(mean)
+        self.components.copy_(components[:num_values])
+
+    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image."""
+        return self.project(patchify(imgs.float(), self.patch_size))
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Coefficients of patches: (N, L, P) -> (N, L, `num_values`)."""
+        if not self.components.any():
+            raise ValueError('the PCA target has no components: set model.target.fitted, see tools/fit_pca.py --help')
+        return (patches - self.mean) @ self.components.t()
+
+    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of each patch's coefficients: (N, L)."""
+        return patch_errors(pred, target)
+
+    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+        """The patches that have these coefficients, and none beyond."""
+        patches = pred.float() @ self.components + self.mean
+        return unpatchify(patches, self.patch_size, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+
+    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Masked losses of the coefficients of flat patches of the right mean, and of the interpolated image."""
+        patches = patchify(imgs.float(), self.patch_size)
+        flat = patches.mean(-1, keepdim=True).expand_as(patches)
+        guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size), self.patch_size)
+        errors = (self.errors(self.project(answer), self.project(patches)) for answer in (flat, guess))
+        return tuple(masked_means(error, mask) for error in errors)
+
+
+@MODELS.register_module()
+class TokenTarget(BaseModule):
+    """Discrete tokens of a frozen tokenizer, predicted by cross-entropy, as in BEiT (Table 1d, "dVAE token").
+
+    The tokenizer is part of the checkpoint, so that a run can be resumed without the file of its weights.
+
+    Args:
+        tokenizer: config of a module that turns (N, C, `stride` * rows, `stride` * columns) into (N, `num_values`,
+            rows, columns) scores; by default mmpretrain's encoder of DALL-E's dVAE, in whose units pixels are fed.
+        num_values: size of its vocabulary.
+        stride: pixels of its image for one token.
+        weights: file with its state dict, loaded strictly when training begins. Required: random tokens teach little.
+        patch_size, in_chans: of the encoder; `MAE` fills them in.
+    """
+
+    def __init__(
+        self, tokenizer: dict | None = None, num_values: int = 8192, stride: int = 8, weights: str | None = None,
+        patch_size: int = 16, in_chans: int = 3,
+    ) -> None:
+        super().__init__()
+        self.patch_size, self.num_values, self.stride, self.weights = patch_size, num_values, stride, weights
+        self.tokenizer = MODELS.build({
+            'type': 'mmpretrain.DALL-E', 'vocab_size': num_values, 'input_channels': in_chans,
+            **(tokenizer or {})}).requires_grad_(False).eval()
+
+    def init_weights(self) -> None:
+        """Load the tokenizer's weights."""
+        if self.is_init:
+            return
+        if self.weights is None:
+            raise ValueError(
+                "the token target needs its tokenizer's weights, e.g. DALL-E's encoder as mmpretrain publishes it: "
+                '--cfg-options model.target.weights=FILE')
+        try:
+            self.tokenizer.load_state_dict(_read_tensors('model.target.weights', self.weights))
+        except RuntimeError as error:
+            raise ValueError(f'{self.weights} does not fit the tokenizer: {error}') from None
+        self._is_init = True
+
+    def train(self, mode: bool = True) -> 'TokenTarget':
+        """The tokenizer never trains."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor) -> Tensor:
+        """(N, C, H, W) -> (N, L) int64, a token for each patch."""
+        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        pixels = (imgs.float() * preprocessor.std + preprocessor.mean) / 255  # in [0, 1]
+        size = [side * self.stride for side in grid]
+        pixels = F.interpolate(pixels, size, mode='bicubic', antialias=True).clamp(0, 1)
+        scores = self.tokenizer(0.8 * pixels + 0.1)  # DALL-E keeps pixels off 0 and 1 (arXiv:2102.12092, appendix A.3)
+        return scores.argmax(1).flatten(1)
+
+    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of each patch: (N, L)."""
+        return F.cross_entropy(pred.float().transpose(1, 2), target, reduction='none')
+
+    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+        """The mean colour: only the dVAE's decoder, which this project does not have, could draw tokens."""
+        return torch.zeros_like(imgs, dtype=torch.float32)
+
+    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Both are the uniform guess: pixels tell no token's probability."""
+        uniform = imgs.new_full((len(imgs), ), math.log(self.num_values), dtype=torch.float32)
+        return uniform, uniform
 
 
 def patch_stats(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (unbiased variance) of each patch: (N, L, P) -> two (N, L, 1)."""
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
-
-
-def normalize_patches(patches: Tensor) -> Tensor:
-    """Give each patch zero mean and unit variance (MAE, arXiv:2111.06377, section 3, "reconstruction target").
-
-    Args:
-        patches: (N, L, P) float.
-
-    Returns:
-        (N, L, P), same dtype.
-    """
-    mean, std = patch_stats(patches)
-    return (patches - mean) / std
-
-
-def check_loss(loss_type: str) -> str:
-    """'l2' or 'l1'.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if loss_type not in ('l2', 'l1'):
-        raise ValueError(f"loss_type={loss_type!r} is none of 'l2' (squared differences), 'l1' (absolute ones)")
-    return loss_type
 
 
 def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
@@ -46,11 +231,6 @@ def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
 def masked_means(errors: Tensor, mask: Tensor) -> Tensor:
     """Mean over each image's masked patches: (N, L) float and (N, L) bool -> (N,)."""
     return (errors * mask).sum(1) / mask.sum(1)
-
-
-def masked_mean(errors: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all masked patches, of which there is at least one: (N, L) float and (N, L) bool -> scalar."""
-    return (errors * mask).sum() / mask.sum()
 
 
 def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
@@ -82,30 +262,9 @@ def _blur(imgs: Tensor, sigma: float) -> Tensor:
     return imgs
 
 
-def baseline_losses(
-    imgs: Tensor, mask: Tensor, patch_size: int, norm_pix: bool, loss_type: str = 'l2',
-) -> tuple[Tensor, Tensor]:
-    """Masked loss of two predictors that learn nothing.
-
-    The first predicts every pixel of a patch by that patch's true mean. The second predicts by `interpolate_visible`;
-    with normalised targets its own patch mean is taken off, for the target's is zero by definition.
-
-    Args:
-        imgs: (N, C, H, W) float, as the model sees them.
-        mask: (N, L) bool, True = masked.
-        norm_pix: whether the target is normalised pixels.
-        loss_type: 'l2' or 'l1'.
-
-    Returns:
-        Two (N,) float32, one loss per image: (patch mean, interpolation).
-    """
-    patches = patchify(imgs.float(), patch_size)
-    guess = patchify(interpolate_visible(imgs.float(), mask, patch_size), patch_size)
-    mean, std = patch_stats(patches)
-    scale = std if norm_pix else torch.ones_like(std)
-    offset = guess.mean(-1, keepdim=True) if norm_pix else mean
-
-    def per_image(answer: Tensor) -> Tensor:  # (N, L, P) -> (N,)
-        return masked_means(patch_errors(answer / scale, (patches - mean) / scale, loss_type), mask)
-
-    return per_image(torch.zeros_like(patches)), per_image(guess - offset)
+def _read_tensors(option: str, path: str, hint: str = '') -> dict[str, Tensor]:
+    """The state dict in a torch file; nothing but tensors and plain data is ever unpickled."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{option}: there is no file {path}' + (f'; {hint}' if hint else ''))
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    return content.get('state_dict', content)

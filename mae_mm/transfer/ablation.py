@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from mae_mm.benchmark.timing import markdown_table
+from mae_mm.checkpoint.files import write_content
 from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import check_data
 from mae_mm.models import pca
@@ -333,7 +334,7 @@ def provide_target(cfg: Config, path: Path, tokenizer: str | None) -> None:
     if _target(cfg) == 'mae_mm.PCATarget':
         cfg.model.target.fitted = str(path)
         if not path.exists():
-            pca.fit_to_file(cfg, path)
+            write_content(pca.fit_to_images(cfg), path)
 
 
 def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:

@@ -41,7 +41,7 @@ def test_steps_of_both(monkeypatch):
     """Both models train, and each row says what it was."""
     tiny = dict(embed_dim=24, depth=1, num_heads=1)
     monkeypatch.setattr(step, 'ARCHS', dict(base=tiny))
-    monkeypatch.setattr('mae_mm.models.vit.ARCHS', dict(base=tiny))
+    monkeypatch.setattr('mae_mm.models.archs.ARCHS', dict(base=tiny))
     monkeypatch.setattr(step, 'MMPRETRAIN_ARCHS', dict(base=dict(
         embed_dims=24, num_layers=1, num_heads=1, feedforward_channels=96)))
     monkeypatch.setattr(step, 'matmul', lambda device: (lambda: torch.ones(64, 64) @ torch.ones(64, 64), 2.0 * 64**3))

@@ -5,7 +5,7 @@ from timm.models import vision_transformer
 from torch import nn
 
 from mae_mm.models import attention
-from mae_mm.models.attention import Attention, Block, plain_is_faster
+from mae_mm.models.attention import Attention, Block, from_windows, plain_is_faster, to_windows
 
 
 def scrambled(module: nn.Module) -> nn.Module:
@@ -31,7 +31,7 @@ def assert_near(actual: list[torch.Tensor], expected: list[torch.Tensor], tolera
 
 
 def test_tokens_that_all_look_alike_are_averaged():
-    module = Attention(4, 2, qkv_bias=True)
+    module = Attention(4, 2)
     with torch.no_grad():
         for param in module.parameters():
             param.zero_()
@@ -46,7 +46,7 @@ def test_tokens_that_all_look_alike_are_averaged():
 @pytest.mark.parametrize('fused_timm', [False, True])
 def test_attention_equals_timm(monkeypatch, plain, fused_timm):
     monkeypatch.setattr(attention, 'plain_is_faster', lambda q: plain)
-    ours, theirs = scrambled(Attention(32, 4, qkv_bias=True)), timm.layers.Attention(32, 4, qkv_bias=True)
+    ours, theirs = scrambled(Attention(32, 4)), timm.layers.Attention(32, 4, qkv_bias=True)
     theirs.load_state_dict(ours.state_dict())
     theirs.fused_attn = fused_timm
     x = torch.randn(3, 11, 32)
@@ -55,7 +55,7 @@ def test_attention_equals_timm(monkeypatch, plain, fused_timm):
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_plain_path_equals_fused_path(monkeypatch, dtype, tolerance):
-    module, x = scrambled(Attention(64, 4, qkv_bias=True)), torch.randn(2, 50, 64)
+    module, x = scrambled(Attention(64, 4)), torch.randn(2, 50, 64)
     exact = results(module, x)
     with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         for plain in (True, False):
@@ -67,7 +67,7 @@ def test_plain_path_equals_fused_path(monkeypatch, dtype, tolerance):
 
 def test_a_mask_takes_the_fused_path_whatever_is_faster(monkeypatch):
     monkeypatch.setattr(attention, 'plain_is_faster', lambda q: True)
-    ours, theirs = scrambled(Attention(32, 4, qkv_bias=True)), timm.layers.Attention(32, 4, qkv_bias=True)
+    ours, theirs = scrambled(Attention(32, 4)), timm.layers.Attention(32, 4, qkv_bias=True)
     theirs.load_state_dict(ours.state_dict())
     x, hide = torch.randn(2, 6, 32), torch.rand(2, 1, 6, 6) < 0.3
     hide |= torch.eye(6, dtype=torch.bool)
@@ -77,7 +77,7 @@ def test_a_mask_takes_the_fused_path_whatever_is_faster(monkeypatch):
 
 
 def test_a_hidden_key_changes_nothing():
-    module, x = scrambled(Attention(32, 4, qkv_bias=True)), torch.randn(1, 6, 32)
+    module, x = scrambled(Attention(32, 4)), torch.randn(1, 6, 32)
     seen = torch.tensor([True, True, False, True, True, True]).view(1, 1, 1, 6)
     changed = x.clone()
     changed[:, 2] = 7
@@ -128,3 +128,106 @@ def test_drop_path_skips_all_windows_of_an_image():
     block, x = scrambled(Block(32, 4, drop_path=0.5)), torch.randn(100, 16, 32)
     skipped = (block.train()(x, grid=(4, 4), window_size=2) == x).all(2)
     assert (skipped.all(1) == skipped.any(1)).all() and 10 < skipped.all(1).sum() < 45
+
+
+# --- relative positions, against slow loops over pairs of tokens
+
+
+GRIDS = [(3, 3), (2, 5), (4, 1)]
+
+
+def with_axis_tables(grid: tuple[int, int]) -> Attention:
+    attn = Attention(16, 2)
+    attn.add_axis_tables(grid)
+    for param in (attn.rel_pos_h, attn.rel_pos_w, attn.qkv.bias):
+        nn.init.normal_(param)
+    return attn
+
+
+def attend(attn: Attention, x: torch.Tensor, extra: torch.Tensor | float = 0) -> torch.Tensor:
+    """Plain attention with `extra` (heads, T, T) added to the scores."""
+    n, num_tokens, width = x.shape
+    q, k, v = attn.qkv(x).view(n, num_tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(-2, -1) * attn.head_dim**-0.5 + extra
+    return attn.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, num_tokens, width))
+
+
+def slow_axis_scores(attn: Attention, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """What relative positions add to the scores of (1, L, 16) tokens, pair by pair: (heads, L, L)."""
+    (rows, cols), length = grid, x.shape[1]
+    q = attn.qkv(x).view(length, 3, 2, 8)[:, 0]  # (L, heads, d)
+    pairs = [[q[i] @ (attn.rel_pos_h[rows - 1 + i // cols - j // cols]
+                      + attn.rel_pos_w[cols - 1 + i % cols - j % cols]) for j in range(length)]
+             for i in range(length)]
+    return torch.stack([torch.stack(row) for row in pairs]).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_decomposed_equals_the_slow_form(grid: tuple[int, int]) -> None:
+    attn = with_axis_tables(grid)
+    x = torch.randn(1, grid[0] * grid[1], 16)
+    torch.testing.assert_close(
+        attn(x, grid=grid), attend(attn, x, slow_axis_scores(attn, x, grid)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('grid', GRIDS)
+def test_offset_bias_equals_the_slow_form(grid: tuple[int, int]) -> None:
+    attn = Attention(16, 2)
+    attn.add_offset_tables(grid)
+    rows, cols = grid
+    torch.nn.init.normal_(attn.rel_pos_bias)
+    torch.nn.init.normal_(attn.rel_pos_class_bias)
+    extra = torch.zeros(2, 1 + rows * cols, 1 + rows * cols)
+    extra[:, 0, 1:] = attn.rel_pos_class_bias[:, :1]
+    extra[:, 1:, 0] = attn.rel_pos_class_bias[:, 1:2]
+    extra[:, 0, 0] = attn.rel_pos_class_bias[:, 2]
+    for i in range(rows * cols):
+        for j in range(rows * cols):
+            down, right = i // cols - j // cols, i % cols - j % cols
+            extra[:, 1 + i, 1 + j] = attn.rel_pos_bias[:, rows - 1 + down, cols - 1 + right]
+    x = torch.randn(2, 1 + rows * cols, 16)
+    torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+
+
+# --- windows
+
+
+@pytest.mark.parametrize('grid', [(4, 6), (5, 7), (3, 2), (1, 9)])
+def test_windows_and_back(grid: tuple[int, int]) -> None:
+    tokens = torch.randn(2, grid[0] * grid[1], 5)
+    assert torch.equal(from_windows(to_windows(tokens, grid, 3, torch.zeros(5)), grid, 3), tokens)
+
+
+def test_windows_by_hand() -> None:
+    """A 3 x 3 grid in windows of 2: the last column and row are half padding."""
+    windows = to_windows(torch.arange(1., 10).view(1, 9, 1), (3, 3), 2, torch.tensor([-1.0]))
+    assert windows[..., 0].tolist() == [[1, 2, 4, 5], [3, -1, 6, -1], [7, 8, -1, -1], [9, -1, -1, -1]]
+
+
+@pytest.mark.parametrize('rel_pos', [False, True])
+@pytest.mark.parametrize('grid', [(5, 7), (3, 6), (4, 2)])
+def test_windows_equal_a_loop_over_padded_windows(grid: tuple[int, int], rel_pos: bool) -> None:
+    """As in ViTDet's release: the inputs are padded with zeros, and padding is attended to. Values and gradients."""
+    (rows, cols), attn = grid, with_axis_tables((3, 3)).double()
+    if not rel_pos:
+        attn.rel_pos_h = attn.rel_pos_w = None
+    x = torch.randn(2, rows * cols, 16, dtype=torch.float64, requires_grad=True)
+    slow = torch.empty(2, rows, cols, 16, dtype=torch.float64)
+    for image in range(2):
+        for top in range(0, rows, 3):
+            for left in range(0, cols, 3):
+                real = x.view(2, rows, cols, 16)[image, top:top + 3, left:left + 3]
+                window = torch.zeros(3, 3, 16, dtype=torch.float64)
+                window[:len(real), :real.shape[1]] = real
+                tokens = window.view(1, 9, 16)
+                out = attend(attn, tokens, slow_axis_scores(attn, tokens, (3, 3)) if rel_pos else 0).view(3, 3, 16)
+                slow[image, top:top + 3, left:left + 3] = out[:len(real), :real.shape[1]]
+    fast = attn(x, grid=grid, window_size=3)
+    torch.testing.assert_close(fast.view(slow.shape), slow)
+    inputs = [x, *attn.parameters()]
+    weights = torch.randn_like(slow)
+    for ours, theirs in zip(*(torch.autograd.grad((out.view(slow.shape) * weights).sum(), inputs)
+                              for out in (fast, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(attn(x, grid=grid, window_size=3), fast)

@@ -52,7 +52,7 @@ def test_only_what_is_asked_counts(make, imgs, kind, ratio, asked):
 def test_every_masked_patch_is_asked_as_often(make, imgs, kind):
     mae, noise = make(kind), torch.rand(4000, 16)
     patch_mask = random_masking(noise, 0.75)
-    share = mae.neck.asked(patch_mask).float().mean(0)
+    share = mae.neck.predicted(patch_mask).float().mean(0)
     assert (share - 4 / 16).abs().max() < 4 * (0.25 * 0.75 / 4000)**0.5  # four standard errors
 
 

@@ -6,10 +6,9 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mae_mm.models.mae import MAE
-from mae_mm.models.masking import fixed_noise, random_masking
+from mae_mm.models.masking import SAMPLERS, fixed_noise, random_masking
 from mae_mm.models.patches import patchify
 from mae_mm.models.positions import sincos_table
-from mae_mm.models.targets import baseline_losses
 
 
 def release_names(named: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -193,6 +192,55 @@ def test_decoder_reads_what_it_needs_from_the_encoder(make_mae):
     assert not neck.decoder_pos_embed[0, 0].any()
 
 
+# --- variants (Table 1)
+
+
+def test_mask_tokens_lengthen_the_encoder_and_hide_the_same(make_mae, imgs):
+    mae, noise, lengths = make_mae(mask_token=True), torch.rand(2, 16), []
+    for block in (*mae.backbone.blocks, *mae.neck.decoder_blocks):
+        block.register_forward_hook(lambda module, args, out: lengths.append(out.shape[1]))
+    inputs = imgs.clone().requires_grad_()
+    pred, mask = mae.reconstruct(inputs, noise)
+    assert lengths == [17, 17, 17]
+    assert torch.equal(mask, random_masking(noise, 0.75).mask)
+    pred.square().sum().backward()
+    grad = patchify(inputs.grad, 8)
+    assert (grad[mask] == 0).all() and (grad[~mask] != 0).all()
+    assert mae.mask_token.grad.abs().max() > 0
+
+
+def test_mask_tokens_have_the_positions_of_what_they_hide(make_mae, imgs):
+    """With every patch hidden but one, two masks differ in positions alone: predictions must follow the positions."""
+    mae = make_mae(mask_token=True, mask_ratio=0.5, backbone=dict(img_size=(16, 48)), neck=dict(depth=0))
+    imgs, noise = torch.randn(1, 3, 16, 48), torch.rand(1, 12)
+    pred, mask = mae.reconstruct(imgs, noise)
+    tokens = mae.backbone.embed(imgs)
+    hidden = (mae.mask_token + mae.backbone.positions((2, 6)))[0]
+    seen = torch.where(mask[0][:, None], hidden, tokens[0])[None]  # in image order
+    latent = mae.neck.decoder_embed(mae.backbone.encode(seen))[:, 1:] + mae.neck.decoder_pos_embed[:, 1:]
+    torch.testing.assert_close(pred, mae.neck.decoder_pred(mae.neck.decoder_norm(latent)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('sampling', SAMPLERS)
+def test_every_sampler_trains_on_a_rectangle(make_mae, sampling):
+    mae, imgs = make_mae(mask_sampling=sampling), torch.randn(2, 3, 32, 64)
+    loss = mae.loss(imgs)['loss']
+    loss.backward()
+    assert loss.isfinite() and mae.predict(imgs)[0]['mask'].float().mean() == 0.75
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(mask_sampling='blocks'), "mask_sampling='blocks'.*random, block, grid"),
+    (dict(loss_on='visible'), "loss_on='visible'"),
+    (dict(loss_type='huber'), "loss_type='huber' must be 'l2'"),
+    (dict(loss_type='l1', target=dict(type='mae_mm.PCATarget')), 'is for pixels, not .* mae_mm.PCATarget'),
+    (dict(target=dict(type='mae_mm.PCATarget', num_values=193)), r'num_values=193 .* 192'),
+])
+def test_unknown_options_are_refused(make_mae, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_mae(**options)
+
+
 # --- target
 
 
@@ -241,7 +289,7 @@ def test_same_noise_same_result_and_fresh_noise_otherwise(make_mae, imgs):
 
 
 def test_another_mode_is_refused(make_mae, imgs):
-    with pytest.raises(ValueError, match="mode='train' is none of 'tensor', 'loss', 'predict'"):
+    with pytest.raises(ValueError, match="mode='train' must be one of 'tensor', 'loss', 'predict'"):
         make_mae()(imgs, mode='train')
 
 
@@ -286,7 +334,7 @@ def test_predict_gives_losses_baselines_and_pictures(make_mae, imgs, norm_pix):
         pred, mask = mae.reconstruct(imgs, noise)
         batch_loss = mae.loss(imgs, noise=noise)['loss']
     assert len(results) == 2
-    baselines = baseline_losses(imgs, mask, 8, norm_pix)
+    baselines = mae.target_generator.baselines(imgs, mask)
     for i, result in enumerate(results):
         assert set(result) == {'loss', 'patch_mean', 'interpolation', 'reconstruction', 'mask'}
         assert torch.equal(result['mask'], mask[i])
@@ -383,7 +431,7 @@ def test_initialisation_reaches_encoder_and_decoder():
 
 @pytest.mark.parametrize('ratio', [0, 1, 75, -0.25, float('nan')])
 def test_ratio_that_masks_nothing_or_everything_is_refused(make_mae, ratio):
-    with pytest.raises(ValueError, match=rf'mask_ratio={ratio} is not in \(0, 1\).*0.75'):
+    with pytest.raises(ValueError, match=rf'mask_ratio={ratio} must be in \(0, 1\).*0.75'):
         make_mae(mask_ratio=ratio)
 
 

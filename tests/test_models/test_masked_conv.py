@@ -70,7 +70,7 @@ def test_it_learns_and_validates_as_the_transformer_does(make_conv, wide):
 
 
 def test_what_cannot_be_decoded_is_refused(make_conv, wide):
-    with pytest.raises(ValueError, match='stride=12 is no power of 2'):
+    with pytest.raises(ValueError, match='stride=12 must be a power of 2'):
         ConvDecoder(64, stride=12)
     model = make_conv(neck=dict(type='mae_mm.ConvDecoder', in_channels=64, stride=8))
     with pytest.raises(ValueError, match=r'set neck\.stride=8 to the stride'):

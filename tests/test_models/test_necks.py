@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from mae_mm.models.necks import BatchNormMaps, FourTapPyramid, SimplePyramid
-from mae_mm.models.vit import last_of_quarters
 
 
 def test_four_taps_become_four_scales() -> None:
@@ -51,10 +50,3 @@ def test_probe_sees_unit_variance_and_learns_nothing_itself() -> None:
         torch.testing.assert_close(normed.var((0, 2, 3), correction=0), torch.ones(16), atol=1e-5, rtol=0)
     neck.eval()
     assert not torch.allclose(neck(maps)[0].mean(), torch.zeros(()), atol=0.1)  # by the running statistics
-
-
-def test_quarters_are_the_published_global_blocks() -> None:
-    """ViTDet: B, L and H (arXiv:2203.16527, section 4)."""
-    assert last_of_quarters(12) == {2, 5, 8, 11}
-    assert last_of_quarters(24) == {5, 11, 17, 23}
-    assert last_of_quarters(32) == {7, 15, 23, 31}

@@ -5,7 +5,7 @@ from helpers import numpy_mae
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_mm.models.positions import sincos_table
+from mae_mm.models.positions import fixed_table, offset_bias, resize_rel_pos, resize_table, sincos_table
 
 
 @pytest.mark.parametrize('row, col, channel, expected', [
@@ -69,5 +69,47 @@ def test_similarity_depends_on_the_distance_only(quarter, rows, cols):
 
 
 def test_width_that_does_not_divide_by_4_is_refused():
-    with pytest.raises(ValueError, match='embed_dim=30 is no multiple of 4'):
+    with pytest.raises(ValueError, match='embed_dim=30 must be a multiple of 4'):
         sincos_table(30, (4, 4))
+
+
+# --- resizing
+
+
+@pytest.mark.parametrize('grid', [(4, 4), (2, 8), (8, 2), (1, 5)])
+def test_resizing_a_table_to_its_own_grid_is_the_identity(grid):
+    table = torch.randn(1, 1 + grid[0] * grid[1], 8)
+    assert torch.equal(resize_table(table, grid, grid), table)
+
+
+def test_table_of_as_many_patches_in_another_shape_is_resized():
+    table = fixed_table(32, (2, 8))
+    out = resize_table(table, (2, 8), (4, 4))
+    assert out.shape == table.shape and not torch.allclose(out, table)
+    row_channels = out[0, 1:, 16:].view(4, 4, 16)  # they tell rows apart, and columns not
+    torch.testing.assert_close(row_channels, row_channels[:, :1].expand_as(row_channels))
+    assert (row_channels[0] - row_channels[3]).abs().max() > 0.5
+
+
+def test_resized_table_keeps_the_class_row_and_its_corners():
+    table = torch.zeros(1, 17, 2)
+    table[0, 0] = 7
+    table[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)  # the row
+    table[0, 1:, 1] = torch.arange(4.0).repeat(4)  # the column
+    out = resize_table(table, (4, 4), (8, 12))
+    assert out[0, 0].tolist() == [7, 7]
+    rows, cols = out[0, 1:].view(8, 12, 2).unbind(-1)
+    assert (rows.diff(dim=0) > 0)[1:-1].all() and (cols.diff(dim=1) > 0)[:, 2:-2].all()
+    torch.testing.assert_close(rows, rows[:, :1].expand(8, 12))
+    torch.testing.assert_close(rows[3:5, 0].mean(), torch.tensor(1.5))
+    torch.testing.assert_close(cols[0, 5:7].mean(), torch.tensor(1.5))
+
+
+def test_relative_tables_are_resampled_to_other_grids() -> None:
+    """A table that is linear in the offset stays linear; the grid's own table is used unchanged."""
+    table = torch.linspace(-3, 3, 7)[:, None]
+    assert resize_rel_pos(table, (7, 1)) is table
+    steps = resize_rel_pos(table, (15, 1))[:, 0].diff()
+    torch.testing.assert_close(steps[2:-2], steps[2:-2].mean().expand(10), rtol=1e-4, atol=1e-4)
+    bias = torch.randn(2, 7, 7)
+    assert offset_bias(bias, torch.zeros(2, 3), (6, 3)).shape == (2, 19, 19)

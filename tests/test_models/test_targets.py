@@ -4,24 +4,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from mae_mm.checkpoint import load_pretrained, read_checkpoint
 from mae_mm.models.masking import random_masking
 from mae_mm.models.patches import patchify, unpatchify
-from mae_mm.models.targets import (
-    baseline_losses,
-    interpolate_visible,
-    masked_mean,
-    normalize_patches,
-    patch_errors,
-    patch_stats,
-)
+from mae_mm.models.pca import fit_pca
+from mae_mm.models.targets import PixelTarget, interpolate_visible, masked_means, patch_errors, patch_stats
+from mae_mm.registry import MODELS
+
+TOKENIZER = dict(type='mmpretrain.DALL-E', n_hid=4, n_blk_per_group=1)
+TOKENS = dict(type='mae_mm.TokenTarget', tokenizer=TOKENIZER, num_values=11)
 
 
-def random_mask(n: int, num_patches: int, ratio: float = 0.75, seed: int = 0) -> torch.Tensor:
+def random_mask(n: int, num_patches: int, ratio: float = 0.75, seed: int = 0) -> Tensor:
     return random_masking(torch.rand(n, num_patches, generator=torch.Generator().manual_seed(seed)), ratio).mask
 
 
-def on_pixels(mask: torch.Tensor, grid: tuple[int, int], p: int) -> torch.Tensor:
+def on_pixels(mask: Tensor, grid: tuple[int, int], p: int) -> Tensor:
     """(N, L) -> (N, 1, H, W) bool."""
     return unpatchify(mask[..., None].repeat(1, 1, p * p), p, grid)
 
@@ -35,50 +35,33 @@ def test_stats_of_a_patch():
     assert std.item() == pytest.approx(math.sqrt(5 / 3 + 1e-6), rel=1e-6)  # 2 * (1.5² + 0.5²) / (4 - 1)
 
 
-def test_normalized_patch():
-    out = normalize_patches(torch.tensor([[[1.0, 2.0, 3.0, 4.0], [7.0, 7.0, 7.0, 7.0]]]))
-    assert out[0, 0].tolist() == pytest.approx([-1.1618947, -0.3872982, 0.3872982, 1.1618947], rel=1e-5)
-    assert out[0, 1].tolist() == [0, 0, 0, 0]  # nothing to see, and no division by zero
-
-
 @given(seed=st.integers(0, 99), gain=st.floats(0.5, 100), offset=st.floats(-100, 100))
 def test_normalizing_forgets_brightness_and_contrast(seed, gain, offset):
-    patches = torch.randn(2, 3, 48, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    out = normalize_patches(patches)
-    torch.testing.assert_close(out.mean(-1), torch.zeros(2, 3).double())
-    torch.testing.assert_close(out.var(-1), torch.ones(2, 3).double(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(normalize_patches(patches * gain + offset), out, rtol=1e-5, atol=1e-5)
+    imgs = torch.randn(2, 3, 4, 12, generator=torch.Generator().manual_seed(seed))
+    out = PixelTarget(4)(imgs)
+    torch.testing.assert_close(out.mean(-1), torch.zeros(2, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(out.var(-1), torch.ones(2, 3), rtol=1e-4, atol=0)
+    torch.testing.assert_close(PixelTarget(4)(imgs * gain + offset), out, rtol=1e-2, atol=1e-2)
 
 
-# --- loss
+# --- errors
 
 
-def test_loss_by_hand():
+def test_errors_by_hand():
     pred = torch.tensor([[[1.0, 3.0], [5.0, 5.0]], [[0.0, 0.0], [2.0, 4.0]]])
     target = torch.tensor([[[0.0, 1.0], [9.0, 9.0]], [[1.0, 1.0], [2.0, 1.0]]])
     mask = torch.tensor([[True, False], [True, True]])
     # squares: (1, 4), not counted, (1, 1), (0, 9)
-    assert masked_mean(patch_errors(pred, target), mask).item() == pytest.approx((2.5 + 1 + 4.5) / 3)
-
-
-def test_loss_has_no_gradient_on_visible_patches():
-    pred, target = (torch.randn(3, 16, 12, requires_grad=True) for _ in range(2))
-    mask = random_mask(3, 16)
-    masked_mean(patch_errors(pred, target), mask).backward()
-    for grad in (pred.grad, target.grad):
-        assert (grad[~mask] == 0).all()
-        assert (grad[mask] != 0).all()
-    torch.testing.assert_close(pred.grad[mask], 2 * (pred - target)[mask].detach() / (mask.sum() * 12))
+    assert masked_means(patch_errors(pred, target), mask).tolist() == pytest.approx([2.5, (1 + 4.5) / 2])
+    assert masked_means(patch_errors(pred, target, 'l1'), mask).tolist() == pytest.approx([1.5, (1 + 1.5) / 2])
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_loss_is_computed_in_float32(dtype):
+def test_errors_are_computed_in_float32(dtype):
     pred, target = (torch.randn(2, 16, 12).to(dtype) for _ in range(2))
-    mask = random_mask(2, 16)
-    loss = masked_mean(patch_errors(pred, target), mask)
-    assert loss.dtype == torch.float32
-    exact = (pred.double() - target.double())[mask].square().mean()
-    assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
+    errors = patch_errors(pred, target)
+    assert errors.dtype == torch.float32
+    torch.testing.assert_close(errors, (pred.double() - target.double()).square().mean(-1).float())
 
 
 # --- interpolation
@@ -132,6 +115,10 @@ def test_interpolation_follows_the_nearest_visible_patch():
 
 
 # --- baselines
+
+
+def baseline_losses(imgs: Tensor, mask: Tensor, p: int, norm_pix: bool) -> tuple[Tensor, Tensor]:
+    return PixelTarget(p, imgs.shape[1], norm_pix).baselines(imgs, mask)
 
 
 @pytest.mark.parametrize('norm_pix', [False, True])
@@ -189,3 +176,116 @@ def test_baselines_are_per_image():
         for a, b in zip(alone, together, strict=True):
             assert b.shape == (3, ) and b.dtype == torch.float32
             torch.testing.assert_close(a, b[i:i + 1])
+
+
+# --- pixels, PCA coefficients and tokens as targets of MAE
+
+
+@pytest.mark.parametrize('norm_pix', [True, False])
+def test_l1_and_all_patches_by_hand(make_mae, imgs, norm_pix):
+    noise = torch.rand(2, 16)
+    mae = make_mae(norm_pix_loss=norm_pix, loss_type='l1')
+    pred, mask = mae.reconstruct(imgs, noise)
+    difference = pred - mae.target(imgs)
+    assert mae.loss(imgs, noise=noise)['loss'].item() == pytest.approx(difference[mask].abs().mean().item(), rel=1e-5)
+    mae.loss_on = 'all'
+    assert mae.loss(imgs, noise=noise)['loss'].item() == pytest.approx(difference.abs().mean().item(), rel=1e-5)
+    result = mae.predict(imgs, noise=noise)[0]  # held-out numbers stay on what is hidden, in the loss's own units
+    assert result['loss'].item() == pytest.approx(difference[0][mask[0]].abs().mean().item(), rel=1e-5)
+    target = mae.target(imgs)[0]
+    flat = (target - target.mean(-1, keepdim=True))[mask[0]]
+    assert result['patch_mean'].item() == pytest.approx(flat.abs().mean().item(), rel=1e-4)
+
+
+def pca_target(num_values: int = 5) -> dict:
+    return dict(type='mae_mm.PCATarget', num_values=num_values)
+
+
+def fitted_mae(make_mae, num_values: int = 5):
+    mae = make_mae(target=pca_target(num_values))
+    basis = fit_pca(torch.randn(500, 192) @ torch.randn(192, 192))
+    mae.target_generator.set_components(basis['mean'], basis['components'])
+    return mae
+
+
+def test_pca_target_projects_and_draws(make_mae, imgs):
+    mae, full = fitted_mae(make_mae), fitted_mae(make_mae, 192)
+    assert mae.neck.decoder_pred.weight.shape == (5, 16) and mae.target(imgs).shape == (2, 16, 5)
+    torch.testing.assert_close(full.to_images(full.target(imgs), imgs), imgs, rtol=1e-3, atol=1e-3)
+    drawn = mae.to_images(mae.target(imgs), imgs)
+    mean = mae.to_images(torch.zeros(2, 16, 5), imgs)
+    assert 0 < (drawn - imgs).square().mean() < (mean - imgs).square().mean()  # the best that 5 of 192 can do
+    torch.testing.assert_close(mae.target(drawn), mae.target(imgs), rtol=1e-3, atol=1e-3)
+    noise = torch.rand(2, 16)
+    pred, mask = mae.reconstruct(imgs, noise)
+    expected = (pred - mae.target(imgs))[mask].square().mean()
+    assert mae.loss(imgs, noise=noise)['loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+    patches = patchify(imgs, 8)
+    flat = unpatchify(patches.mean(-1, keepdim=True).expand_as(patches), 8, (4, 4))
+    error = (mae.target(flat) - mae.target(imgs)).square().mean(-1)[0][mask[0]].mean()
+    assert mae.predict(imgs, noise=noise)[0]['patch_mean'].item() == pytest.approx(error.item(), rel=1e-4)
+
+
+def test_checkpoint_holds_the_components_and_the_mask_token(make_mae, imgs, tmp_path):
+    mae = fitted_mae(make_mae)
+    torch.save(dict(state_dict=mae.state_dict()), tmp_path / 'mae.pth')
+    assert read_checkpoint(tmp_path / 'mae.pth').has_decoder
+    other = make_mae(target=pca_target())
+    with pytest.raises(ValueError, match='no components'):
+        other.loss(imgs)
+    report = load_pretrained(other, tmp_path / 'mae.pth')
+    assert 'target_generator.components' in report.matched and not report.ignored
+    noise = torch.rand(2, 16)
+    assert other.loss(imgs, noise=noise)['loss'] == mae.loss(imgs, noise=noise)['loss']
+
+    first, second = make_mae(mask_token=True), make_mae(mask_token=True)
+    torch.save(dict(state_dict=first.state_dict()), tmp_path / 'm.pth')
+    assert not torch.equal(first.mask_token, second.mask_token)
+    load_pretrained(second, tmp_path / 'm.pth')
+    assert torch.equal(first.mask_token, second.mask_token)
+
+
+def token_mae(make_mae, tmp_path):
+    weights = MODELS.build(dict(TOKENIZER, vocab_size=11)).state_dict()
+    weights = {name: torch.randn_like(value) / math.sqrt(value[0].numel()) for name, value in weights.items()}
+    torch.save(dict(state_dict=weights), tmp_path / 'dvae.pth')
+    return make_mae(target=dict(TOKENS, weights=str(tmp_path / 'dvae.pth')))
+
+
+def test_tokens_of_a_random_tokenizer(make_mae, tmp_path, imgs):
+    mae, noise = token_mae(make_mae, tmp_path), torch.rand(2, 16)
+    tokens = mae.target(imgs)
+    assert tokens.shape == (2, 16) and tokens.dtype == torch.int64 and len(tokens.unique()) > 1
+    pred, mask = mae.reconstruct(imgs, noise)
+    assert pred.shape == (2, 16, 11)
+    expected = -pred.log_softmax(-1).gather(-1, tokens[..., None])[..., 0][mask].mean()
+    loss = mae.loss(imgs, noise=noise)['loss']
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert all(param.grad is None for param in mae.target_generator.parameters())
+    assert mae.predict(imgs)[0]['patch_mean'].item() == pytest.approx(math.log(11))
+    assert not mae.train().target_generator.tokenizer.training
+
+
+def test_tokenizer_gets_the_pixels_of_dalle(make_mae, tmp_path, imgs):
+    """Eight pixels a token, in 0.1 … 0.9 whatever the model's own normalisation."""
+    mae, seen = token_mae(make_mae, tmp_path), []
+    mae.target_generator.tokenizer.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    pixels = torch.full((1, 3, 16, 32), 255.0)
+    pixels[..., 16:] = 0
+    mae.target(mae.data_preprocessor(dict(inputs=pixels))['inputs'])
+    assert seen[0].shape == (1, 3, 16, 32)  # 2 x 4 patches of 8 px
+    torch.testing.assert_close(seen[0], 0.8 * pixels / 255 + 0.1, rtol=0, atol=1e-5)
+
+
+def test_tokenizer_without_its_weights_is_refused(make_mae, tmp_path):
+    with pytest.raises(ValueError, match=r'model\.target\.weights=FILE'):
+        make_mae(target=TOKENS)
+    torch.save({'blocks.input.w': torch.zeros(1)}, tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='does not fit the tokenizer'):
+        make_mae(target=dict(TOKENS, weights=str(tmp_path / 'bad.pth')))
+
+
+def test_mae_is_an_nn_module_without_surprises(make_mae):
+    """Pixels need no weights: the default model has exactly the published ones."""
+    assert isinstance(make_mae().target_generator, nn.Module) and not make_mae().target_generator.state_dict()

@@ -3,9 +3,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from mae_mm.models.archs import ARCHS
 from mae_mm.models.attention import Block
-from mae_mm.models.positions import sincos_table
-from mae_mm.models.vit import ARCHS, ViT, fixed_table, resize_table
+from mae_mm.models.positions import fixed_table, sincos_table
+from mae_mm.models.vit import ViT
 
 TINY = dict(embed_dim=32, depth=2, num_heads=2)
 OUT_TYPES = ('raw', 'cls_token', 'avg_featmap', 'featmap')
@@ -151,42 +152,54 @@ def test_encode_takes_any_subset_in_any_order(make_vit, imgs):
     assert vit.encode(tokens[:, :3]).shape == (2, 4, 32)
 
 
-# --- position tables
-
-
-@pytest.mark.parametrize('grid', [(4, 4), (2, 8), (8, 2), (1, 5)])
-def test_resizing_a_table_to_its_own_grid_is_the_identity(grid):
-    table = torch.randn(1, 1 + grid[0] * grid[1], 8)
-    assert torch.equal(resize_table(table, grid, grid), table)
-
-
-def test_table_of_as_many_patches_in_another_shape_is_resized():
-    table = fixed_table(32, (2, 8))
-    out = resize_table(table, (2, 8), (4, 4))
-    assert out.shape == table.shape and not torch.allclose(out, table)
-    row_channels = out[0, 1:, 16:].view(4, 4, 16)  # they tell rows apart, and columns not
-    torch.testing.assert_close(row_channels, row_channels[:, :1].expand_as(row_channels))
-    assert (row_channels[0] - row_channels[3]).abs().max() > 0.5
-
-
-def test_resized_table_keeps_the_class_row_and_its_corners():
-    table = torch.zeros(1, 17, 2)
-    table[0, 0] = 7
-    table[0, 1:, 0] = torch.arange(4.0).repeat_interleave(4)  # the row
-    table[0, 1:, 1] = torch.arange(4.0).repeat(4)  # the column
-    out = resize_table(table, (4, 4), (8, 12))
-    assert out[0, 0].tolist() == [7, 7]
-    rows, cols = out[0, 1:].view(8, 12, 2).unbind(-1)
-    assert (rows.diff(dim=0) > 0)[1:-1].all() and (cols.diff(dim=1) > 0)[:, 2:-2].all()
-    torch.testing.assert_close(rows, rows[:, :1].expand(8, 12))
-    torch.testing.assert_close(rows[3:5, 0].mean(), torch.tensor(1.5))
-    torch.testing.assert_close(cols[0, 5:7].mean(), torch.tensor(1.5))
-
-
 def test_table_of_a_new_model_is_fixed(make_vit):
     vit = make_vit(img_size=(16, 48))
     assert torch.equal(vit.pos_embed[0, 1:], sincos_table(32, (2, 6)))
     assert (vit.pos_embed[0, 0] == 0).all() and vit.pos_embed.shape == (1, 13, 32)
+
+
+# --- windows and relative positions
+
+
+def test_blocks_but_the_last_of_each_quarter_see_their_window_alone(make_vit):
+    """A change in the last window reaches the first one in block 2 of 8, not before."""
+    vit = make_vit(
+        arch=dict(TINY, depth=8), out_type='featmap', window_size=2, rel_pos=True, out_indices=(0, 1)).eval()
+    imgs = torch.randn(1, 3, 32, 32)
+    changed = imgs.clone()
+    changed[..., 16:, 16:] += 1
+    (before, after), (changed_before, changed_after) = vit(imgs), vit(changed)
+    assert torch.equal(before[..., :2, :2], changed_before[..., :2, :2])
+    assert not torch.allclose(before[..., 2:, 2:], changed_before[..., 2:, 2:])
+    assert not torch.allclose(after[..., :2, :2], changed_after[..., :2, :2])
+
+
+@pytest.mark.parametrize('options', [dict(window_size=3), dict()])
+def test_zero_tables_change_nothing(make_vit, options: dict) -> None:
+    """A transfer starts from the very features of pre-training."""
+    imgs = torch.randn(2, 3, 40, 56)
+    plain = make_vit(arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', **options)
+    relative = make_vit(
+        arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', rel_pos=True, checkpointing=True, **options)
+    missing = relative.load_state_dict({
+        **{name: torch.zeros_like(value) for name, value in relative.state_dict().items() if '.rel_pos' in name},
+        **plain.state_dict()}).missing_keys
+    assert not missing
+    torch.testing.assert_close(relative(imgs)[0], plain(imgs)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_checkpointing_is_bit_equal(make_vit) -> None:
+    imgs = torch.randn(2, 3, 40, 56)
+    options = dict(arch=dict(embed_dim=32, depth=5, num_heads=2), out_type='featmap', window_size=3, rel_pos=True,
+                   drop_path_rate=0.5)
+    plain, sparing = make_vit(**options), make_vit(**options, checkpointing=True)
+    sparing.load_state_dict(plain.state_dict())
+    for vit in (plain, sparing):
+        torch.manual_seed(1)
+        vit.train()(imgs)[0].square().sum().backward()
+    for ours, theirs in zip(plain.parameters(), sparing.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        assert ours.grad is None or torch.equal(ours.grad, theirs.grad)
 
 
 # --- stochastic depth
@@ -309,11 +322,11 @@ def test_initialisation_follows_the_seed():
 
 
 @pytest.mark.parametrize('options, message', [
-    (dict(arch='gigantic'), "arch='gigantic' is none of tiny, small, base, large, huge"),
+    (dict(arch='gigantic'), "arch='gigantic' must be one of tiny, small, base, large, huge"),
     (dict(arch=dict(embed_dim=32, depth=2)), r"missing: \['num_heads'\]"),
     (dict(arch=dict(TINY, heads=2)), r"unknown: \['heads'\]"),
-    (dict(arch=dict(TINY, num_heads=3)), 'embed_dim is no multiple of num_heads'),
-    (dict(out_type='avg'), "out_type='avg' is none of raw, cls_token, avg_featmap, featmap"),
+    (dict(arch=dict(TINY, num_heads=3)), 'embed_dim must be a multiple of num_heads'),
+    (dict(out_type='avg'), "out_type='avg' must be one of raw, cls_token, avg_featmap, featmap"),
     (dict(out_indices=(0, 2)), r'out_indices=\(0, 2\) .* 2 blocks'),
     (dict(out_indices=(-3, )), r'out_indices=\(-3,\) .* 2 blocks'),
     (dict(out_indices=(0, 2, 1)), r'out_indices=\(0, 2, 1\) .* 2 blocks'),
@@ -323,6 +336,7 @@ def test_initialisation_follows_the_seed():
     (dict(tuned_blocks=-1), 'tuned_blocks=-1'),
     (dict(tuned_blocks=1.5), 'tuned_blocks=1.5'),
     (dict(tuned_blocks=3), 'tuned_blocks=3'),
+    (dict(window_size=3), "window_size=3 needs out_type='featmap', got 'raw'"),
 ], ids=lambda value: str(value) if isinstance(value, dict) else '')
 def test_bad_option_is_refused_with_its_value(make_vit, options, message):
     with pytest.raises(ValueError, match=message):

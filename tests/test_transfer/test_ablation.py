@@ -295,10 +295,10 @@ def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkey
         "model = dict(target=dict(type='mae_mm.PCATarget'))\n")
     error = 'too few'
 
-    def fail(cfg: Config, path: Path) -> None:
+    def fail(cfg: Config) -> None:
         raise ValueError(error)
 
-    monkeypatch.setattr('mae_mm.models.pca.fit_to_file', fail)
+    monkeypatch.setattr('mae_mm.models.pca.fit_to_images', fail)
     summaries, made = world(seeds=1, only=['pca', 'same'])
     assert summaries['second']['failed'] == {'second/pca': 'too few'} and ('second/same', 'linear', 0) in made
     assert 'Failed: second/pca: too few' in (tmp_path / 'out/second/table.md').read_text()
