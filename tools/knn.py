@@ -1,4 +1,4 @@
-"""Classify by the nearest neighbours of frozen features: what an encoder knows, without any training."""
+"""Classify by the nearest neighbours of frozen features: what an encoder has learned, without any training."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ EXAMPLES = """examples:
   python tools/knn.py configs/demo/classification.py                 # a random encoder, to compare with
   python tools/knn.py configs/classification/vit_b16_in1k.py mae_pretrain_vit_base.pth --out knn.json
 
-The config gives the data sets and the shape of the encoder; any classification config does. Top-1 accuracy is given
+The config gives the data sets and the shape of the encoder; any classification config will do. Prints top-1 accuracy
 for the mean patch token and for the class token, by a vote of the k most similar training images."""
 
 

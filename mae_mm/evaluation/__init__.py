@@ -1,1 +1,1 @@
-"""What an encoder is worth without training it: k-NN, metrics, robustness."""
+"""Evaluation: k-NN of frozen features, reconstruction metrics, robustness."""

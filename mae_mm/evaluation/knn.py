@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification with frozen features: what an encoder knows, without training anything."""
+"""k-nearest-neighbour classification with frozen features: what an encoder has learned, without any training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,49 +13,32 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from mae_mm.checkpoint import load_pretrained
+from mae_mm.checkpoint.loading import load_pretrained
 from mae_mm.registry import MODELS
 
 TRAIN_CHUNK, QUERY_CHUNK = 16384, 1024  # similarities in memory at a time: 64 MB
 
 
 class Features(NamedTuple):
-    """What a frozen encoder says of N labelled images."""
+    """Features of N labelled images."""
 
     mean_patch: Tensor  # (N, D) float32: mean of the normalised patch tokens
     cls_token: Tensor  # (N, D) float32: normalised class token
     labels: Tensor  # (N,) int64
 
 
-def knn_predict(
-    train_feats: Tensor, train_labels: Tensor, feats: Tensor, k: int, temperature: float, num_classes: int,
-) -> Tensor:
-    """Classify by a vote of the k training images of highest cosine similarity s, each with weight exp(s / t).
-
-    Wu et al., arXiv:1805.01978, section 3.4; DINO, arXiv:2104.14294, uses k = 10 or 20.
+def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k training images of highest cosine similarity, in chunks: ImageNet fits in memory.
 
     Args:
         train_feats: (M, D) float, of any length; on any device.
-        train_labels: (M,) int64, in [0, num_classes).
         feats: (N, D) float, on the device to compute on.
-        k: neighbours, at most M.
-        temperature: t, positive.
 
     Returns:
-        (N,) int64.
+        (N, k) similarities, in descending order, and (N, k) int64 positions in `train_feats`.
 
     Raises:
         ValueError: if k is not in 1 … M.
-    """
-    similarities, neighbours = nearest(train_feats, feats, k)
-    return vote(similarities, train_labels.to(feats.device)[neighbours], temperature, num_classes)
-
-
-def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k training images of highest cosine similarity, with as little memory as ImageNet demands.
-
-    Returns:
-        (N, k) similarities, falling, and (N, k) int64 positions in `train_feats`.
     """
     if not 1 <= k <= len(train_feats):
         raise ValueError(f'k={k} neighbours of {len(train_feats)} training images: choose k in 1 … {len(train_feats)}')
@@ -72,7 +55,17 @@ def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Weighted vote: (N, k) similarities and the neighbours' labels -> (N,) int64."""
+    """Vote of neighbours with similarity s, each with weight exp(s / temperature).
+
+    Wu et al., arXiv:1805.01978, section 3.4; DINO, arXiv:2104.14294, uses k = 10 or 20.
+
+    Args:
+        similarities: (N, k).
+        labels: (N, k) int64, of the neighbours.
+
+    Returns:
+        (N,) int64.
+    """
     weights = torch.exp((similarities - 1) / temperature)  # at most 1, whatever the temperature
     return weights.new_zeros(len(labels), num_classes).scatter_add_(1, labels, weights).argmax(1)
 
@@ -94,16 +87,16 @@ def knn_accuracy(
 
 @torch.no_grad()
 def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataLoader, name: str = '') -> Features:
-    """Encode a labelled data set; in distributed runs each process its share, and all get the whole.
+    """Encode a labelled data set; in distributed runs each process encodes its share, and all get the whole.
 
     Args:
         backbone: `mae_mm.ViT` with out_type 'raw', in evaluation mode.
         preprocessor: of the batches, to floats on the backbone's device.
-        loader: of `feature_loader`.
-        name: for the progress bar; none is shown without.
+        loader: from `feature_loader`.
+        name: shown with the progress bar; no bar without.
 
     Raises:
-        ValueError: if the backbone does not give all tokens.
+        ValueError: if the backbone does not return all tokens.
     """
     if backbone.out_type != 'raw':
         raise ValueError(f"k-NN needs all tokens: set backbone.out_type='raw' (it is {backbone.out_type!r})")
@@ -114,13 +107,13 @@ def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataL
         labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
         batches.append((tokens[:, 1:].mean(1), tokens[:, 0], labels.to(tokens.device)))
     columns = [torch.cat(column) for column in zip(*batches, strict=True)]
-    if get_world_size() > 1:  # the sampler deals images out in turn, the last ones twice where they do not divide
+    if get_world_size() > 1:  # the sampler deals images out in turn, and repeats the first ones to fill the last round
         columns = [torch.stack(all_gather(column), 1).flatten(0, 1)[:len(loader.dataset)] for column in columns]
     return Features(*columns)
 
 
 def feature_loader(dataset: dict, batch_size: int = 256, num_workers: int = 2) -> DataLoader:
-    """Load a labelled data set in order, once; the pipeline ends with `PackInputs`."""
+    """Load a labelled data set in order, once; its pipeline ends with `PackInputs`."""
     return Runner.build_dataloader(dict(
         dataset=dataset, batch_size=batch_size, num_workers=num_workers, drop_last=False,
         sampler=dict(type='DefaultSampler', shuffle=False)))
@@ -139,7 +132,7 @@ def evaluate_encoder(
         checkpoint: pre-trained weights in any format; without, the encoder stays random (`cfg.randomness.seed`), which
             is the number to compare with.
         ks: numbers of neighbours.
-        device: a GPU if there is one.
+        device: default: a GPU if there is one.
 
     Returns:
         As `knn_accuracy`.
@@ -152,12 +145,11 @@ def evaluate_encoder(
     if checkpoint:
         load_pretrained(backbone, checkpoint)
     settings = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-    preprocessor = MODELS.build({'type': 'ClsDataPreprocessor', **settings})
-    val = cfg.val_dataloader.dataset
+    preprocessor = MODELS.build({'type': 'ClsDataPreprocessor', **settings}).to(device)
+    backbone.to(device).eval()
+    val, workers = cfg.val_dataloader.dataset, cfg.val_dataloader.num_workers
     train = {**cfg.train_dataloader.dataset, 'pipeline': val.pipeline, 'test_mode': True}
-    workers = cfg.val_dataloader.num_workers
     features = [
-        extract_features(
-            backbone.to(device).eval(), preprocessor.to(device), feature_loader(dataset, batch_size, workers), name)
+        extract_features(backbone, preprocessor, feature_loader(dataset, batch_size, workers), name)
         for name, dataset in (('training images', train), ('validation images', val))]
     return knn_accuracy(*features, ks, temperature)

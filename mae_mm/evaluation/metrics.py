@@ -1,4 +1,4 @@
-"""How well held-out images are reconstructed."""
+"""Quality of the reconstruction of held-out images."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from mae_mm.registry import METRICS
 
 @METRICS.register_module()
 class ReconstructionMetric(BaseMetric):
-    """Held-out masked loss beside two baselines that need no learning (see `targets.baseline_losses`).
+    """Masked loss on held-out images beside two baselines without learning (see `targets.baseline_losses`).
 
     Reports `recon/loss`, `recon/patch_mean`, `recon/interpolation` (means over images, in units of the target) and
     `recon/margin`: 1 - loss / better baseline. A margin of 0 or less means that nothing has been learned yet.
@@ -18,12 +18,12 @@ class ReconstructionMetric(BaseMetric):
     default_prefix = 'recon'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the losses of one batch, as `MAE.predict` returns them."""
+        """Keep the losses of one batch, from `MAE.predict`."""
         names = ('loss', 'patch_mean', 'interpolation')
         self.results += [{name: float(sample[name]) for name in names} for sample in data_samples]
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Mean over images, and the margin."""
         means = {name: sum(row[name] for row in results) / len(results) for name in results[0]}
-        baseline = min(means['patch_mean'], means['interpolation'])  # 0 for blank images, which nothing can beat
+        baseline = min(means['patch_mean'], means['interpolation'])  # 0 for blank images
         return {**means, 'margin': 1 - means['loss'] / baseline if baseline else float('nan')}

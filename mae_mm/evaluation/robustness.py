@@ -1,7 +1,6 @@
 """Fine-tuned ImageNet models on ImageNet-C, -A, -R and -Sketch."""
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
@@ -19,12 +18,12 @@ ALEXNET_ERRORS = dict(
     gaussian_noise=88.6428, shot_noise=89.4468, impulse_noise=92.2640, defocus_blur=81.9880, glass_blur=82.6268,
     motion_blur=78.5948, zoom_blur=79.8360, snow=86.6816, frost=82.6572, fog=81.9324, brightness=56.4592,
     contrast=85.3204, elastic_transform=64.6056, pixelate=71.7840, jpeg_compression=60.6500)
-SEVERITIES = 5
+FOLDERS = [f'{name}/{severity}' for name in ALEXNET_ERRORS for severity in range(1, 6)]
 
 
 @DATASETS.register_module()
 class ImageNetVariant(ListedImages):
-    """Images in folders named by WordNet id, at any depth, labelled as ImageNet-1K numbers its classes.
+    """Images in folders named by WordNet id, at any depth, with the labels of ImageNet-1K.
 
     `metainfo['labels']` are the labels that occur: all 1,000 in ImageNet-C and -Sketch, 200 in -A and -R.
 
@@ -38,7 +37,7 @@ class ImageNetVariant(ListedImages):
         super().__init__(data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Label each image by the folder it is in."""
+        """Label each image by its folder."""
         from timm.data import ImageNetInfo
 
         wnids = ImageNetInfo().label_names()
@@ -48,7 +47,7 @@ class ImageNetVariant(ListedImages):
             folder = os.path.basename(os.path.dirname(name))
             if folder not in labels:
                 raise ValueError(
-                    f'{os.path.join(self.data_root, name)}: its folder {folder!r} is no WordNet id of ImageNet-1K')
+                    f'{os.path.join(self.data_root, name)}: its folder {folder!r} is not a WordNet id of ImageNet-1K')
             listed.append((name, labels[folder]))
         self._metainfo['labels'] = sorted({label for _, label in listed})
         return wnids, self.data_root, listed
@@ -56,9 +55,9 @@ class ImageNetVariant(ListedImages):
 
 @METRICS.register_module()
 class SubsetAccuracy(BaseMetric):
-    """Top-1 accuracy, in percent, where only the classes that the data set holds can be answered.
+    """Top-1 accuracy, in percent, of predictions restricted to the classes of a `mae_mm.ImageNetVariant`.
 
-    So ImageNet-A and -R, 200 classes each, are evaluated by their authors. The data set is `mae_mm.ImageNetVariant`.
+    This is how the authors of ImageNet-A and -R, 200 classes each, evaluate.
     """
 
     default_prefix = 'accuracy'
@@ -67,11 +66,11 @@ class SubsetAccuracy(BaseMetric):
         """Keep one bool for each image."""
         labels = self.dataset_meta['labels']
         for sample in data_samples:
-            answer = labels[int(sample['pred_score'][labels].argmax())]
-            self.results.append(answer == int(sample['gt_label']))
+            pred = labels[int(sample['pred_score'][labels].argmax())]
+            self.results.append(pred == int(sample['gt_label']))
 
     def compute_metrics(self, results: list[bool]) -> dict[str, float]:
-        """Give `accuracy/top1`."""
+        """Mean over images, as `accuracy/top1`."""
         return dict(top1=100 * sum(results) / len(results))
 
 
@@ -79,34 +78,31 @@ class SubsetAccuracy(BaseMetric):
 class MeanCorruptionError(BaseMetric):
     """Mean corruption error on ImageNet-C (arXiv:1903.12261, section 4.2), from one run over all of it.
 
-    Reports, in percent, `corruption/<name>`: top-1 error, mean over severities, over AlexNet's; and `corruption/mCE`,
-    the mean over the 15 corruptions, if all 75 folders were there. The four "extra" corruptions are left out.
+    Reports, in percent, `corruption/<name>`: top-1 error, mean over severities, relative to AlexNet's; and
+    `corruption/mCE`, the mean over the 15 corruptions, if all 75 folders are present. The four "extra" corruptions do
+    not count.
     """
 
     default_prefix = 'corruption'
-    names = tuple(ALEXNET_ERRORS)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep one small number for each image: corruption, severity and whether the answer was wrong."""
+        """Keep one integer for each image: corruption, severity and whether the prediction is wrong."""
         for sample in data_samples:
-            corruption, severity = PurePath(sample['img_path']).parts[-4:-2]
-            if corruption in self.names:
-                group = self.names.index(corruption) * SEVERITIES + int(severity) - 1
-                self.results.append(2 * group + (int(sample['pred_label']) != int(sample['gt_label'])))
+            folder = '/'.join(PurePath(sample['img_path']).parts[-4:-2])
+            if folder in FOLDERS:
+                self.results.append(2 * FOLDERS.index(folder) + (int(sample['pred_label']) != int(sample['gt_label'])))
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
-        """Average."""
-        shape = len(self.names), SEVERITIES, 2  # the last axis: right, wrong
-        counts = np.bincount(np.array(results, dtype=int), minlength=math.prod(shape)).reshape(shape)
+        """Mean over images, severities and corruptions."""
+        counts = np.bincount(np.array(results, dtype=int), minlength=2 * len(FOLDERS)).reshape(15, 5, 2)  # right, wrong
         images = counts.sum(-1)
-        errors = 100 * counts[..., 1] / images.clip(1)
+        errors = 100 * (100 * counts[..., 1] / images.clip(1)).mean(1) / list(ALEXNET_ERRORS.values())
         metrics = {
-            name: 100 * float(errors[i].mean()) / ALEXNET_ERRORS[name]
-            for i, name in enumerate(self.names) if images[i].all()}
+            name: float(error) for name, error, all_there in zip(ALEXNET_ERRORS, errors, images.all(1), strict=True)
+            if all_there}
         if images.all():
-            return {**metrics, 'mCE': sum(metrics.values()) / len(metrics)}
-        missing = [f'{self.names[i]}/{severity + 1}' for i, severity in np.argwhere(images == 0)]
-        print_log(
-            f'no mCE: {len(missing)} of the 75 folders that it takes are missing, {missing[0]} the first',
-            'current', logging.WARNING)
+            return {**metrics, 'mCE': float(errors.mean())}
+        missing = [folder for folder, count in zip(FOLDERS, images.flatten(), strict=True) if not count]
+        print_log(f'no mCE: {len(missing)} of its 75 folders are missing, the first is {missing[0]}',
+                  'current', logging.WARNING)
         return metrics

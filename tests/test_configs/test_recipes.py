@@ -11,10 +11,11 @@ from mmengine.registry import init_default_scope
 
 from mae_mm.engine.runner import load_config
 from mae_mm.registry import MODELS
+from mae_mm.transfer.published import Published, read_metafiles
 
 CONFIGS = ROOT / 'configs'
 PARENTS = ('mae_pretrain', 'vit_b16_in1k', 'mask_rcnn_vit_b_coco', 'upernet_vit_b_ade20k')
-PATHS = [path for path in sorted(CONFIGS.rglob('*.py')) if path.parent.name not in ('ablation', 'partial', 'robustness')
+PATHS = [path for path in sorted(CONFIGS.rglob('*.py')) if path.parent.name not in ('ablation', 'partial')
          and path.parent.parent.name != 'ablation']
 
 
@@ -129,12 +130,19 @@ def test_rates_of_every_parameter_of_the_detector(name, rate):
     assert actual['rpn_head.rpn_cls.weight'] == (LR, WD)
 
 
-@pytest.mark.parametrize(('data', 'metric'), [
-    ('a', 'SubsetAccuracy'), ('r', 'SubsetAccuracy'), ('sketch', 'SubsetAccuracy'), ('c', 'MeanCorruptionError')])
-def test_robustness(data, metric):
-    cfg = recipe(f'classification/robustness/vit_b16_in_{data}')
-    assert cfg.test_dataloader.dataset.type == 'mae_mm.ImageNetVariant'
-    assert cfg.test_dataloader.dataset.data_root == f'data/imagenet-{data}'
-    assert cfg.test_evaluator == dict(type=f'mae_mm.{metric}')
-    resized = any(step.type == 'ResizeEdge' for step in cfg.test_dataloader.dataset.pipeline)
-    assert resized == (data != 'c')  # the images of ImageNet-C have 224 px
+@pytest.mark.parametrize('published', [one for one in read_metafiles() if '/robustness/' in one.config],
+                         ids=lambda one: one.name)
+def test_robustness(published: Published):
+    """Every published number has a config of its model, its data, its metric, and images of the model's size."""
+    cfg = load_config(str(ROOT / published.config), dict(option.split('=') for option in published.options.split()))
+    backbone, dataset = cfg.model.backbone, cfg.test_dataloader.dataset
+    pixels = 448 if published.architecture.endswith(' at 448 px') else 224
+    assert published.architecture.startswith(f'ViT-{backbone.arch[0].upper()}/{backbone.patch_size}')
+    assert (dataset.type, dataset.data_root) == ('mae_mm.ImageNetVariant', f'data/{published.dataset.lower()}')
+    corrupted = published.dataset == 'ImageNet-C'
+    assert cfg.test_evaluator == dict(type=f'mae_mm.{"MeanCorruptionError" if corrupted else "SubsetAccuracy"}')
+    steps = {step.type: step for step in dataset.pipeline}
+    assert backbone.img_size == steps['CenterCrop'].crop_size == pixels
+    scale = steps['ResizeEdge'].scale if 'ResizeEdge' in steps else None
+    assert scale == (448 if pixels == 448 else None if corrupted else 256)  # the images of ImageNet-C have 224 px
+

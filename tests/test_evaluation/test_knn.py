@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
 from mae_mm.evaluation import knn
-from mae_mm.evaluation.knn import Features, extract_features, knn_accuracy, knn_predict, nearest, vote
+from mae_mm.evaluation.knn import Features, extract_features, knn_accuracy, nearest, vote
 from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.registry import DATASETS
 
@@ -34,11 +34,9 @@ def test_neighbours_by_hand():
     similarities, neighbours = nearest(train, query, 3)
     assert neighbours.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(similarities, torch.deg2rad(torch.tensor([[20.0, 40.0, 50.0]])).cos())
-    labels = torch.tensor([2, 0, 2, 1])
-    assert knn_predict(train, labels, query, 1, 0.07, 3).tolist() == [0]
-    # cos 20 = 0.940 for class 0; cos 40 = 0.766 and cos 50 = 0.643 for class 2
-    assert knn_predict(train, labels, query, 3, 0.07, 3).tolist() == [0]
-    assert knn_predict(train, labels, query, 3, 1.0, 3).tolist() == [2]
+    # Of the labels 2, 0, 2, 1: cos 20 = 0.940 for class 0; cos 40 = 0.766 and cos 50 = 0.643 for class 2.
+    labels = torch.tensor([2, 0, 2, 1])[neighbours]
+    assert [vote(similarities, labels, t, 3).tolist() for t in (0.07, 1.0)] == [[0], [2]]
 
 
 def test_chunks_do_not_change_the_answer(monkeypatch):
@@ -56,8 +54,9 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
         for i in np.argsort(-row)[:20]:
             scores[labels[i]] += np.exp(row[i] / 0.07)
         expected.append(int(scores.argmax()))
-    assert knn_predict(train, labels, feats, 20, 0.07, 5).tolist() == expected
-    np.testing.assert_allclose(nearest(train, feats, 20)[0].numpy(), -np.sort(-similarity)[:, :20], rtol=1e-5)
+    similarities, neighbours = nearest(train, feats, 20)
+    assert vote(similarities, labels[neighbours], 0.07, 5).tolist() == expected
+    np.testing.assert_allclose(similarities.numpy(), -np.sort(-similarity)[:, :20], rtol=1e-5)
 
 
 @pytest.mark.parametrize('k', [0, 5])
@@ -169,9 +168,3 @@ def test_hook_keeps_its_interval(tmp_path):
     pretrain(tmp_path / 'run', [hook])
     lines = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert [row['step'] for row in map(json.loads, lines) if 'knn/top1' in row] == [0, 2]  # the last one always
-
-
-def test_hook_refuses_another_feature():
-    from mae_mm.evaluation.knn_hook import KNNHook
-    with pytest.raises(ValueError, match='mean_patch'):
-        KNNHook({}, {}, feature='pooled')

@@ -38,7 +38,7 @@ def test_corruptions_are_folders_above(tmp_path):
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="'tench' is no WordNet id"):
+    with pytest.raises(ValueError, match="'tench' is not a WordNet id"):
         ImageNetVariant(touch(tmp_path, 'tench/a.jpg'))
 
 

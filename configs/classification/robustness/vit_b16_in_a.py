@@ -1,8 +1,8 @@
-"""Fine-tuned ViT-B/16 on ImageNet-A: 35.9 top-1 (Table 13, `paper`).
+"""Fine-tuned ViT-B/16 on ImageNet-A, -R and -Sketch.
 
-Answers are restricted to the 200 classes of the data set, as by its authors.
+Predictions are restricted to the 200 classes of the data set, as by its authors.
 Run: python tools/test.py configs/classification/robustness/vit_b16_in_a.py FINE_TUNED_CHECKPOINT
-     … --cfg-options model.backbone.arch=large model.head.in_channels=1024    # ViT-L/16: 57.1
+     … --cfg-options test_dataloader.dataset.data_root=data/imagenet-r    # or data/imagenet-sketch
 """
 _base_ = '../vit_b16_in1k.py'
 test_dataloader = dict(dataset=dict(

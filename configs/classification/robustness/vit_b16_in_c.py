@@ -1,4 +1,4 @@
-"""Fine-tuned ViT-B/16 on ImageNet-C: mean corruption error 51.7 (Table 13, `paper`).
+"""Fine-tuned ViT-B/16 on ImageNet-C: mean corruption error.
 
 One run over all 75 folders, ROOT/<corruption>/<severity>/<WordNet id>/*.JPEG, of 224 px: nothing is resized.
 Run: python tools/test.py configs/classification/robustness/vit_b16_in_c.py FINE_TUNED_CHECKPOINT
