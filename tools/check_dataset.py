@@ -1,4 +1,4 @@
-"""Decode every image of a data set ahead of a training, in parallel, and list the files that cannot be read."""
+"""Decode every image of a data set before training, in parallel, and list the files that cannot be read."""
 
 import argparse
 import os
@@ -7,43 +7,45 @@ from pathlib import Path
 
 EXAMPLES = """examples:
   python tools/check_dataset.py data/imagenet/train                        # any folder of images
-  python tools/check_dataset.py data/coco --kind coco                      # images of annotations/instances_*.json
+  python tools/check_dataset.py data/coco --kind coco                      # images of *.json and annotations/*.json
+  python tools/check_dataset.py data/mine/labels.json --kind coco          # images of one COCO file
   python tools/check_dataset.py data/ade/ADEChallengeData2016 --kind ade20k
   python tools/check_dataset.py data/inat2018 --kind inaturalist
   python tools/check_dataset.py data/places365 --kind places
   python tools/check_dataset.py data/imagenet_tar/train --kind tar         # tars of tools/pack_tar.py
 
-exit codes: 0 every file is good, or so few are bad that a training goes on; 1 too many; 2 nothing to check, or a
-folder or annotation file that cannot be read"""
+exit codes: 0 all files are good, or so few are bad that training continues; 1 too many; 2 nothing to check, or a folder
+or annotation file that cannot be read"""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('root', help='folder of the data set')
+    parser.add_argument('root', help='folder of the data set, or a COCO file')
     parser.add_argument('--kind', default='folder',
                         choices=['folder', 'coco', 'ade20k', 'inaturalist', 'places', 'tar'],
                         help='layout of the data set (default: folder)')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one for each core)')
     parser.add_argument('--out', default='bad_images.txt', help='list of the bad files (default: bad_images.txt)')
-    parser.add_argument('--max-share', type=float, default=0.01, help='bad share that is borne (default: 0.01)')
+    parser.add_argument('--max-share', type=float, default=0.01, help='tolerated share of bad files (default: 0.01)')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.datasets.checks.images import check_files, list_files, report, too_many
+    from mae_mm.datasets.checks.images import check_files, list_files, report
+    from mae_mm.datasets.limits import exceeds_share
     from mae_mm.engine.exits import exit_on_user_error
 
-    sys.stdout.reconfigure(errors='backslashreplace')  # names that are no UTF-8
+    sys.stdout.reconfigure(errors='backslashreplace')  # names that are not UTF-8
 
     def check() -> None:
         files = list_files(args.kind, args.root)
         bad = check_files(files, args.workers)
         lines = ''.join(f'{one.path}\t{one.reason}\n' for one in bad)
-        Path(args.out).write_text(lines, encoding='utf-8', errors='surrogateescape')  # names as the disk has them
+        Path(args.out).write_text(lines, encoding='utf-8', errors='surrogateescape')
         print(report(files, bad, args.max_share) + (f'\nlisted in {args.out}' if bad else ''))
-        sys.exit(int(too_many(files, bad, args.max_share)))
+        sys.exit(int(exceeds_share(len(bad), len(files), args.max_share)))
 
     exit_on_user_error(check)
 

@@ -7,12 +7,12 @@ EXAMPLES = """example:
   python tools/train.py configs/mae_pretrain.py --cfg-options \\
       train_dataloader.dataset.type=mae_mm.ImageTar train_dataloader.dataset.data_root=data/imagenet_tar/train
 
-Files are packed as they are: tools/check_dataset.py finds those that cannot be read, before. Left out are broken links,
-names that begin with a dot, and what has no image's extension; dots within a name become _. Interrupted, the same
-command goes on behind the last complete tar.
+Files are packed unchanged; run tools/check_dataset.py first to find unreadable ones. Broken links, names that begin
+with a dot, and files without an image extension are left out; dots within a name become _. After an interruption, the
+same command continues after the last complete tar.
 
 Copy the tars and their .index.npz anywhere; data_root takes any URL of fsspec, e.g. s3://bucket/train (with s3fs), or a
-pattern such as 's3://bucket/train/images-0000*.tar'. After changing a tar delete its index: headers are then read."""
+pattern such as 's3://bucket/train/images-0000*.tar'. If you change a tar, delete its index."""
 
 
 def main() -> None:

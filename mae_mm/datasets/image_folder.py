@@ -13,12 +13,10 @@ from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
-from mae_mm.datasets.cache import ImageCache, SharedMemory
-from mae_mm.datasets.decode import DecodeError
+from mae_mm.datasets.cache import ImageCache
 from mae_mm.datasets.names import printable
 from mae_mm.datasets.transforms import resize
 from mae_mm.registry import DATASETS
-from mae_mm.stopping import UnreadableData
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
 
@@ -80,8 +78,7 @@ class ImageFolder(BaseDataset):
     A sample is `dict(inputs, img_path, sample_idx)`: (C, H, W) uint8, str, int. With
     `collate_fn=dict(type='default_collate')` a batch is the same with (N, C, H, W) uint8, a list and (N,) int64.
 
-    In training a file that cannot be decoded is replaced by another image drawn from NumPy's global generator, logged
-    once and counted in `num_broken`; with `test_mode` it is an error, which `mae_mm.ValLoop` bears.
+    A file that cannot be decoded is a `DecodeError`. The loops of mae_mm replace it (`ReadableSamples`).
 
     Paths take their own bytes and 8 more each, in two arrays that forked workers share (the buffers in which
     BaseDataset keeps its pickles).
@@ -96,10 +93,8 @@ class ImageFolder(BaseDataset):
             the cache never changes a pixel of a sample, only the time it takes.
         extensions: file names to take, in lower case; add '.npy' for arrays.
         indices: use the first n images (the last, if negative), or those at these positions.
-        metainfo: as in BaseDataset.
-        test_mode: whether a broken file is an error.
-        lazy_init: whether to leave looking for files to the first use.
-        max_refetch: how many replacements in a row may be broken too.
+        metainfo, test_mode: as in BaseDataset.
+        lazy_init: whether to look for files at the first use only.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
@@ -109,7 +104,7 @@ class ImageFolder(BaseDataset):
             self, data_root: str, pipeline: Sequence[dict | Callable] = (), cache: str = 'none', cache_gb: float = 8.0,
             cache_short_side: int | None = None, extensions: Sequence[str] = EXTENSIONS,
             indices: int | Sequence[int] | None = None, metainfo: dict | None = None, test_mode: bool = False,
-            lazy_init: bool = False, max_refetch: int = 100) -> None:
+            lazy_init: bool = False) -> None:
         if cache not in ('none', 'memory'):
             raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
         if not cache_gb > 0:
@@ -122,7 +117,7 @@ class ImageFolder(BaseDataset):
         self._max_cache_bytes = int(cache_gb * 1e9) if cache == 'memory' else 0
         super().__init__(
             data_root=os.fspath(data_root) or '.', pipeline=list(pipeline), indices=indices, metainfo=metainfo,
-            test_mode=test_mode, lazy_init=lazy_init, max_refetch=max_refetch)
+            test_mode=test_mode, lazy_init=lazy_init)
 
     def full_init(self) -> None:
         """Find the files and fill the cache."""
@@ -131,7 +126,6 @@ class ImageFolder(BaseDataset):
         first_n = self._indices if isinstance(self._indices, int) and self._indices > 0 else None
         self.data_bytes, self.data_address = self._find(first_n)
         self._fully_initialized = True  # from here on `len(self)` is known
-        self._broken = SharedMemory(len(self))  # 1 where a file could not be decoded
         if self._indices is not None and first_n is None:
             self.get_subset_(self._indices)
         if self._max_cache_bytes:
@@ -188,43 +182,19 @@ class ImageFolder(BaseDataset):
         path = os.fsdecode(self.data_bytes[start:self.data_address[idx]].tobytes())
         return {'img_path': os.path.join(self.data_root, path), 'sample_idx': idx}
 
-    @property
-    def num_broken(self) -> int:
-        """Number of files that could not be decoded so far, in all workers together."""
-        return int(self._broken.array[:len(self)].sum())
+    def prepare_data(self, idx: int) -> dict:
+        """Run the pipeline.
 
-    def broken_files(self) -> list[str]:
-        """Paths of these files."""
-        return [self.get_data_info(i)['img_path'] for i in np.flatnonzero(self._broken.array[:len(self)])]
-
-    def prepare_data(self, idx: int) -> dict | None:
-        """Run the pipeline; None stands for a broken file in training."""
+        Raises:
+            DecodeError: if the file cannot be read.
+        """
         results = self.get_data_info(idx)
-        idx = results['sample_idx']
         if self.cache is not None:
-            results['decoded'] = self.cache.get(idx)
-        try:
-            results = self.pipeline(results)
-        except DecodeError as error:
-            if self.test_mode:
-                raise
-            if not self._broken.array[idx]:
-                self._broken.array[idx] = 1
-                print_log(printable(f'{error}; another image takes its place'), 'current', logging.WARNING)
-            return None
-        for key in ('crop', 'flip'):  # how the view was made is no part of a batch
+            results['decoded'] = self.cache.get(results['sample_idx'])
+        results = self.pipeline(results)
+        for key in ('crop', 'flip'):  # how the view was made is not part of a batch
             results.pop(key, None)
         return results
-
-    def __getitem__(self, idx: int) -> dict:
-        for _ in range(self.max_refetch + 1):
-            results = self.prepare_data(idx)
-            if results is not None:
-                return results
-            idx = self._rand_another()
-        raise UnreadableData(
-            f'{self.data_root}: {self.max_refetch + 1} images in a row cannot be read; the warnings above name them. '
-            'Is the folder still there? Mend it, then go on with --resume')
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keep the first n images (the last, if negative), or those at these positions."""
@@ -249,5 +219,4 @@ class ImageFolder(BaseDataset):
         return range(len(self))[:indices] if indices >= 0 else range(len(self))[indices:]
 
     def _drop_others(self, keep: Sequence[int]) -> None:
-        self._broken = SharedMemory(len(self))
         self.cache = None if self.cache is None else self.cache.subset(keep)

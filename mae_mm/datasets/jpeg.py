@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mae_mm.datasets.decode import DecodeError
-from mae_mm.datasets.limits import is_bomb, jpeg_size, open_image, segments
+from mae_mm.datasets.limits import ORIENTATION, is_bomb, jpeg_size, open_image, segments
 
 try:
     from mae_mm import _jpeg_crop
@@ -22,7 +22,6 @@ except ImportError:  # without libjpeg's headers it was not built: whole images 
 
 REDUCTIONS = (8, 4, 2)
 MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
-ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
 APP1 = 0xE1  # the segment of EXIF
 END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a whole file has the marker among its last bytes
 REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}

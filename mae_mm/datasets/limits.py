@@ -1,4 +1,4 @@
-"""What no file or list may ask for: a program, more memory than an image takes, or a place outside its folder."""
+"""Limits on files that are not trusted: their format, size and location."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from typing import BinaryIO
 
 from PIL import Image
 
-MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses an image as a decompression bomb
-MAX_BYTES = 8 * MAX_PIXELS  # of a file: so many pixels of four 16-bit channels, not compressed; larger is no image
-# What `EXTENSIONS` promise, whatever a file is called (JPEG includes MPO of phones). Left to itself, Pillow tries some
-# forty readers, and that of EPS hands the file to Ghostscript: PostScript is a program.
+MAX_PIXELS = 2 * 89_478_485  # above this Pillow refuses an image as a decompression bomb
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: MAX_PIXELS of four 16-bit channels, uncompressed
+# By default Pillow tries some forty readers, and that of EPS runs Ghostscript on the file. JPEG includes phones' MPO.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
 PNG_HEADER = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR'
 # The next marker of a JPEG as libjpeg finds it: fill bytes, stray bytes and markers without content are skipped.
 MARKER = re.compile(rb'\xff([^\x00\x01\xd0-\xd7\xff])')
 STARTS_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 ENDS_OF_HEADER = {0xD8, 0xD9, 0xDA}  # a second start, the end, the start of pixels
+ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
 
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Pillow's `Image.open` for files that are not trusted: image formats of photographs alone.
+    """Pillow's `Image.open`, for the formats in `FORMATS` only.
 
     Raises:
         OSError, ValueError: as Pillow.
@@ -31,11 +31,21 @@ def open_image(file: str | Path | BinaryIO) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
+def upright_size(file: str | Path) -> tuple[int, int]:
+    """(width, height) of an image file with its EXIF rotation applied, read from the header.
+
+    Raises:
+        OSError: if it is not a readable image.
+    """
+    with open_image(file) as image:
+        return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
+
+
 def read_file(path: str) -> bytes:
     """The content of an image file.
 
     Raises:
-        OSError: also if it is no regular file (a named pipe would never end) or too large for any image.
+        OSError: also for anything but a regular file (a named pipe would never end) or one too large for an image.
     """
     with open(path, 'rb', opener=_open_without_waiting) as file:
         info = os.fstat(file.fileno())
@@ -45,20 +55,18 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def check_bytes(size: int) -> None:
-    """Refuse to read so many bytes as one image.
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))  # opening a pipe would wait for a writer
 
-    Raises:
-        OSError: if they are more than `MAX_BYTES`.
-    """
+
+def check_bytes(size: int) -> None:
+    """Raise an OSError for a file of more than `MAX_BYTES`."""
     if size > MAX_BYTES:
-        raise OSError(
-            f'{size:,} bytes, more than {MAX_BYTES:,}, which the largest image that is read ({MAX_PIXELS:,} pixels) '
-            'has without compression')
+        raise OSError(f'{size:,} bytes, more than {MAX_BYTES:,}, the largest image of {MAX_PIXELS:,} pixels')
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker, start and end of each segment of a JPEG's header, as libjpeg reads it; nothing for anything else."""
+    """The marker, start and end of each segment of a JPEG's header, as libjpeg reads it; empty for anything else."""
     match = MARKER.search(data, 2) if data[:2] == b'\xff\xd8' else None
     while match and match[1][0] not in ENDS_OF_HEADER:
         start = match.end() + 2
@@ -68,7 +76,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Read the (height, width) of a JPEG, as stored, from its header; None for anything else."""
+    """(height, width) of a JPEG, as stored, from its header; None for anything else."""
     for marker, start, _ in segments(data):
         if marker in STARTS_OF_FRAME:
             size = int.from_bytes(data[start + 1:start + 3], 'big'), int.from_bytes(data[start + 3:start + 5], 'big')
@@ -77,56 +85,40 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def header_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that the header of a JPEG or PNG promises, in pixels; None for anything else."""
-    if data[:16] == PNG_HEADER and len(data) >= 24:  # libpng lets unknown chunks come before; Pillow reads such files
+    """(height, width) in the header of a JPEG or PNG, in pixels; None for anything else."""
+    if data[:16] == PNG_HEADER and len(data) >= 24:  # a PNG with other chunks before this one is left to Pillow
         return int.from_bytes(data[20:24], 'big'), int.from_bytes(data[16:20], 'big')
     return jpeg_size(data)
 
 
 def is_bomb(data: bytes) -> bool:
-    """Whether a file of any size unpacks to more than `MAX_PIXELS`; Pillow itself asks so of other formats."""
+    """Whether a JPEG or PNG has more than `MAX_PIXELS`; Pillow itself checks the other formats."""
     height, width = header_size(data) or (0, 0)
     return height * width > MAX_PIXELS
 
 
 def exceeds_share(bad: int, total: int, max_share: float) -> bool:
-    """Whether a training stops for so many unreadable images of a data set: more than one, and more than the share."""
+    """Whether training stops for so many unreadable images: more than one, and more than the share of the data set."""
     return bad > max(1, max_share * total)
 
 
 def read_json(path: str | Path) -> object:
-    """Parse a json file.
+    """Parse a JSON file.
 
     Raises:
-        ValueError: if it is none, or nested deeper than Python can read; names the file.
+        ValueError: if it is not valid JSON, or nested too deep; names the file.
     """
     try:
         return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is no readable json: {error}') from error
-
-
-def entries(content: object, key: str, path: str | Path) -> list[dict]:
-    """The list of dicts that a json file holds under a key.
-
-    Raises:
-        ValueError: if there is something else; names the file.
-    """
-    found = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise ValueError(f'{path}: {key!r} is no list of {{…}} there')
-    return found
+        raise ValueError(f'{path} is not valid JSON: {error}') from error
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a listed name, joined to a folder, means a file elsewhere, or none at all."""
+    """Whether a listed name, joined to a folder, is a file outside of it, or not a valid file name."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:  # half a surrogate pair
         return True
     return name.startswith(('/', '\\')) or bool(re.match(r'[A-Za-z]:', name)) or '\0' in name or (
         '..' in re.split(r'[/\\]', name))
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))  # a named pipe nobody writes to would wait for ever

@@ -6,13 +6,14 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mae_mm.datasets.checks import coco
+from mae_mm.datasets.configs import LOADERS, datasets_of
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
 LAYOUTS = {
     'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
     'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
     'CustomDataset': 'ROOT/<class>/*.jpg',
+    'Places205': 'ROOT/trainvalsplit_places205/{train,val}_places205.csv and ROOT/data/vision/torralba/…/a/abbey/*.jpg',
     'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
     'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
     'BaseSegDataset': 'images in ROOT/<data_prefix.img_path>, label maps in ROOT/<data_prefix.seg_map_path>',
@@ -43,19 +44,6 @@ def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
         f'  expected:   {layout}\n'
         f'  own data:   --cfg-options {key}=PATH{below}\n'
         f'  demo data:  {DEMO}')
-
-
-def datasets_of(cfg: Config, loader: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Configs of a loader's data set, or of those that it wraps, each with its key."""
-    found = [(f'{loader}.dataset', (cfg.get(loader) or {}).get('dataset'))]
-    while found:
-        key, dataset = found.pop(0)
-        inside = [(f'{key}.datasets.{i}', one) for i, one in enumerate((dataset or {}).get('datasets', []))]
-        if 'dataset' in (dataset or {}):
-            inside = [(f'{key}.dataset', dataset.dataset)]
-        if dataset and not inside:
-            yield key, dataset
-        found = inside + found
 
 
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:

@@ -106,7 +106,8 @@ def annotations() -> Target:
     """INaturalist, Places365 and COCO files, and the check ahead of time: documented are ValueError and
     FileNotFoundError."""
     from mae_mm.datasets import INaturalist, Places365
-    from mae_mm.datasets.checks.coco import check_categories, check_entries, read_annotations
+    from mae_mm.datasets.checks.coco import check_categories
+    from mae_mm.datasets.checks.coco_entries import check_entries, read_annotations
     from mae_mm.datasets.checks.images import list_files
 
     coco = dict(

@@ -39,7 +39,8 @@ def test_size_and_header(path: Path):
     ('linear/vit_l16_in1k', 'ImageNet', 'data/imagenet'),
     *((f'classification/inat/vit_{size}_inat{year}{px}', 'mae_mm.INaturalist', f'data/inat{year}')
       for year in (2017, 2018, 2019) for size, px in (('b16', ''), ('l16', ''), ('h14', ''), ('h14', '_448px'))),
-    *((f'classification/places/vit_{size}_places{classes}{px}', f'mae_mm.Places{classes}', f'data/places{classes}')
+    *((f'classification/places/vit_{size}_places{classes}{px}', 'Places205' if classes == 205 else 'mae_mm.Places365',
+      f'data/places{classes}')
       for classes in (205, 365) for size, px in (('b16', ''), ('l16', ''), ('h14', ''), ('h14', '_448px')))])
 def test_data_of_classification(name, kind, root):
     cfg = recipe(name)

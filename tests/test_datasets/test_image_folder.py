@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 
 from mae_mm.datasets import DecodeError, ImageFolder
 from mae_mm.datasets import image_folder as module
+from mae_mm.engine.loops.batches import ReadableSamples
 
 TRAIN = [{'type': 'mae_mm.LoadRandomResizedCrop', 'size': 16}]
 TEST = [{'type': 'mae_mm.LoadResizeCenterCrop', 'size': 16}]
@@ -132,36 +133,12 @@ def test_a_path_costs_its_bytes(folder):
     assert dataset.data_address.nbytes == 8 * 12
 
 
-def test_broken_files_are_replaced_named_once_and_counted(broken, warnings):
+def test_a_broken_file_is_an_error_that_names_it(broken):
     dataset = ImageFolder(broken, TRAIN)
-    for _ in range(3):
-        samples = [dataset[i] for i in range(8)]
-        assert all(s['inputs'].shape == (3, 16, 16) for s in samples)
-        assert not {'text.jpg', 'cut.png'} & {os.path.basename(s['img_path']) for s in samples}
-    assert dataset.num_broken == 2 and len(warnings) == 2
-    assert f'cannot read {broken}/cut.png: ' in warnings[0] and 'truncated' in warnings[0]
-    assert f"cannot read {broken}/text.jpg: not an image, begins with b'I am a text'" in warnings[1]
-
-
-def test_broken_files_are_counted_across_workers(broken):
-    dataset = ImageFolder(broken, TRAIN)
-    assert sum(len(b['sample_idx']) for b in DataLoader(dataset, 2, num_workers=2)) == 8
-    assert dataset.num_broken == 2
-
-
-def test_a_broken_file_is_an_error_in_test_mode(broken):
-    dataset = ImageFolder(broken, TEST, test_mode=True)
-    with pytest.raises(ValueError, match=f'cannot read {broken}/text.jpg: not an image'):
-        dataset[7]
+    for i, name, reason in ((6, 'cut.png', '.*truncated'), (7, 'text.jpg', "not an image, begins with b'I am a text'")):
+        with pytest.raises(DecodeError, match=f'cannot read {broken}/{name}: {reason}'):
+            dataset[i]
     assert dataset[0]['sample_idx'] == 0
-
-
-def test_only_broken_files_end_with_an_error(tmp_path):
-    for i in range(3):
-        (tmp_path / f'{i}.jpg').write_text('text')
-    dataset = ImageFolder(tmp_path, TRAIN, max_refetch=10)
-    with pytest.raises(RuntimeError, match='in a row cannot be read'):
-        dataset[0]
 
 
 def test_an_error_that_is_no_broken_file_passes(folder):
@@ -195,8 +172,9 @@ def test_cache_stops_at_its_bound(folder, warnings):
 
 def test_cache_leaves_broken_files_to_their_turn(broken, warnings):
     dataset = ImageFolder(broken, TRAIN, cache='memory')
-    assert len(dataset.cache) == 6 and dataset.num_broken == 0
-    assert dataset[7]['img_path'] != f'{broken}/text.jpg' and dataset.num_broken == 1
+    assert len(dataset.cache) == 6 and dataset[0]['sample_idx'] == 0
+    with pytest.raises(DecodeError, match=r'text\.jpg'):
+        dataset[7]
 
 
 @pytest.mark.parametrize(('option', 'value', 'wrong'), [
@@ -227,10 +205,11 @@ def test_workers_share_the_cache_and_the_count(folder, tmp_path, method):
     dataset = ImageFolder(root, TRAIN, cache='memory')
     dataset.cache.memory.array[:dataset.cache.used] = 99  # the block that workers see, not a copy of the files
     shutil.rmtree(root)
-    loader = DataLoader(dataset, 13, num_workers=1, multiprocessing_context=method, timeout=60)
+    samples = ReadableSamples(dataset)
+    loader = DataLoader(samples, 13, num_workers=1, multiprocessing_context=method, timeout=60)
     batch = next(iter(loader))
     assert batch['inputs'].shape == (13, 3, 16, 16) and batch['inputs'].unique().tolist() == [99]
-    assert dataset.num_broken == 1
+    assert samples.num_broken == 1
 
 
 def loader_config(folder, num_workers, wrap=lambda dataset: dataset, **options):

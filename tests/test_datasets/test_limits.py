@@ -14,12 +14,20 @@ from helpers import ROOT
 from PIL import Image, JpegImagePlugin
 
 from mae_mm.datasets import DecodeError, ImageTar, LoadRandomResizedCrop, decode
-from mae_mm.datasets.checks.coco import _loaded_size
 from mae_mm.datasets.checks.images import what_is_wrong
-from mae_mm.datasets.checks.label_maps import Pair, find_faults
+from mae_mm.datasets.checks.label_maps import find_faults
 from mae_mm.datasets.image_folder import EXTENSIONS
 from mae_mm.datasets.jpeg import croppable_size, reducible_size
-from mae_mm.datasets.limits import FORMATS, MAX_BYTES, header_size, is_bomb, jpeg_size, open_image, read_file
+from mae_mm.datasets.limits import (
+    FORMATS,
+    MAX_BYTES,
+    header_size,
+    is_bomb,
+    jpeg_size,
+    open_image,
+    read_file,
+    upright_size,
+)
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 10 10
@@ -58,9 +66,9 @@ def test_postscript_is_never_run(ghostscript: Path, tmp_path: Path) -> None:
     with pytest.raises(DecodeError, match=r'cannot read .*picture\.jpg: not an image'):
         LoadRandomResizedCrop(8)(dict(img_path=str(path)))
     assert 'not an image' in what_is_wrong(str(path))
-    with pytest.raises(ValueError, match='is no readable image'):
-        _loaded_size(path)
-    assert [fault.kind for fault in find_faults(Pair(str(path), str(path)), np.ones(256, bool))] == ['unreadable file']
+    with pytest.raises(OSError, match='cannot identify'):
+        upright_size(path)
+    assert [fault.kind for fault in find_faults(path, path, np.ones(256, bool))] == ['unreadable file']
     assert not ghostscript.exists()
     with pytest.raises(OSError):
         Image.open(path).load()  # the fault itself, without the list of formats

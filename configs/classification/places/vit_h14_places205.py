@@ -4,10 +4,18 @@ Drop path is that of Table 9 (appendix A.5, `paper`).
 Run: bash tools/dist_train.sh configs/classification/places/vit_h14_places205.py 32 --pretrained CHECKPOINT
 """
 _base_ = '../vit_h14_in1k.py'
-data = dict(type='mae_mm.Places205', data_root='data/places205')
+data = dict(
+    _delete_=True, type='Places205', data_root='data/places205',
+    data_prefix='data/vision/torralba/deeplearning/images256')
 data_preprocessor = dict(num_classes=205)
 model = dict(backbone=dict(drop_path_rate=0.2), head=dict(num_classes=205))
-train_dataloader = dict(dataset=data)
-val_dataloader = dict(dataset=data)
+train_dataloader = dict(dataset=dict(
+    **data,
+    ann_file='trainvalsplit_places205/train_places205.csv',
+    pipeline={{_base_.train_dataloader.dataset.pipeline}}))
+val_dataloader = dict(dataset=dict(
+    **data,
+    ann_file='trainvalsplit_places205/val_places205.csv',
+    pipeline={{_base_.val_dataloader.dataset.pipeline}}))
 test_dataloader = val_dataloader
 del data

@@ -1,9 +1,10 @@
-"""Every image of a data set decoded once, before a training meets the bad ones."""
+"""Decode every image of a data set before training, in parallel, and report the unreadable ones."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,15 +13,16 @@ from tqdm import tqdm
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.image_folder import EXTENSIONS, walk
 from mae_mm.datasets.image_tar import ImageTar
-from mae_mm.datasets.limits import entries, exceeds_share, leaves_folder, read_file, read_json
+from mae_mm.datasets.limits import exceeds_share, leaves_folder, read_file, read_json
 from mae_mm.datasets.listed_images import read_labels
+from mae_mm.datasets.places365 import FOLDERS, LISTS
 
 CHUNK = 64  # files per task of a process
-KINDS = ('folder', 'coco', 'ade20k', 'inaturalist', 'places', 'tar')
+PROBED = 50  # images of a COCO file that are looked for in each folder
 
 
 class Packed(str):
-    """The path of a file within a tar, with `read`, a call that returns its content."""
+    """The path of a file in a tar; `read()` returns its content."""
 
 
 class BadFile(NamedTuple):
@@ -31,34 +33,36 @@ class BadFile(NamedTuple):
 
 
 def list_files(kind: str, root: str) -> list[str]:
-    """The images (and label maps) of a data set in the layout of its release.
+    """The images (and label maps) of a data set.
 
     Args:
-        kind: one of `KINDS`.
-        root: folder of the data set.
+        kind: a key of `LAYOUTS`.
+        root: folder of the data set; for 'coco' also an annotation file.
 
     Raises:
-        FileNotFoundError: if nothing of that layout is there.
+        FileNotFoundError: if nothing in this layout is there.
         ValueError: if a folder or an annotation file cannot be read, or names a file outside its folder.
     """
-    layouts = dict(folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places,
-                   tar=_tar)
     try:
-        files = sorted(set(layouts[kind](Path(root) if kind != 'tar' else root)))  # tars: or a URL
+        files = sorted(set(LAYOUTS[kind](root)))
     except PermissionError as error:
-        raise ValueError(f'{error.filename} may not be read: {error.strerror}') from error
+        raise ValueError(f'{error.filename} cannot be read: {error.strerror}') from error
     if not files:
-        raise FileNotFoundError(f'{Path(root).absolute()}: nothing there in the layout of {kind}')
+        raise FileNotFoundError(f'{os.path.abspath(root)}: no data set in the layout of {kind}')
     return files
 
 
 def check_files(files: list[str], workers: int, progress: bool = True) -> list[BadFile]:
-    """Decode every file as training does, in processes: one that crashes a decoder is named, not fatal."""
+    """Decode every file as training does, in processes: a file that crashes the decoder is reported like others."""
     chunks = [files[i:i + CHUNK] for i in range(0, len(files), CHUNK)]
     bad, bar = [], tqdm(total=len(files), desc='checking', unit='img', disable=None if progress else True)
     with bar:
         for chunk, found in zip(chunks, _in_processes(check_chunk, chunks, workers), strict=True):
-            bad += check_alone(chunk) if found is None else found
+            if found is None:  # the process died: each file in a process of its own
+                alone = [next(_in_processes(check_chunk, [[path]], 1)) for path in chunk]
+                found = [one for path, bad_files in zip(chunk, alone, strict=True)
+                         for one in (bad_files if bad_files is not None else [BadFile(path, 'crashes the decoder')])]
+            bad += found
             bar.update(len(chunk))
             bar.set_postfix(bad=len(bad))
     return bad
@@ -67,15 +71,6 @@ def check_files(files: list[str], workers: int, progress: bool = True) -> list[B
 def check_chunk(files: Iterable[str]) -> list[BadFile]:
     """Those files that cannot be decoded."""
     return [BadFile(path, reason) for path in files if (reason := what_is_wrong(path))]
-
-
-def check_alone(files: Iterable[str]) -> list[BadFile]:
-    """The same, each in a process of its own."""
-    bad = []
-    for path in files:
-        found = next(_in_processes(check_chunk, [[path]], 1))
-        bad += [BadFile(path, 'crashes the decoder')] if found is None else found
-    return bad
 
 
 def what_is_wrong(path: str) -> str:
@@ -98,79 +93,78 @@ def _in_processes(function: Callable, tasks: list, workers: int) -> Iterator[lis
                 for future in futures:
                     yield future.result()
                     done += 1
-            except Exception as error:
-                if type(error).__name__ != 'BrokenProcessPool':
-                    raise
+            except BrokenProcessPool:
                 yield None
                 done += 1
             remaining = remaining[done:]
 
 
 def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
-    """A summary: how many, of which kinds, and whether a training would go on."""
+    """A summary: how many, for which reasons, and whether training would stop."""
     if not bad:
         return f'{len(files)} files, all good'
-    kinds = Counter(' '.join(one.reason.split()[:4]) for one in bad)
+    reasons = Counter(' '.join(one.reason.split()[:4]) for one in bad)
     lines = [f'{len(bad)} of {len(files)} files cannot be read ({len(bad) / len(files):.2%}):']
-    lines += [f'  {count:>7}  {kind} …' for kind, count in kinds.most_common(8)]
-    share = f'the share of {max_share:.2%} (default_hooks.bad_data)'
-    verdict = (
-        f'too many: a training that meets them stops, above {share}' if too_many(files, bad, max_share)
-        else f'a training goes on: within {share}' if len(bad) <= max_share * len(files)
-        else f'a training goes on: it bears one file, whatever {share}')
-    return '\n'.join([*lines, verdict])
+    lines += [f'  {count:>7}  {reason} …' for reason, count in reasons.most_common(8)]
+    share = f'{max_share:.2%} of the files, and one file in any case, are tolerated (default_hooks.bad_data)'
+    stops = exceeds_share(len(bad), len(files), max_share)
+    return '\n'.join([*lines, f'too many, training would stop: {share}' if stops else f'training continues: {share}'])
 
 
-def too_many(files: list[str], bad: list[BadFile], max_share: float) -> bool:
-    """Whether a training that meets all bad files stops."""
-    return exceeds_share(len(bad), len(files), max_share)
-
-
-def _folder(root: Path) -> Iterator[str]:
-    """What looks like an image by its name, broken links and pipes included, which training leaves out."""
-    if not root.is_dir():
-        raise FileNotFoundError(f'{root.absolute()}: no such folder')
-    for folder, found in walk(str(root)):
+def _folder(root: str) -> Iterator[str]:
+    """Names that look like images, also broken links and pipes, which training leaves out."""
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'{os.path.abspath(root)}: no such folder')
+    for folder, found in walk(root):
         yield from (os.path.join(root, folder, e.name) for e in found if e.name.lower().endswith(EXTENSIONS))
 
 
-def _coco(root: Path) -> Iterator[str]:
-    from mae_mm.datasets.checks.coco import read_annotations
+def _coco(root: str) -> Iterator[str]:
+    """Images of a COCO file, or of all those in a folder and its `annotations`, wherever below the folder they are."""
+    path = Path(root)
+    files = [path] if path.is_file() else sorted([*path.glob('*.json'), *path.glob('annotations/*.json')])
+    base = path if path.is_dir() else path.parent.parent if path.parent.name == 'annotations' else path.parent
+    for file in files:
+        names = _listed(file)
+        folders = [base / file.stem.removeprefix('instances_'), base, *sorted(base.glob('*/'))]
+        sample = names[::-(-len(names) // PROBED)] if names else []
+        folder = max(folders, key=lambda folder: sum((folder / name).is_file() for name in sample))
+        yield from (str(folder / name) for name in names)
 
-    for file in sorted((root / 'annotations').glob('instances_*.json')):
-        folder = root / file.stem.removeprefix('instances_')
-        for image in read_annotations(file)['images']:
-            yield _inside(folder, image.get('file_name'), file)
+
+def _inaturalist(root: str) -> Iterator[str]:
+    for file in sorted(Path(root).glob('*.json')):
+        yield from (os.path.join(root, name) for name in _listed(file))
 
 
-def _ade20k(root: Path) -> Iterator[str]:
+def _listed(file: Path) -> list[str]:
+    """File names of the `images` in a JSON file; empty for a file without that key, which lists something else."""
+    content = read_json(file)
+    if not isinstance(content, dict) or 'images' not in content:
+        return []
+    images = content['images']
+    if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+        raise ValueError(f"{file}: 'images' must be a list of {{…}}")
+    return [_inside(image.get('file_name'), file) for image in images]
+
+
+def _ade20k(root: str) -> Iterator[str]:
+    stems = []
     for part in ('images', 'annotations'):
-        for split in ('training', 'validation'):
-            folder = root / part / split
-            if folder.is_dir():
-                yield from _folder(folder)
-    images, maps = (
-        {path.stem for path in (root / part).glob('*/*')} for part in ('images', 'annotations'))
-    if lonely := sorted(images ^ maps):
-        raise ValueError(f'{root}: {len(lonely)} images without label map, or the reverse, e.g. {lonely[:3]}')
+        found = [path for split in ('training', 'validation') if (Path(root) / part / split).is_dir()
+                 for path in _folder(os.path.join(root, part, split))]
+        stems.append({Path(path).stem for path in found})
+        yield from found
+    if unpaired := sorted(stems[0] ^ stems[1]):
+        raise ValueError(f'{root}: {len(unpaired)} images without label map, or the reverse, e.g. {unpaired[:3]}')
 
 
-def _inaturalist(root: Path) -> Iterator[str]:
-    for file in sorted(root.glob('*.json')):
-        content = read_json(file)
-        if isinstance(content, dict) and 'images' in content:  # others list names of categories, or places
-            for image in entries(content, 'images', file):
-                yield _inside(root, image.get('file_name'), file)
-
-
-def _places(root: Path) -> Iterator[str]:
-    from mae_mm.datasets.places365 import FOLDERS, LISTS
-
+def _places(root: str) -> Iterator[str]:
     for split, name in LISTS.items():
-        for folder in (folder for folders in FOLDERS[split].values() for folder in folders):
-            if (root / name).is_file() and (root / folder).is_dir():
-                for image, _ in read_labels(str(root / name)):
-                    yield _inside(root / folder, image.lstrip('/'), root / name)
+        file = Path(root) / name
+        for folder in (Path(root) / folder for folders in FOLDERS[split].values() for folder in folders):
+            if file.is_file() and folder.is_dir():
+                yield from (str(folder / _inside(image.lstrip('/'), file)) for image, _ in read_labels(str(file)))
 
 
 def _tar(root: str) -> Iterator[Packed]:
@@ -182,7 +176,11 @@ def _tar(root: str) -> Iterator[Packed]:
         yield path
 
 
-def _inside(folder: Path, name: object, listed_in: Path) -> str:
+def _inside(name: object, listed_in: Path) -> str:
     if not isinstance(name, str) or not name or leaves_folder(name):
-        raise ValueError(f'{listed_in}: {name!r} is not the name of a file inside {folder}')
-    return str(folder / name)
+        raise ValueError(f'{listed_in}: {name!r} is not the name of a file inside the folder of the images')
+    return name
+
+
+LAYOUTS: dict[str, Callable[[str], Iterator[str]]] = dict(
+    folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places, tar=_tar)

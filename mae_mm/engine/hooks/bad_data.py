@@ -1,4 +1,4 @@
-"""Unreadable images while a run goes on: listed, and borne up to a share."""
+"""Unreadable images: listed in a file, and tolerated up to a share of the data set."""
 
 from pathlib import Path
 
@@ -20,45 +20,45 @@ AS_BYTES = dict(encoding='utf-8', errors='surrogateescape')  # names of files ar
 
 @HOOKS.register_module()
 class BadDataHook(Hook):
-    """List images that could not be read in `bad_images.txt` of the work folder; stop when they are too many.
+    """List images that could not be read in `bad_images.txt` of the work folder; stop when there are too many.
 
-    Each was replaced by another image where it was met (`mae_mm.ImageFolder`, `SeededSamples`, `mae_mm.ValLoop`). With
-    several processes each lists its own, in `bad_images_rank1.txt` and so on; they are counted together. A resumed run
-    goes on with the lists and counts anew: what is still bad is met again within an epoch, what was mended is not.
+    `ReadableSamples` replaces them in training and in validation, and counts them. With several processes each lists
+    its own, in `bad_images_rank1.txt` and so on; they are counted together. A resumed run continues the lists and
+    counts anew: files that are still bad are found again within an epoch.
 
-    Before the run stops, its place is saved, so that it goes on from there once the images are mended.
+    Before the run stops, its position is saved, so that it continues from there once the images are fixed.
 
     Args:
         max_share: of the data set that may be unreadable, in [0, 1]. One image always may.
-        interval: iterations between two looks at the counts, which stand in memory shared with the workers.
+        interval: iterations between two looks at the counts, which are in memory shared with the workers.
     """
 
-    priority = 'LOWEST'  # when the iteration is complete, the schedule's step included
+    priority = 'LOWEST'  # after the schedule's step: the iteration is complete
 
     def __init__(self, max_share: float = 0.01, interval: int = 50) -> None:
         if not 0 <= max_share <= 1:
-            raise ValueError(f'max_share={max_share} is the share of unreadable images that is borne, in [0, 1]')
+            raise ValueError(f'max_share={max_share} must be a share of the data set, in [0, 1]')
         self.max_share, self.interval = max_share, interval
         self.counts: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the list of the run that this one goes on with."""
+        """Continue the list of a resumed run."""
         rank = f'_rank{runner.rank}' if runner.rank else ''
         self.file = Path(runner.work_dir) / f'{Path(FILE).stem}{rank}.txt'
-        goes_on = runner.iter and self.file.is_file()
-        self.listed = dict.fromkeys(self.file.read_text(**AS_BYTES).splitlines()) if goes_on else {}
+        resumed = runner.iter and self.file.is_file()
+        self.listed = dict.fromkeys(self.file.read_text(**AS_BYTES).splitlines()) if resumed else {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Look, once in an interval."""
+        """Look once in an interval."""
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner, runner.train_dataloader.dataset, '', runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look at what the rest of the epoch met."""
+        """Look at the rest of the epoch."""
         self._look(runner, runner.train_dataloader.dataset, '', runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Look at what the validation met."""
+        """Look at the validation images."""
         if hasattr(self, 'file'):  # inside a training
             self._look(runner, runner.val_dataloader.dataset, 'validation ', runner.iter)
 
@@ -72,13 +72,13 @@ class BadDataHook(Hook):
         self.listed |= dict.fromkeys(dataset.broken_files())
         self.file.write_text(''.join(f'{path}\n' for path in self.listed), **AS_BYTES)
         of_all = f'{count} of {len(dataset)} {kind}images could not be read'
-        note = '; others were evaluated in their place' if kind else ''
+        note = '; others were evaluated instead' if kind else ''
         runner.logger.warning(f'{of_all} so far, listed in {self.file}{note}')
         if exceeds_share(count, len(dataset), self.max_share):
             hook = checkpoint_hook(runner)
             if hook is not None:
                 hook.write_between(runner, iteration)
             raise TrainingStopped(printable(
-                f'{of_all}, more than the share of {self.max_share:.2%} that is borne; they are listed in {self.file}. '
-                'Mend or remove them (python tools/check_dataset.py finds all at once), or allow more: --cfg-options '
-                'default_hooks.bad_data.max_share=0.05; then go on with --resume'))
+                f'{of_all}, more than the tolerated share of {self.max_share:.2%}; listed in {self.file}. Fix '
+                'or remove them (python tools/check_dataset.py finds all of them), or tolerate more: --cfg-options '
+                'default_hooks.bad_data.max_share=0.05; then continue with --resume'))

@@ -26,20 +26,20 @@ from mae_mm.engine.loops.seeding import derive_seed, seed_all
 from mae_mm.registry import FUNCTIONS
 from mae_mm.stopping import UnreadableData
 
-REPLACEMENTS = 100  # images tried, one after the other, in the place of an unreadable one
+REPLACEMENTS = 101  # images tried, one after the other, before the data must be gone
 
 
 class ReadableSamples(Dataset):
-    """A data set without its unreadable images; attributes are those of the data set.
+    """A data set whose unreadable images are replaced; other attributes are those of the data set.
 
-    An image that cannot be read is counted, and the next one that can takes its place.
+    Each is logged once and counted, and the next readable image takes its place.
 
     Args:
         dataset: any map-style data set.
-        replace: whether that is right; where it is not, an unreadable image is an error.
+        replace: False makes an unreadable image an error.
 
     Raises:
-        UnreadableData: where none of `REPLACEMENTS` images can be read, or the first one and `replace` is False.
+        UnreadableData: if `REPLACEMENTS` images in a row cannot be read, or one and `replace` is False.
     """
 
     def __init__(self, dataset: Sized, replace: bool = True) -> None:
@@ -47,41 +47,44 @@ class ReadableSamples(Dataset):
         self._broken = SharedMemory(len(dataset))  # 1 where a file could not be read, in any worker
 
     def __getitem__(self, index: int) -> Any:
-        """The sample of an index."""
+        """The sample of an index, or its replacement."""
         for _ in range(REPLACEMENTS):
             try:
                 return self.dataset[index]
             except Exception as error:
                 if not is_unreadable(error):
                     raise
+                path = self._path(index)
                 if not self.replace:
                     raise UnreadableData(printable(
-                        f'{_path(self.dataset, index)} cannot be read ({error}). Left out, its annotations would count '
-                        'as missed: mend it or take it out of the annotations, then go on with --resume')) from error
+                        f'{path} cannot be read ({error}). If it were skipped, its annotations would count as missed: '
+                        'fix it or remove it from the annotations, then continue with --resume')) from error
                 if not self._broken.array[index]:
                     self._broken.array[index] = 1
-                    path, reason = _path(self.dataset, index), str(error)
-                    text = reason if path in reason else f'{path}: {reason}'
-                    print_log(printable(f'{text}; another image takes its place'), 'current', logging.WARNING)
+                    text = str(error) if path in str(error) else f'{path}: {error}'
+                    print_log(printable(f'{text}; replaced by another image'), 'current', logging.WARNING)
             index = self._another(index)
-        raise UnreadableData(
-            f'{REPLACEMENTS} images in a row cannot be read; the warnings above name them. Is their folder still '
-            'there? Mend it, then go on with --resume')
+        raise UnreadableData(printable(
+            f'{REPLACEMENTS} images in a row cannot be read, the last one {path}; the warnings above name them. Is '
+            'their folder still there? Fix it, then continue with --resume'))
 
     def _another(self, index: int) -> int:
         return (index + 1) % len(self.dataset)
 
+    def _path(self, index: int) -> str:
+        try:
+            return str(self.dataset.get_data_info(index)['img_path'])
+        except (AttributeError, KeyError, TypeError):
+            return f'image {index}'
+
     @property
     def num_broken(self) -> int:
         """Number of files that could not be read so far, in all workers together."""
-        inside = sum(getattr(dataset, 'num_broken', 0) for dataset in inner_datasets(self.dataset))
-        return int(self._broken.array.sum()) + inside
+        return int(self._broken.array.sum())
 
     def broken_files(self) -> list[str]:
-        """Their paths, as far as the data set tells them, or their numbers."""
-        files = [path for dataset in inner_datasets(self.dataset) if hasattr(dataset, 'broken_files')
-                 for path in dataset.broken_files()]
-        return files + [_path(self.dataset, index) for index in np.flatnonzero(self._broken.array).tolist()]
+        """Their paths, or their numbers if the data set has no paths."""
+        return [self._path(index) for index in np.flatnonzero(self._broken.array).tolist()]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,27 +125,11 @@ class SeededSamples(ReadableSamples):
 
 
 def is_unreadable(error: Exception) -> bool:
-    """Whether an error of a pipeline says that a file cannot be read, rather than that the pipeline is at fault."""
+    """Whether an error of a pipeline means that a file cannot be read, not that the pipeline is wrong."""
     if isinstance(error, OSError | DecodeError | Image.DecompressionBombError):
         return True
     return type(error).__module__ == 'cv2' or (
         isinstance(error, AssertionError) and 'failed to load image' in str(error))  # mmcv on what OpenCV refuses
-
-
-def inner_datasets(dataset: Any) -> Iterator[Any]:
-    """The data sets at the bottom of wrappers and concatenations."""
-    inside = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
-    if not inside:
-        yield dataset
-    for one in inside:
-        yield from inner_datasets(one)
-
-
-def _path(dataset: Any, index: int) -> str:
-    try:
-        return str(dataset.get_data_info(index)['img_path'])
-    except (AttributeError, KeyError, TypeError):
-        return f'image {index}'
 
 
 class NumberedBatches:

@@ -1,4 +1,4 @@
-"""mmengine's validation, which one unreadable image does not end."""
+"""mmengine's validation loop, which tolerates unreadable images."""
 
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
@@ -11,13 +11,13 @@ from mae_mm.registry import LOOPS
 
 @LOOPS.register_module()
 class ValLoop(MMEngineValLoop):
-    """`ValLoop` that evaluates the next readable image in the place of an unreadable one; `BadDataHook` counts them.
+    """`ValLoop` that evaluates the next readable image instead of an unreadable one; `BadDataHook` counts them.
 
-    The metric is then one over as many images, of which one counts twice: exact enough for means over images.
+    The metric then counts one image twice, which is exact enough for means over images.
 
     Args:
-        replace: whether to do so. False where each image has annotations of its own to be found, as in detection: an
-            unreadable one ends the run with a message that names it.
+        replace: False for metrics that look up each image's annotations, as in detection: an unreadable image ends
+            the run with a message that names it.
     """
 
     def __init__(

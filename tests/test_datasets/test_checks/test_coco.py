@@ -10,10 +10,8 @@ import pytest
 from helpers.detection import NAMES, write_coco
 from mmengine.config import Config
 from PIL import Image
-from pycocotools import mask as mask_tools
 
 from mae_mm.datasets.checks import coco, coco_entries
-from mae_mm.datasets.checks.coco_masks import read_counts
 from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import LOADERS, check_data
 
@@ -49,7 +47,7 @@ def test_classes_may_be_a_list_and_are_many(tmp_path: Path) -> None:
     cfg = make_config(tmp_path, [str(i) for i in range(81)])
     assert cfg.model.roi_head.mask_head.num_classes == 81
     assert cfg.val_dataloader.dataset.metainfo.palette == 'random'  # mmdet's palette has 80 colours
-    with pytest.raises(ValueError, match="classes='jsno' is neither 'json' nor a list"):
+    with pytest.raises(ValueError, match="classes='jsno' must be 'json' or a list"):
         make_config(tmp_path, 'jsno')
 
 
@@ -61,7 +59,7 @@ def test_classes_of_a_file_that_is_not_there(tmp_path: Path) -> None:
     # Evaluation elsewhere: the held-out file is there, but the training file, which numbers the classes, is not.
     write_coco(tmp_path / 'held_out')
     cfg.test_dataloader.dataset.data_root = str(tmp_path / 'held_out')
-    with pytest.raises(FileNotFoundError, match=r"classes='json' means the categories of the training annotations"):
+    with pytest.raises(FileNotFoundError, match=r"classes='json' .*train\.json"):
         check_data(cfg, ('test_dataloader', ))
 
 
@@ -111,18 +109,17 @@ def _no_images(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_stray_image, r'1 annotations are of images that are not in the file \(image ids 77\) \(annotation ids 11\)'),
-    (_stray_category,
-     r'1 annotations are of categories that are not in the file \(category ids 1\) \(annotation ids 11\)'),
-    (_missing_image, r'1 images are not in .*images \(data_root \+ data_prefix.img \+ file_name\) \(gone\.jpg\)'),
+    (_stray_image, r'1 annotations have an image_id that is not in the file \(annotation ids 11: 77\)'),
+    (_stray_category, r'1 annotations have a category_id that is not in the file \(annotation ids 11: 1\)'),
+    (_missing_image, r'1 images are missing in .*images \(data_root \+ data_prefix.img .*\) \(names gone\.jpg\)'),
     (_other_size, r'0\.jpg has 30x40 pixels, but it has 40x30'),
     (_no_masks, r'1 annotations have no segmentation, .*boxes alone.*\(annotation ids 13\)'),
-    (_fractions, r'4 of 4 boxes do not lie .* 10: \[0\.1, 0\.1, 0\.5, 0\.5\] .*\); '
+    (_fractions, r'4 of 4 boxes cover no pixel .* 10: \[0\.1, 0\.1, 0\.5, 0\.5\] .*\); '
      r'COCO boxes are \[x, y, width, height\] in pixels'),
     (_no_crowd_key, r'1 annotations have no iscrowd \(annotation ids 10\)'),
     (_no_file_name, r"an image, annotation or category has no 'file_name'"),
-    (_twice, r"several categories named 'ant'"),
-    (_no_categories, r'no COCO annotation file: it has no list of categories; wanted: \{"images"'),
+    (_twice, r'names of categories .*\(names ant\)'),
+    (_no_categories, r'not a COCO annotation file; expected: \{"images"'),
     (_no_images, r'has no images'),
 ])
 def test_what_does_not_fit_is_named(change: Callable, message: str, tmp_path: Path) -> None:
@@ -136,7 +133,7 @@ def test_what_does_not_fit_is_named(change: Callable, message: str, tmp_path: Pa
 
 def test_unreadable_file(tmp_path: Path) -> None:
     (write_coco(tmp_path) / 'train.json').write_text('{"images": [')
-    with pytest.raises(ValueError, match=r'train\.json is no readable json'):
+    with pytest.raises(ValueError, match=r'train\.json is not valid JSON'):
         make_config(tmp_path)
 
 
@@ -221,79 +218,56 @@ def _no_id(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_corners, r'4 of 4 boxes reach beyond their image \(annotation ids 10: \[22, 13, 38, 28\] in an image of 40x30, .*'
-               r'look like corners \[x1, y1, x2, y2\], but COCO boxes are \[x, y, width, height\]'),
-    (_other_image_size, r'4 of 4 boxes reach beyond .*COCO boxes are .* of the image as "width" and "height"'),
-    (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r'1 annotations have a bbox that is not of finite numbers '
-     r'\(annotation ids 11: \[2, 3, nan, 10\]\)'),
-    (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"bbox that is not of finite numbers .*11: \['2', 3, 20, 10\]"),
-    (_set('annotations', 1, area=None), r'1 annotations have an area .*\(annotation ids 11: None\)'),
-    (_set('annotations', 1, iscrowd='0'), r"an iscrowd that is neither 0 nor 1 \(annotation ids 11: '0'\)"),
-    (_set('annotations', 1, segmentation=[[2, 3, 22, 3, float('inf'), 13]]), r'11: coordinates that are not finite'),
-    (_set('annotations', 1, segmentation=[2, 3, 22, 3, 22, 13]), r'wanted: polygons .*11: neither a list of polygons'),
-    (_set('annotations', 1, segmentation=dict(size=[40, 30], counts=[1200])), r'11: size \[40, 30\] of an image of '
-     r'\[30, 40\] \(height, width\)'),
-    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts=[100, 200])), r'11: counts make 300 pixels of 40x'),
-    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts='0`U')), r'11: counts .* end inside a number'),
-    (_set('annotations', 1, segmentation=dict(size=[30, 40], counts='0`V1')), r'11: counts make 1[0-9]+ pixels'),
-    (_set('annotations', 1, segmentation=dict(size=[30, 40])), r'11: counts are neither a text nor a list'),
-    (_no_id, r'1 annotations have no id \(positions in the list "annotations", from 0: 2\)'),
-    (_set('annotations', 1, id=10), r'1 ids are those of several annotations; number them anew \(ids 10\)'),
-    (_set('images', 1, id=0), r'1 ids are those of several images; number them anew \(ids 0\)'),
-    (_set('categories', 1, id=5), r'1 ids are those of several categories; number them anew \(ids 5\)'),
-    (_set('annotations', 1, id='11'), r"1 annotations have an id that is no number \(ids '11'\)"),
-    (_set('annotations', 1, image_id='1'), r"1 annotations are of images that are not in the file \(image ids '1': ids "
-     r'as text there and as numbers here are not the same; write numbers\) \(annotation ids 11\)'),
-    (_no_annotations, r'train\.json has no annotations, and nothing can be learned'),
+    (_corners, r'4 of 4 boxes reach beyond their image \(annotation ids 10: \[22.*\] in an image of \[40.*30.*\], .*'
+               r'COCO boxes are \[x, y, width, height\].*look like corners \[x1, y1, x2, y2\]'),
+    (_other_image_size, r'4 of 4 boxes reach beyond .*COCO boxes are .* of the image with the "width" and "height"'),
+    (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r"'bbox' .* finite .*ids 11: \[2, 3, nan, 10\]\)"),
+    (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"'bbox' .* finite .*11: \['2', 3, 20, 10\]"),
+    (_set('annotations', 1, bbox=[2, 3, 20]), r'wrong bbox; COCO boxes are .*11: \[2, 3, 20\]'),
+    (_set('annotations', 1, area=None), r"'area' .* finite .*\(annotation ids 11: None\)"),
+    (_set('annotations', 1, iscrowd='0'), r"an iscrowd other than 0 or 1 \(annotation ids 11: '0'\)"),
+    (_set('annotations', 1, segmentation=[2, 3, 22, 3, 22, 13]), r'must be polygons .*11: \[2, 3, 22, 3, 22, 13\]'),
+    (_set('annotations', 1, segmentation=dict(size=[40, 30], counts=[1200])), r"code .*11: {'size': \[40, 30\]"),
+    (_set('annotations', 1, segmentation=dict(size=[30, 40])), r"code .*11: {'size': \[30, 40\]}"),
+    (_no_id, r"an image, annotation or category has no 'id'"),
+    (_set('annotations', 1, id=10), r'1 ids belong to several annotations \(ids 10\)'),
+    (_set('images', 1, id=0), r'1 ids belong to several images \(ids 0\)'),
+    (_set('categories', 1, id=5), r'1 ids belong to several categories \(ids 5\)'),
+    (_set('annotations', 1, id='11'), r"'id' .* finite number \(annotation ids 11: '11'\)"),
+    (_set('annotations', 1, image_id='1'), r"an image_id that is not in the file \(annotation ids 11: '1'\)"),
+    (_no_annotations, r'train\.json has no annotations to train on'),
 ])
 def test_entries_that_do_not_fit_are_named(change: Callable, message: str, tmp_path: Path) -> None:
     test_what_does_not_fit_is_named(change, message, tmp_path)
 
 
 def _some_odd_ones(content: dict) -> None:
-    """Forty sound annotations, and some that real data sets have, too."""
-    sound = content['annotations'][0]
-    content['annotations'] = [dict(sound, id=i) for i in range(40)]
+    """Forty correct annotations, and some that real data have, too."""
+    correct = content['annotations'][0]
+    content['annotations'] = [dict(correct, id=i) for i in range(40)]
     for i, bbox in enumerate(([50, 3, 20, 10], [2, 3, -5, 10], [2, 3, 39.5, 10])):  # the last leaves by a pixel
         content['annotations'][i]['bbox'] = bbox
-    for i, polygon in enumerate(([50, 3, 60, 3, 60, 9], [2, 3, 20, 10], [2, 3, 22, 3, 22, 13, 2]), 10):
-        content['annotations'][i]['segmentation'] = [polygon]
     content['annotations'][20]['area'] = 0
-    code = mask_tools.encode(np.asfortranarray(np.random.default_rng(0).integers(0, 2, (30, 40), np.uint8)))
-    content['annotations'][30]['segmentation'] = dict(size=[30, 40], counts=code['counts'].decode())
+    content['annotations'][30]['segmentation'] = dict(size=[30, 40], counts='0`V1')
     content['annotations'][31].update(segmentation=dict(size=[30, 40], counts=[100, 300, 800]), iscrowd=1)
 
 
-def test_single_odd_annotations_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_odd_annotations_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, lines = make_config(write_coco(tmp_path, _some_odd_ones)), []
     monkeypatch.setattr(coco_entries, 'print_log', lambda text, *rest: lines.append(text))
     check_data(cfg, ('train_dataloader', ))
     line, = lines
-    assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50, 3, 20, 1' in line
-    assert '1: [2, 3, -5, 10]' in line and '20: [2, 3, 20, 10]' in line
-    assert '3 annotations have polygons of fewer than three points' in line and '(annotation ids 10, 11, 12)' in line
+    assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50.0, 3.0, 2' in line
+    assert '1: [2.0, 3.0, -5.0, 10.0]' in line and '20: [2.0' in line
     assert 'the id 0, which pycocotools takes for "not found"' in line
 
 
-def test_run_length_codes_are_read_as_pycocotools_writes_them() -> None:
-    generator, texts, wanted = np.random.default_rng(0), [], []
-    for _ in range(4):
-        mask = np.kron(generator.integers(0, 2, (9, 7)), np.ones((70, 50))).astype(np.uint8)  # of long runs
-        mask[generator.integers(0, 630, 99), generator.integers(0, 350, 99)] ^= 1
-        flat = mask.ravel('F')
-        runs = np.diff(np.flatnonzero(np.diff(np.r_[[1 - flat[0]], flat, [1 - flat[-1]]])))
-        wanted.append(([0] if flat[0] else []) + runs.tolist())  # the first run is of background
-        texts.append(mask_tools.encode(np.asfortranarray(mask))['counts'].decode())
-    runs, first = read_counts(texts)
-    assert [part.tolist() for part in np.split(runs, first[1:])] == wanted
-
-
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
-def test_byte_order_marks_are_told(encoding: str, tmp_path: Path) -> None:
+def test_an_encoding_that_pycocotools_does_not_read_is_named(encoding: str, tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path))
     file = tmp_path / 'train.json'
     file.write_text(file.read_text(), encoding=encoding)
-    with pytest.raises(ValueError, match=rf'train\.json is written in {encoding} .* save it as UTF-8 without BOM'):
+    with pytest.raises(ValueError, match=r'train\.json is not valid JSON'):
         check_data(cfg, ('train_dataloader', ))
 
 
@@ -303,7 +277,7 @@ def test_held_out_file_of_other_categories(tmp_path: Path) -> None:
     content['categories'][1]['name'] = 'bee'
     (tmp_path / 'val.json').write_text(json.dumps(content))
     cfg.val_dataloader.dataset.ann_file = 'val.json'
-    with pytest.raises(ValueError, match=r'\(ant\); make the categories of .*val\.json equal to those of .*train\.j'):
+    with pytest.raises(ValueError, match=r'val\.json .*\(ant\); make the categories equal'):
         check_data(cfg, ('val_dataloader', ))
 
 

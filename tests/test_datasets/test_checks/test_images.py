@@ -11,10 +11,12 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from mae_mm.datasets import ImageFolder, INaturalist, Places205
-from mae_mm.datasets.checks.coco import check_loader, read_annotations
-from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, too_many, what_is_wrong
+from mae_mm.datasets import ImageFolder, INaturalist, Places365
+from mae_mm.datasets.checks.coco import check_loader
+from mae_mm.datasets.checks.coco_entries import read_annotations
+from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, what_is_wrong
 from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.limits import exceeds_share
 from mae_mm.datasets.pack import pack
 
 DEEP = '[' * 100_000
@@ -115,7 +117,7 @@ def test_training_on_malformed_inaturalist_names_the_file(change: dict, tmp_path
         INaturalist(data_root=str(tmp_path))
     for text in ('{"images": [', DEEP):
         (tmp_path / 'train2018.json').write_text(text)
-        with pytest.raises(ValueError, match=r'train2018\.json is no readable json'):
+        with pytest.raises(ValueError, match=r'train2018\.json is not valid JSON'):
             INaturalist(data_root=str(tmp_path))
 
 
@@ -135,26 +137,38 @@ def test_training_on_malformed_coco_names_the_file(change: dict, tmp_path: Path)
     with pytest.raises(ValueError, match=r'coco\.json'):
         check_loader(cfg, 'train_dataloader')
     path.write_text(DEEP)
-    with pytest.raises(ValueError, match=r'coco\.json is no readable json'):
+    with pytest.raises(ValueError, match=r'coco\.json is not valid JSON'):
         read_annotations(path)
 
 
-def test_a_label_is_no_size(tmp_path: Path) -> None:
-    (tmp_path / 'trainvalsplit_places205').mkdir()
-    (tmp_path / 'trainvalsplit_places205' / 'train_places205.csv').write_text('a/abbey/1.jpg 999999999999\n')
+def test_a_label_that_is_not_a_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'categories_places365.txt').write_text('/a/abbey 0\n')
+    (tmp_path / 'places365_train_standard.txt').write_text('/a/abbey/1.jpg 999999999999\n')
     with pytest.raises(ValueError, match=r"line 1: .*is not 'path label'"):
-        Places205(data_root=str(tmp_path))
+        Places365(data_root=str(tmp_path))
 
 
-@pytest.mark.parametrize('files, bad, verdict, stops', [
-    (2, 1, 'a training goes on: it bears one file, whatever the share of 1.00%', False),
-    (2, 2, 'too many: a training that meets them stops, above the share of 1.00%', True),
-    (1000, 10, 'a training goes on: within the share of 1.00%', False),
-    (1000, 11, 'too many', True)])
-def test_the_verdict_is_the_rule(files: int, bad: int, verdict: str, stops: bool) -> None:
+@pytest.mark.parametrize('file, folder', [
+    ('labels.json', 'pictures'), ('annotations/train.json', '.'), ('annotations/instances_a.json', 'a'),
+    ('sub/anything.json', 'sub/images')])
+def test_any_coco_file_is_read(file: str, folder: str, tmp_path: Path) -> None:
+    for path in (tmp_path / file, tmp_path / folder / 'x'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (8, 8)).save(tmp_path / folder / 'x.png')
+    (tmp_path / file).write_text(json.dumps(dict(images=[dict(file_name='x.png')])))
+    (tmp_path / file).with_name('other.json').write_text('[1]')
+    want = [str(tmp_path / folder / 'x.png')]
+    assert list_files('coco', str(tmp_path / file)) == want
+    if 'sub' not in file:
+        assert list_files('coco', str(tmp_path)) == want
+
+
+@pytest.mark.parametrize('files, bad, stops', [(2, 1, False), (2, 2, True), (1000, 10, False), (1000, 11, True)])
+def test_the_verdict_is_the_rule_of_training(files: int, bad: int, stops: bool) -> None:
     paths = [f'{i}.jpg' for i in range(files)]
-    bad = [BadFile(path, 'empty file') for path in paths[:bad]]
-    assert verdict in report(paths, bad, 0.01) and too_many(paths, bad, 0.01) is stops
+    text = report(paths, [BadFile(path, 'empty file') for path in paths[:bad]], 0.01)
+    assert f'{bad} of {files} files' in text and ('training would stop' in text) is stops
+    assert exceeds_share(bad, files, 0.01) is stops
 
 
 @pytest.mark.integration
