@@ -1,4 +1,4 @@
-"""Run the rows of one or more tables of the MAE paper: pre-training, then fine-tuning and linear probing of each."""
+"""Run the rows of one or more tables of ablations: pre-training, then fine-tuning and linear probing of each."""
 
 import argparse
 import os
@@ -8,28 +8,32 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 EXAMPLES = """examples:
-  python tools/ablate.py configs/ablation/mask_ratio --base configs/demo/ablation.py --rows 25 50 75    # 2 cores
-  python tools/ablate.py configs/ablation/decoder_depth configs/ablation/sampling --base configs/demo/ablation.py
-  python tools/ablate.py configs/ablation/sampling --gpus 8 --seeds 1           # the published recipes, ImageNet-1K
-  python tools/ablate.py configs/ablation/target --tokenizer dalle_encoder.pth --gpus 8
+  python tools/ablate.py configs/ablation/mask_ratio.py --base configs/demo/ablation.py --rows 50 75 90    # 2 cores
+  python tools/ablate.py configs/ablation/decoder_depth.py configs/ablation/sampling.py --base configs/demo/ablation.py
+  python tools/ablate.py configs/ablation/sampling.py --gpus 8 --seeds 1        # the published recipes, ImageNet-1K
+  python tools/ablate.py configs/ablation/target.py --tokenizer dalle_encoder.pth --gpus 8
+  python tools/ablate.py configs/ablation/sampling.py --rows block_75 --write-config work_dirs/block_75.py
 
-Writes DIR/TABLE/table.md, table.csv, results.json and, for mask_ratio and schedule, plot.png. Started again, the same
-command goes on where it stopped; a run that fails is named at the end, and the exit code is 1. Rows whose pre-training
-is the same are pre-trained once, also between tables of one DIR. On a cluster of several machines each row is a config
-of its own: bash tools/slurm_train.sh PARTITION JOB configs/ablation/TABLE/ROW.py"""
+Writes DIR/TABLE/table.md, table.csv, results.json and, for mask_ratio and schedule, plot.png. Repeat the same command
+after an interruption: complete runs are kept, others resume. A run that fails does not stop the others; it is listed at
+the end, and the exit code is 1. Rows whose pre-training is the same are pre-trained once, also between tables of one
+DIR. --write-config gives one row as a complete config, for a cluster: bash tools/slurm_train.sh PARTITION JOB FILE"""
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='folders of rows, configs/ablation/…')
-    parser.add_argument('--base', metavar='CONFIG', help='pre-training config to apply the rows to (default: ViT-L/16, '
-                        '800 epochs, as the rows have it)')
-    parser.add_argument('--finetune', metavar='CONFIG', help="(default: of the base's `transfers`)")
-    parser.add_argument('--linear', metavar='CONFIG', help='(default: likewise)')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/ablation'), metavar='DIR', help='(%(default)s)')
+    parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='files of tables, configs/ablation/….py')
+    parser.add_argument('--base', metavar='CONFIG', help='pre-training config that the rows change (default: ViT-L/16, '
+                        '800 epochs)')
+    parser.add_argument('--finetune', metavar='CONFIG', help="fine-tuning (default: from the base's `transfers`)")
+    parser.add_argument('--linear', metavar='CONFIG', help="linear probing (default: from the base's `transfers`)")
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/ablation'), metavar='DIR',
+                        help='output folder (default: %(default)s)')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='rows to run, as ROW or TABLE/ROW (default: all)')
-    parser.add_argument('--seeds', type=int, default=2, metavar='N', help='runs of each row (%(default)s)')
+    parser.add_argument('--write-config', type=Path, metavar='FILE',
+                        help='write the complete config of one row and run nothing')
+    parser.add_argument('--seeds', type=int, default=2, metavar='N', help='runs of each row (default: %(default)s)')
     parser.add_argument('--tokenizer', metavar='FILE', help="weights of DALL-E's encoder, for the row of dVAE tokens")
     parser.add_argument('--workers', type=int, metavar='N',
                         help='runs at a time (default: one for each core; with a GPU: 1)')
@@ -41,30 +45,52 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write_row(args: argparse.Namespace) -> None:
+    """Write one row as a config, and print the commands that train and transfer it."""
+    from mae_mm.transfer.rows import apply_row, find_transfers, read_tables
+
+    rows = [row for table in read_tables(args.tables, args.rows).values() for row in table.rows.values()]
+    if len(rows) != 1:
+        raise ValueError(f'--write-config writes one row; name it with --rows: {", ".join(row.path for row in rows)}')
+    args.write_config.parent.mkdir(parents=True, exist_ok=True)
+    cfg = apply_row(rows[0], args.base, args.cfg_options)
+    args.write_config.write_text(f'"""{rows[0].title} ({rows[0].source})."""\n{cfg.pretty_text}')
+    print(f'bash tools/dist_train.sh {args.write_config} 8')
+    transfers = find_transfers(rows[0], args.base, given(args))
+    for path in (transfers[key] for key in ('finetune', 'linear') if key in transfers):
+        print(f'bash tools/dist_train.sh {path} 8 --pretrained CHECKPOINT')
+
+
+def given(args: argparse.Namespace) -> dict[str, str]:
+    """The configs of transfers that the command line names."""
+    return {key: path for key, path in (('finetune', args.finetune), ('linear', args.linear)) if path}
+
+
+def run_tables(args: argparse.Namespace) -> None:
+    """Run the rows and print the tables."""
+    import torch
+
+    from mae_mm.transfer.ablation import ablate
+
+    workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
+    summaries = ablate(
+        args.tables, args.out, args.base, given(args), args.seeds, args.rows, args.cfg_options,
+        args.transfer_options, args.tokenizer, workers, args.gpus)
+    failed = {}
+    for name, summary in summaries.items():
+        print(f'\n## {name}\n\n{(args.out / name / "table.md").read_text()}')
+        failed.update(summary['failed'])
+    if failed:
+        print('\n'.join(f'failed: {name}: {error}' for name, error in failed.items()), file=sys.stderr)
+        print('Repeat the same command to run these again.', file=sys.stderr)
+        sys.exit(1)
+
+
 def main() -> None:
     args = parse_args()
     from mae_mm.engine.exits import exit_on_user_error
 
-    def run() -> None:
-        import torch
-
-        from mae_mm.transfer.ablation import ablate, find_recipes
-
-        recipes = find_recipes(args.base, args.finetune, args.linear)
-        workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
-        summaries = ablate(
-            args.tables, recipes, args.out, args.seeds, args.rows, args.cfg_options,
-            args.transfer_options, args.tokenizer, workers, args.gpus)
-        failed = {}
-        for name, summary in summaries.items():
-            print(f'\n## {name}\n\n{(args.out / name / "table.md").read_text()}')
-            failed.update(summary['failed'])
-        if failed:
-            print('\n'.join(f'failed: {name}: {error}' for name, error in failed.items()), file=sys.stderr)
-            print('The same command repeats these alone.', file=sys.stderr)
-            sys.exit(1)
-
-    exit_on_user_error(run)
+    exit_on_user_error(lambda: write_row(args) if args.write_config else run_tables(args))
 
 
 if __name__ == '__main__':

@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace) -> None:
     logging.disable(logging.INFO)  # initialisation and optimizer groups, told once for each contestant
     import torch
 
-    from mae_mm.benchmark.timing import environment, markdown_table
+    from mae_mm.transfer.tables import environment, markdown_table
 
     if getattr(args, 'device', 'cpu') == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: torch sees no GPU here (make doctor); --device cpu needs none')

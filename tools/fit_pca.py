@@ -3,8 +3,9 @@
 import argparse
 
 EXAMPLES = """example:
-  python tools/fit_pca.py configs/ablation/target/pca.py --out work_dirs/pca.pth
-  python tools/train.py configs/ablation/target/pca.py --cfg-options model.target.fitted=work_dirs/pca.pth"""
+  python tools/ablate.py configs/ablation/target.py --rows pca --write-config work_dirs/pca_row.py
+  python tools/fit_pca.py work_dirs/pca_row.py --out work_dirs/pca.pth
+  python tools/train.py work_dirs/pca_row.py --cfg-options model.target.fitted=work_dirs/pca.pth"""
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,12 +1,10 @@
-"""The default of the paper's ablations, ViT-L/16, 800 epochs, raw pixels: 84.9 fine-tuning, 73.5 linear probing
-(Table 1, `paper`).
+"""The base of the ablations, ViT-L/16, 800 epochs, raw pixels: 84.9 fine-tuning, 73.5 linear (Table 1, `paper`).
 
-The parent of every row in configs/ablation/TABLE/; a row holds only what it changes, so that tools/ablate.py can apply
-it to another base, too. Epochs of a row count relative to the 800 of this file.
+The rows of the tables in this folder change it; so does tools/ablate.py.
 Run: bash tools/dist_train.sh configs/ablation/vit_l16.py 64      # 64 GPUs x 64 images; 42 h on V100 (`release`)
-     python tools/ablate.py configs/ablation/decoder_depth --gpus 8
+     python tools/ablate.py configs/ablation/decoder_depth.py --gpus 8
 """
 _base_ = '../pretrain/vit_l16_800e.py'
 model = dict(norm_pix_loss=False, mask_sampling='random', mask_token=False, loss_on='masked', loss_type='l2')
 transfers = dict(  # read by tools/ablate.py
-    finetune='configs/classification/vit_l16_in1k.py', linear='configs/linear/vit_l16_in1k.py')
+    finetune='configs/ablation/finetune_vit_l16.py', linear='configs/linear/vit_l16_in1k.py')

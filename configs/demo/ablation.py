@@ -2,7 +2,7 @@
 
 As configs/demo/mae_pretrain.py, but smaller and shorter, about 3 minutes of one core for each row and seed; raw pixels,
 as in the paper's ablations.
-Run: python tools/ablate.py configs/ablation/mask_ratio --base configs/demo/ablation.py
+Run: python tools/ablate.py configs/ablation/mask_ratio.py --base configs/demo/ablation.py
 """
 _base_ = './mae_pretrain.py'
 model = dict(

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import statistics
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,9 +13,9 @@ from mmengine.config import Config
 from PIL import Image
 
 import mae_mm
-from mae_mm.benchmark.timing import environment
-from mae_mm.checkpoint import Checkpoint, read_checkpoint
-from mae_mm.transfer.comparison import STARTS, Run, Suite, caption, rows
+from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
+from mae_mm.transfer.tables import environment
+from mae_mm.transfer.types import STARTS, Run, Suite
 from mae_mm.visualization.panels import list_images, load_images, load_model, reconstruction_panel
 
 PICTURE_SIDE = 480  # pixels: pictures are shrunk to it, so that the page can be mailed
@@ -53,35 +52,10 @@ def section(name: str, suite: Suite, summary: dict, folder: Path) -> dict:
     pictures = [picture for run in first for picture in sorted(run.glob('pictures/*.png'))]
     configs = {run.name: max(run.glob('*.py'), default=None) for run in first}
     return dict(
-        name=name, caption=caption(suite, summary), rows=rows(suite, summary),
-        plot=embed(plot(suite, summary, folder / 'plot.png')), curves=curves(suite, summary['seeds'], folder),
+        name=name, caption=summary['caption'], rows=summary['rows'], plot=embed(folder / 'plot.png'),
+        curves=curves(suite, summary['seeds'], folder),
         pictures=[embed(picture) for picture in pictures],
         configs={run: config.read_text() for run, config in configs.items() if config})
-
-
-def plot(suite: Suite, summary: dict, path: Path) -> Path:
-    """Draw the first metric over the places of the protocols on the suite's axis, if it has one."""
-    metric, title = next((key, metric.title) for key, metric in suite.metrics.items())
-    places = {name: protocol.at for name, protocol in suite.protocols.items() if protocol.at is not None}
-    values = {at: [result[metric] for result in summary['results'][name]['mae']] for name, at in places.items()}
-    values = {at: found for at, found in values.items() if found}
-    if not values:
-        return path
-    figure = Figure(figsize=(5, 3.2), layout='constrained')
-    axes = figure.subplots()
-    axes.errorbar(
-        list(values), [statistics.mean(found) for found in values.values()],
-        [statistics.stdev(found) if len(found) > 1 else 0 for found in values.values()],
-        marker='o', capsize=3, label='this checkpoint')
-    published = {at: suite.protocols[name].published.get(metric) for name, at in places.items()}
-    published = {at: value for at, value in published.items() if value is not None}
-    if published:
-        axes.plot(list(published), list(published.values()), 'x--', color='tab:red', label='published')
-    axes.set(xlabel=suite.axis, ylabel=f'{title}, %')
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=100)
-    return path
 
 
 def curves(suite: Suite, seeds: int, folder: Path) -> str | None:

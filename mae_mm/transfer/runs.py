@@ -1,16 +1,13 @@
-"""One run of a comparison: train, evaluate, draw; in a process of its own."""
+"""One training: its config, and what its process does: train, evaluate, draw."""
 
 import inspect
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import parent_process
+from copy import deepcopy
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,83 +18,71 @@ from mmengine.runner import Runner
 
 from mae_mm.datasets.limits import open_image
 from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_data
 from mae_mm.paths import ROOT
+from mae_mm.transfer.types import Job
 
 
-class Metric(NamedTuple):
-    """A column of results."""
 
-    title: str
-    factor: float = 1.0  # from the evaluator's value to percent
+def transfer_config(path: str, options: dict, save: bool) -> Config:
+    """The config of a transfer. Unless it saves checkpoints, only its end is evaluated.
 
-
-class Protocol(NamedTuple):
-    """One way to use a checkpoint, and its other side."""
-
-    title: str
-    random: str | None  # config of the run from random weights, if there is one
-    mae: str  # config of the run from the checkpoint
-    options: dict = {}  # of `--cfg-options`, for both
-    cost: float = 1.0  # of a whole run, relative to the other protocols
-    measure: Callable[[Config, str | None], dict[str, float]] | None = None  # instead of training; gives the metrics
-    published: dict[str, float] = {}  # what the paper reports from MAE, in percent, by metric
-    at: float | None = None  # its place on the axis of the suite's plot
+    Raises:
+        FileNotFoundError: if there are no data.
+        ValueError: if training ends before a scheduler begins.
+    """
+    cfg = launch.load_config(path, options)
+    launch.check_schedule(cfg)
+    check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    if not save:
+        cfg.train_cfg.val_interval = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+        cfg.default_hooks.checkpoint = None
+    return cfg
 
 
-class Job(NamedTuple):
-    """What a worker needs to make a run."""
-
-    name: str
-    cfg: Config
-    pretrained: str | None
-    protocol: Protocol
-    metrics: dict[str, Metric]
-    draw: bool = False  # predictions, as pictures, and keep the weights, as final.pth
-    gpus: int = 0
+def place(cfg: Config, folder: Path, seed: int) -> Config:
+    """A copy of a config for one run; where it saves checkpoints, it resumes from the newest."""
+    cfg = deepcopy(cfg)
+    cfg.work_dir, cfg.launcher = str(folder), 'none'
+    cfg.merge_from_dict({'randomness.seed': seed})
+    if (cfg.get('default_hooks') or {}).get('checkpoint'):
+        cfg.resume = True
+    return cfg
 
 
-def start_worker(threads: int) -> None:
-    """Prepare a process for runs: its threads, and its end when the process that started it ends, however it does."""
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        parent_process().join()
-        os._exit(1)  # a signal would be taken for a wish to end the training in good order
-
-    Thread(target=follow, daemon=True).start()
-
-
-def make_run(job: Job, progress: dict[str, float]) -> dict:
+def make_run(job: Job, report: Callable[[float], None]) -> dict:
     """Make one run, with its log in `log.txt` of its folder.
+
+    Args:
+        report: is called with the share of the training that is done, about once a second.
 
     Returns:
         metrics: {metric: percent} on the held-out images at the end; train_images, val_images: how many; seconds.
     """
-    folder = Path(job.cfg.work_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     begun = time.time()
-    with (folder / 'log.txt').open('a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
-        if job.protocol.measure:
-            values, sizes = job.protocol.measure(job.cfg, job.pretrained), {}
+    if job.pretrained and Path(job.pretrained).is_dir():
+        job = job._replace(pretrained=(Path(job.pretrained) / 'last_checkpoint').read_text().strip())
+    with (job.folder / 'log.txt').open('a', encoding='utf-8') as log, redirect_stdout(log), redirect_stderr(log):
+        sizes = {}
+        if job.measure:
+            values = job.measure(job.cfg, job.pretrained)
         elif job.gpus > 1:
-            values, sizes = train_distributed(job, log), {}
+            values = train_distributed(job, log)
         else:
-            values, sizes = train(job, progress)
+            values, sizes = train(job, report)
     metrics = {name: values[name] * metric.factor for name, metric in job.metrics.items()}
     return dict(metrics=metrics, seconds=time.time() - begun, **sizes)
 
 
-def train(job: Job, progress: dict[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+def train(job: Job, report: Callable[[float], None]) -> tuple[dict[str, float], dict[str, int]]:
     """Train and evaluate as the config says; returns the metrics and the numbers of images."""
     if job.pretrained:
         launch.start_from(job.cfg, job.pretrained)
-    # Hosts name it; of a name mmengine keeps one in a process, which would write into the folder of its first run.
-    (job.cfg.get('visualizer') or {}).pop('name', None)
     runner = launch.build_runner(job.cfg)
-    runner.register_hook(ReportProgress(job.name, progress))
+    runner.register_hook(ReportProgress(report))
     runner.train()
     if job.draw:
-        draw_predictions(runner, Path(job.cfg.work_dir) / 'pictures')
+        draw_predictions(runner, job.folder / 'pictures')
         runner.save_checkpoint(job.cfg.work_dir, 'final.pth', save_optimizer=False, save_param_scheduler=False)
     values = {name: float(runner.message_hub.get_scalar(f'val/{name}').current()) for name in job.metrics}
     return values, dict(
@@ -110,13 +95,13 @@ def train_distributed(job: Job, log: object) -> dict[str, float]:
     Raises:
         RuntimeError: if the training ends with an error.
     """
-    config = Path(job.cfg.work_dir) / 'config.py'
+    config = job.folder / 'config.py'
     job.cfg.dump(config)
     command = ['bash', ROOT / 'tools/dist_train.sh', config, str(job.gpus), '--work-dir', job.cfg.work_dir, '--resume']
     command += ['--pretrained', job.pretrained] if job.pretrained else []
     if code := subprocess.run(command, stdout=log, stderr=log).returncode:
         raise RuntimeError(f'tools/dist_train.sh ended with exit code {code}; see {log.name}')
-    return last_scalars(Path(job.cfg.work_dir))
+    return last_scalars(job.folder)
 
 
 def last_scalars(work_dir: Path) -> dict[str, float]:
@@ -130,9 +115,9 @@ def last_scalars(work_dir: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
-    """Draw held-out images with what the model says of them, beside the truth where the visualiser knows how.
+    """Draw held-out images, evenly from the validation set, with predictions and, where the visualiser can, the truth.
 
-    Images are taken evenly from the validation set; classification has nothing to draw.
+    Classification has nothing to draw.
     """
     if 'out_file' not in inspect.signature(runner.visualizer.add_datasample).parameters:
         return
@@ -148,12 +133,12 @@ def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
 
 
 class ReportProgress(Hook):
-    """Tell another process how far a training is, about once a second."""
+    """Report how far a training is, about once a second."""
 
-    def __init__(self, name: str, progress: dict[str, float]) -> None:
-        self.name, self.progress, self.told = name, progress, 0.0
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self.report, self.reported = report, 0.0
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        if time.time() > self.told + 1:
-            self.progress[self.name] = (runner.iter + 1) / runner.max_iters
-            self.told = time.time()
+        if time.time() > self.reported + 1:
+            self.report((runner.iter + 1) / runner.max_iters)
+            self.reported = time.time()

@@ -2,9 +2,8 @@
 
 from mmengine.config import Config
 
-from mae_mm.checkpoint import Checkpoint
-from mae_mm.transfer.comparison import Suite
-from mae_mm.transfer.runs import Metric, Protocol
+from mae_mm.checkpoint.contents import Checkpoint
+from mae_mm.transfer.types import Metric, Protocol, Suite
 
 
 def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:

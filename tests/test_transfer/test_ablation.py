@@ -1,174 +1,35 @@
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.tools import run_tool
 from mmengine.config import Config
 
 from mae_mm.demo_data.generate import make_demo_data
-from mae_mm.engine import runner as launch
-from mae_mm.registry import MODELS
-from mae_mm.transfer import ablation, comparison
-from mae_mm.transfer.ablation import Recipes, Stage, ablate, apply_row, find_recipes, read_row, read_rows
+from mae_mm.transfer import ablation
+from mae_mm.transfer import jobs as job_runner
+from mae_mm.transfer.ablation import ablate
 
-DEMO = 'configs/demo/ablation.py'
-TABLES = sorted(path for path in (ROOT / 'configs/ablation').iterdir() if path.is_dir())
-PAPER = {  # Table 1 and the numbers that the text gives for Figures 5 and 7: fine-tuning, linear probing
-    'decoder_depth': {
-        '01': (84.8, 65.5), '02': (84.9, 70.0), '04': (84.9, 71.9), '08': (84.9, 73.5), '12': (84.4, 73.3)},
-    'decoder_width': {
-        '0128': (84.9, 69.1), '0256': (84.8, 71.3), '0512': (84.9, 73.5), '0768': (84.4, 73.1), '1024': (None, None)},
-    'decoder': dict(full=(84.9, 73.5), partial=(None, None), cross=(None, None)),
-    'mask_token': dict(with_m=(84.2, 59.6), visible=(84.9, 73.5)),
-    'target': dict(pixel=(84.9, 73.5), pixel_norm=(85.4, 73.9), pca=(84.6, 72.3), token=(85.3, 71.6)),
-    'loss': dict(masked=(84.9, 73.5), all=(84.4, None), l1=(None, None)),
-    'augmentation': dict(
-        none=(84.0, 65.7), crop_fixed=(84.7, 73.1), crop_random=(84.9, 73.5), crop_jitter=(84.3, 71.9)),
-    'sampling': dict(random_75=(84.9, 73.5), block_50=(83.9, 72.3), block_75=(82.8, 63.9), grid_75=(84.0, 66.0)),
-    'mask_ratio': {str(ratio): {10: (None, 54.6), 75: (84.9, 73.5)}.get(ratio, (None, None))
-                   for ratio in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90)},
-    'schedule': {f'{epochs:04}': (84.9, 73.5) if epochs == 800 else (None, None)
-                 for epochs in (100, 200, 400, 800, 1600)},
-}
-CHANGES = {  # what a row's name stands for, in the resolved config
-    'decoder_depth': lambda cfg: f'{cfg.model.neck.depth:02}',
-    'decoder': lambda cfg: {'MAE': 'full', 'Partial': 'partial', 'Cross': 'cross'}[cfg.model.neck.type[7:-7]],
-    'decoder_width': lambda cfg: f'{cfg.model.neck.embed_dim:04}',
-    'mask_ratio': lambda cfg: f'{100 * cfg.model.mask_ratio:.0f}',
-    'schedule': lambda cfg: f'{cfg.train_cfg.max_epochs:04}',
-    'sampling': lambda cfg: f'{cfg.model.mask_sampling}_{100 * cfg.model.mask_ratio:.0f}',
-    'mask_token': lambda cfg: 'with_m' if cfg.model.mask_token else 'visible',
-}
-
-
-# --- the rows
-
-
-def test_rows_have_the_papers_numbers_and_change_what_they_say():
-    assert {table.name for table in TABLES} == set(PAPER)
-    defaults, parent = {}, launch.load_config(str(ROOT / 'configs/ablation/vit_l16.py'))
-    for table in TABLES:
-        rows = read_rows([table])[table.name]
-        numbers = {row.name: (row.paper.get('finetune'), row.paper.get('linear')) for row in rows}
-        assert numbers == PAPER[table.name]
-        for row in rows:
-            cfg = launch.load_config(str(row.file))
-            assert cfg.model.backbone.arch == 'large' and cfg.model.norm_pix_loss == (row.name == 'pixel_norm')
-            if table.name in CHANGES:
-                assert CHANGES[table.name](cfg) == row.name
-            if cfg.pretty_text == parent.pretty_text:
-                defaults[table.name] = row.name
-            assert len(row.file.read_text().splitlines()) <= 25
-    assert defaults == dict(
-        decoder='full', decoder_depth='08', decoder_width='0512', mask_token='visible', target='pixel', loss='masked',
-        augmentation='crop_random', sampling='random_75', mask_ratio='75', schedule='0800')
-
-
-def test_rows_on_the_demo_base(tmp_path, monkeypatch):
-    """Only what the row says changes; sizes follow the base, epochs are relative to the paper's 800."""
-    monkeypatch.chdir(ROOT)
-    base = launch.load_config(DEMO)
-    base.pop('transfers')
-
-    def apply(name: str) -> Config:
-        return apply_row(read_row(Path(f'configs/ablation/{name}.py')), DEMO, tmp_path, {})
-
-    assert apply('sampling/random_75').pretty_text == base.pretty_text == apply('mask_ratio/75').pretty_text
-    assert apply('augmentation/crop_random').pretty_text == base.pretty_text
-    grid = apply('sampling/grid_75')
-    assert grid.model.pop('mask_sampling') == 'grid' and base.model.pop('mask_sampling') == 'random'
-    assert grid.pretty_text == base.pretty_text
-    assert apply('augmentation/none').train_dataloader.dataset.pipeline == [
-        dict(type='mae_mm.LoadResizeCenterCrop', size=48)]
-    assert apply('schedule/0400').train_cfg.max_epochs == base.train_cfg.max_epochs // 2
-    assert apply('decoder_width/0128').model.neck == dict(
-        type='mae_mm.MAEDecoder', embed_dim=128, depth=2, num_heads=4)
-    for name in ('mask_token/with_m', 'sampling/block_50', 'target/pca', 'loss/all', 'loss/l1', 'decoder/cross'):
-        MODELS.build(apply(name).model)
-
-
-def test_a_base_says_how_its_encoder_is_transferred(tmp_path, monkeypatch):
-    """So does a base of one's own that inherits from it; given configs win, and have no other side."""
-    monkeypatch.chdir(ROOT)
-    mine = tmp_path / 'mine.py'
-    mine.write_text(f'_base_ = {str(ROOT / DEMO)!r}\n')
-    demo = find_recipes(str(mine))
-    assert demo[1:] == find_recipes(DEMO)[1:] and demo.scratch and demo.base == str(mine)
-    assert find_recipes().base is None and not find_recipes().scratch
-    for recipes in (demo, find_recipes()):
-        for path in filter(None, recipes[1:]):
-            launch.load_config(path)
-    other = 'configs/demo/classification.py'
-    assert find_recipes(DEMO, finetune=other) == Recipes(DEMO, other, demo.linear)
-    with pytest.raises(FileNotFoundError, match=r'no config file configs/demo/ablatoin\.py; did you mean'):
-        find_recipes('configs/demo/ablatoin.py')
-    with pytest.raises(ValueError, match=r'pretrain\.py does not say .* give --linear CONFIG, or write transfers ='):
-        find_recipes('configs/mae_pretrain.py', finetune=other)
-
-
-@pytest.mark.parametrize('only, message', [
-    (['76'], r'no row 76; there are mask_ratio/10, '), (['sampling/75'], 'no row sampling/75')])
-def test_unknown_rows_are_refused(only, message):
-    with pytest.raises(ValueError, match=message):
-        read_rows([ROOT / 'configs/ablation/mask_ratio'], only)
-
-
-def test_folder_without_rows_and_header_without_title_are_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match='has no rows; there are augmentation, decoder, '):
-        read_rows([tmp_path])
-    with pytest.raises(ValueError, match=r'75\.py is a row; .*: configs/ablation/mask_ratio --rows 75$'):
-        read_rows([Path('configs/ablation/mask_ratio/75.py')])
-    (tmp_path / 'row.py').write_text('"""Just a config."""\n')
-    with pytest.raises(ValueError, match='does not begin with'):
-        read_rows([tmp_path])
-    (tmp_path / 'row.py').write_text('"""A row: 1 fine-tuning (Table 1a)."""\n')
-    assert read_row(tmp_path / 'row.py').paper == {}, 'only what is tagged is a number of the paper'
-    with pytest.raises(ValueError, match=r'exactly one `_base_ = …` of one file, .* this has 0'):
-        apply_row(read_row(tmp_path / 'row.py'), DEMO, tmp_path, {})
-
-
-def test_base_of_a_row(tmp_path, monkeypatch):
-    """In any form that mmengine takes; a row based on a row would lose that one's changes."""
-    monkeypatch.chdir(ROOT)
-    folder = tmp_path / 'tables/mine'
-    folder.mkdir(parents=True)
-    file = folder / 'row.py'
-
-    def apply(text: str) -> Config:
-        file.write_text(f'"""Mine, not of max_epochs: a remark (`ours`)."""\n{text}\nmodel = dict(mask_ratio=0.5)\n')
-        return apply_row(read_row(file), DEMO, tmp_path / 'out', {})
-
-    for base in ("'../vit_l16.py'", "['../vit_l16.py']", "[\n    '../vit_l16.py',\n]"):
-        cfg = apply(f'_base_ = {base}')
-        assert cfg.model.mask_ratio == 0.5 and cfg.model.backbone.arch.embed_dim == 128
-        assert cfg.train_cfg.max_epochs == launch.load_config(DEMO).train_cfg.max_epochs
-    halved = apply("_base_ = '../vit_l16.py'\ntrain_cfg = {'max_epochs': 400}")
-    assert halved.train_cfg.max_epochs * 2 == cfg.train_cfg.max_epochs
-    for base, message in (("'./other.py'", 'is a row, whose changes'), ("'../sampling/grid_75.py'", 'is a row, whose'),
-                          ("['../a.py', '../b.py']", 'this has 2'), ('BASE', r'row\.py cannot be read as a row'),
-                          ('(', r'row\.py cannot be read as a row: SyntaxError')):
-        with pytest.raises(ValueError, match=message):
-            apply(f'_base_ = {base}')
-
-
-@pytest.mark.parametrize('transfers', ["'a.py'", "dict(finetun='a.py')"])
-def test_transfers_of_another_form_are_named(tmp_path, transfers):
-    (tmp_path / 'base.py').write_text(f'transfers = {transfers}\n')
-    with pytest.raises(ValueError, match=r'base\.py: transfers=.*want dict\(finetune='):
-        find_recipes(str(tmp_path / 'base.py'))
-    (tmp_path / 'base.py').write_text("transfers = dict(finetune='gone.py', linear='gone.py')\n")
-    with pytest.raises(FileNotFoundError, match=r'transfers\.finetune of .*base\.py: no config file gone\.py'):
-        find_recipes(str(tmp_path / 'base.py'))
-
-
-# --- the runs, without training
+TABLES = {
+    'mask_ratio': """
+title, source, axis = 'Ratio', 'Fig. 5', 'ratio'
+rows = {'1': dict(title='One', finetune=84.9, linear=73.5, options={'model.a': 1}),
+        '3': dict(title='Three', linear=54.6, options={'model.a': 3})}
+""",
+    'second': """
+source = 'Table 1a'
+rows = dict(
+    same=dict(title='The default', finetune=84.9, options={'model.b': 1}),
+    bad=dict(title='A bad one', options={'model.b': 99}),
+    token=dict(title='Tokens', options={'model.target': dict(type='mae_mm.TokenTarget')}),
+    pca=dict(title='PCA', options={'model.target': dict(type='mae_mm.PCATarget')}))
+"""}
+ROWS = ['1', '3', 'same', 'bad']
 
 
 @pytest.fixture
@@ -179,37 +40,27 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     (tmp_path / 'base.py').write_text(f'model = dict(a=1, b=1)\ntrain_cfg = dict(max_epochs=4)\n{hooks}'
                                       "transfers = dict.fromkeys(('finetune', 'linear', 'scratch'), 'transfer.py')\n")
     (tmp_path / 'transfer.py').write_text(f'train_cfg = dict(max_epochs=2)\n{hooks}')
-    for table, name, title, change in (
-            ('mask_ratio', '1', 'One: 84.9 fine-tuning, 73.5 linear probing (Fig. 5, `paper`)', 'model = dict(a=1)'),
-            ('mask_ratio', '3', 'Three: 54.6 linear probing (Fig. 5, `paper`)', 'model = dict(a=3)'),
-            ('second', 'same', 'The default: 84.9 fine-tuning (Table 1a, `paper`)', 'model = dict(b=1)'),
-            ('second', 'bad', 'A bad one: the paper does not have it (ours)', 'model = dict(b=99)')):
-        (tmp_path / table).mkdir(exist_ok=True)
-        (tmp_path / table / f'{name}.py').write_text(f"\"\"\"{title}.\"\"\"\n_base_ = '../parent.py'\n{change}\n")
+    for name, text in TABLES.items():
+        (tmp_path / f'{name}.py').write_text(text)
     made = []
 
-    def make_runs(jobs: dict, workers: int, record: Callable) -> None:
+    def make_jobs(jobs: dict, make: Callable, workers: int, record: Callable) -> None:
         for stage, job in jobs.items():
             made.append((stage.row, stage.protocol, stage.seed))
-            folder, future = Path(job.cfg.work_dir), Future()
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / 'last_checkpoint').write_text(str(folder / 'epoch.pth'))
-            assert (folder / '..' / 'pretrain').resolve() == Path(job.pretrained or folder).resolve().parent \
-                or stage.protocol is None or stage.row == 'scratch'
+            assert job.pretrained == (
+                str(job.folder.parent / 'pretrain') if stage.protocol and stage.row != 'scratch' else None)
             if job.cfg.get('model', {}).get('b') == 99 or (stage.row, stage.protocol, stage.seed) == run.failing:
-                future.set_exception(RuntimeError('diverged'))
-            else:
-                base = {None: 0.5, 'finetune': 70.0, 'linear': 40.0}[stage.protocol]
-                names = job.metrics
-                future.set_result(dict(metrics={name: base + stage.seed for name in names}, seconds=1.0))
-            record(stage, future)
+                record(stage, dict(error='RuntimeError: diverged'))
+                continue
+            base = {None: 0.5, 'finetune': 70.0, 'linear': 40.0}[stage.protocol]
+            record(stage, dict(result=dict(metrics={name: base + stage.seed for name in job.metrics}, seconds=1.0)))
 
-    monkeypatch.setattr(comparison, 'make_runs', make_runs)
-    recipes = find_recipes('base.py')
+    monkeypatch.setattr(job_runner, 'make_jobs', make_jobs)
 
-    def run(**options: object) -> tuple[dict, list]:
+    def run(only: list[str] = ROWS, **options: object) -> tuple[dict, list]:
         made.clear()
-        return ablate([Path('mask_ratio'), Path('second')], recipes, Path('out'), **options), list(made)
+        tables = [Path(f'{name}.py') for name in TABLES]
+        return ablate(tables, Path('out'), 'base.py', only=only, **options), list(made)
 
     run.made, run.failing = made, None
     return run
@@ -260,24 +111,15 @@ def test_table_csv_and_plot(world, tmp_path):
     assert 'percent, one seed.' in text and 'Changed for the pre-training: `train_cfg.max_epochs=3`.' in text
 
 
-def test_rows_without_a_number_are_left_off_the_plot(tmp_path, monkeypatch):
+def test_rows_without_a_number_are_left_off_the_plot(world, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr('matplotlib.axes.Axes.errorbar', lambda axes, x, *args, **kwargs: drawn.append(x))
-    rows = {ablation.Row('mask_ratio', name, name, 'ours', {}, Path(name)): {'finetune': {0: 50.0}, 'linear': {}}
-            for name in ('75', 'mine')}
-    ablation.draw_plot(tmp_path / 'plot.png', 'ratio', rows, {})
-    assert drawn == [(75.0, )] and (tmp_path / 'plot.png').exists()
-
-
-def test_tables_of_one_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match='two tables have the same name'):
-        read_rows([tmp_path / 'a/loss', tmp_path / 'b/loss'])
+    monkeypatch.setattr(ablation, 'draw_plot', lambda path, panels, *args, **kwargs: drawn.extend(panels))
+    (tmp_path / 'mask_ratio.py').write_text(TABLES['mask_ratio'].replace("'3'", "'mine'"))
+    world(seeds=1, only=['1', 'mine'])
+    assert [panel.points for panel in drawn] == [{1.0: [70.0]}, {1.0: [40.0]}]
 
 
 def test_tokens_need_a_tokenizer(world, tmp_path):
-    (tmp_path / 'second/token.py').write_text(
-        '"""Tokens: 85.3 fine-tuning (Table 1d, `paper`)."""\n_base_ = \'../parent.py\'\n'
-        "model = dict(target=dict(type='mae_mm.TokenTarget', weights='none.pth'))\n")
     summaries, made = world(seeds=1, only=['token', '1'])
     assert [run[0] for run in made if run[1] is None] == ['mask_ratio/1'] and not summaries['second']['failed']
     assert 'Not run: Tokens: it needs --tokenizer FILE.' in (tmp_path / 'out/second/table.md').read_text()
@@ -289,14 +131,9 @@ def test_tokens_need_a_tokenizer(world, tmp_path):
 
 
 def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkeypatch):
-    """Its data are too few for so many components, say; alone, it is the error."""
-    (tmp_path / 'second/pca.py').write_text(
-        '"""PCA: 84.6 fine-tuning (Table 1d, `paper`)."""\n_base_ = \'../parent.py\'\n'
-        "model = dict(target=dict(type='mae_mm.PCATarget'))\n")
-    error = 'too few'
-
+    """Its data are too few for so many components, for example; alone, it is the error."""
     def fail(cfg: Config) -> None:
-        raise ValueError(error)
+        raise ValueError('too few')
 
     monkeypatch.setattr('mae_mm.models.pca.fit_to_images', fail)
     summaries, made = world(seeds=1, only=['pca', 'same'])
@@ -309,7 +146,7 @@ def test_a_row_that_cannot_be_prepared_costs_only_itself(world, tmp_path, monkey
 def test_mistakes_in_transfers_show_before_the_pretraining(world):
     with pytest.raises(ValueError, match='--transfer-options: '):
         world(transfer_options={'train_cfg.max_epochs.deep': 1})
-    with pytest.raises(ValueError, match='seeds=0: want 1 or more'):
+    with pytest.raises(ValueError, match='seeds=0: must be 1 or more'):
         world(seeds=0)
     late = [dict(type='CosineAnnealingLR', begin=5)]
     with pytest.raises(ValueError, match=r'max_epochs=2 ends before .*: --transfer-options param_scheduler'):
@@ -331,25 +168,39 @@ def test_seeds_keep_their_numbers_where_one_failed(world, tmp_path):
     assert '| One | 70.5 ± 0.7 | 41.0 (n=1) |' in (tmp_path / 'out/mask_ratio/table.md').read_text()
 
 
-def test_stages_of_one_process_never_share_a_name(world):
-    """mmengine keeps scalars and loggers by experiment name: two runs of a worker would mix."""
-    stages = [Stage('a', key * 64, seed, protocol) for key in 'ab' for seed in (0, 1) for protocol in (None, 'linear')]
-    cfgs = [Config(dict(default_hooks=dict())) for _ in stages]
-    for cfg, stage in zip(cfgs, stages, strict=True):
-        ablation._name(cfg, stage, Path('out'))
-    assert len({cfg.experiment_name for cfg in cfgs}) == len({cfg.work_dir for cfg in cfgs}) == len(stages)
+def test_rows_that_only_one_protocol_transfers(world, tmp_path):
+    (tmp_path / 'base.py').write_text((tmp_path / 'base.py').read_text() + "transfers = dict(linear='transfer.py')\n")
+    _, made = world(seeds=1, only=['1'])
+    assert made == [('mask_ratio/1', None, 0), ('mask_ratio/1', 'linear', 0)]
+    assert '| One | – | 40.0 | 84.9 | 73.5 |' in (tmp_path / 'out/mask_ratio/table.md').read_text()
 
 
-# --- for real
+# --- the tool
+
+
+def test_one_row_as_a_config(tmp_path, monkeypatch, capsys):
+    """The file is complete: another machine needs nothing of the table."""
+    monkeypatch.chdir(ROOT)
+    file = tmp_path / 'new/block_75.py'
+    run_tool('ablate', 'configs/ablation/sampling.py', '--rows', 'block_75', '--write-config', file,
+             '--cfg-options', 'train_cfg.max_epochs=400')
+    cfg, base = Config.fromfile(file), Config.fromfile('configs/ablation/vit_l16.py')
+    base.merge_from_dict({'model.mask_sampling': 'block', 'train_cfg.max_epochs': 400})
+    base.pop('transfers')
+    assert cfg.to_dict() == base.to_dict()
+    assert capsys.readouterr().out.splitlines() == [
+        f'bash tools/dist_train.sh {file} 8',
+        'bash tools/dist_train.sh configs/ablation/finetune_vit_l16.py 8 --pretrained CHECKPOINT',
+        'bash tools/dist_train.sh configs/linear/vit_l16_in1k.py 8 --pretrained CHECKPOINT']
+    with pytest.raises(SystemExit, match='2'):
+        run_tool('ablate', 'configs/ablation/sampling.py', '--write-config', file)
+    assert '--write-config writes one row; name it with --rows: sampling/random_75, ' in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_real_rows(tmp_path, monkeypatch, capsys):
     """Three rows of the demo, tiny, through the tool: PCA is fitted, checkpoints are found, tables are printed."""
     monkeypatch.chdir(ROOT)
-    sys.path.insert(0, 'tools')
-    import ablate as tool
-
     data = make_demo_data(tmp_path / 'demo', scale=0.01, say=lambda message: None)
     loaders = ('train_dataloader', 'val_dataloader')
     pretraining = [f'{loader}.dataset.data_root={data}/flat/{split}' for loader, split in
@@ -357,11 +208,9 @@ def test_real_rows(tmp_path, monkeypatch, capsys):
     pretraining += ['train_dataloader.batch_size=8', 'train_cfg.max_epochs=3']
     transfer = [f'{loader}.dataset.data_root={data}/places365' for loader in loaders]
     transfer += ['train_dataloader.batch_size=12', 'train_cfg.max_epochs=3']
-    monkeypatch.setattr(sys, 'argv', [
-        'ablate.py', 'configs/ablation/target', 'configs/ablation/mask_ratio', '--rows', 'pixel', 'pca', '75', '--base',
-        DEMO, '--out', str(tmp_path / 'out'), '--seeds', '1', '--workers', '2', '--cfg-options', *pretraining,
-        '--transfer-options', *transfer])
-    tool.main()
+    run_tool('ablate', 'configs/ablation/target.py', 'configs/ablation/mask_ratio.py', '--rows', 'pixel', 'pca', '75',
+             '--base', 'configs/demo/ablation.py', '--out', tmp_path / 'out', '--seeds', 1, '--workers', 2,
+             '--cfg-options', *pretraining, '--transfer-options', *transfer)
     out = capsys.readouterr().out
     assert re.search(r'\| PCA, the 96 largest coefficients of patches \| \d+\.\d \| \d+\.\d \| 84\.6 \| 72\.3 \|', out)
     assert len(list((tmp_path / 'out/runs').glob('*_seed0'))) == 3  # pixel and 75 are one, PCA, from scratch

@@ -1,11 +1,5 @@
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -14,31 +8,27 @@ from helpers import ROOT
 from mmengine.config import Config
 
 from mae_mm.demo_data.generate import make_demo_data
-from mae_mm.transfer.comparison import Metric, Protocol, Suite, compare, outcome, table
+from mae_mm.transfer import comparison
+from mae_mm.transfer import jobs as job_runner
+from mae_mm.transfer.comparison import caption, compare, rows
 from mae_mm.transfer.suites import SUITES
-
-
-def measure(cfg: Config, pretrained: str | None) -> dict[str, float]:
-    """A run that leaves its name in a file, scores 0.25 or 0.5, and fails if the config says so."""
-    if pretrained and cfg.get('default_scope') == 'broken':
-        raise RuntimeError('out of luck')
-    with open('made.txt', 'a') as file:
-        file.write(f'{cfg.experiment_name} ')
-    return {'map': 0.5 if pretrained else 0.25}
+from mae_mm.transfer.types import Metric, Protocol, Suite
 
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_mae: Callable) -> Callable:
     """A function that compares in `tmp_path` and returns the summary and the names of the runs that it made."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'leaf.py').write_text(
-        "train_cfg = dict(max_iters=30, val_interval=5)\ndefault_hooks = dict()\nrandomness = dict(seed=9)\n"
+    (tmp_path / 'derived.py').write_text(
+        'train_cfg = dict(max_iters=30, val_interval=5)\ndefault_hooks = dict()\nrandomness = dict(seed=9)\n'
         "train_dataloader = val_dataloader = dict()\ndefault_scope = 'mmengine'\n")
     write_checkpoint(tmp_path, make_mae, 0)
     suite = Suite('Guessing', dict(
-        all=Protocol('everything', 'leaf.py', 'leaf.py', measure=measure),
-        part=Protocol('a part', None, 'leaf.py', {'train_cfg.max_iters': 20}, measure=measure)),
+        all=Protocol('everything', 'derived.py', 'derived.py', measure=measure),
+        part=Protocol('a part', None, 'derived.py', {'train_cfg.max_iters': 20}, measure=measure)),
         {'map': Metric('AP', 100.0)}, 'Chance is 0.', seeds=2)
+
+    monkeypatch.setattr(job_runner, 'make_jobs', make_jobs)
 
     def run(**kwargs: object) -> tuple[dict, list[str]]:
         Path('made.txt').write_text('')
@@ -46,6 +36,24 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_mae: Callable) ->
         return summary, sorted(Path('made.txt').read_text().split())
 
     return run
+
+
+def make_jobs(jobs: dict, make: Callable, workers: int, record: Callable) -> None:
+    """Make jobs in this process; tests/test_transfer/test_jobs.py has the real ones."""
+    for run, job in jobs.items():
+        try:
+            record(run, dict(result=make(job, print)))
+        except RuntimeError as error:
+            record(run, dict(error=str(error)))
+
+
+def measure(cfg: Config, pretrained: str | None) -> dict[str, float]:
+    """A run that leaves its name in a file, scores 0.25 or 0.5, and fails if the config says so."""
+    if pretrained and cfg.get('default_scope') == 'broken':
+        raise RuntimeError('out of luck')
+    with open('made.txt', 'a') as file:
+        file.write(f'{Path(cfg.work_dir).name} ')
+    return {'map': 0.5 if pretrained else 0.25}
 
 
 def write_checkpoint(folder: Path, make_mae: Callable, seed: int) -> None:
@@ -60,6 +68,7 @@ def test_complete_runs_are_not_repeated(runs, tmp_path, make_mae):
     assert summary['results'] == dict(
         all=dict(random=[{'map': 25.0}] * 2, mae=[{'map': 50.0}] * 2), part=dict(random=[], mae=[{'map': 50.0}] * 2))
     assert json.loads((tmp_path / 'out/results.json').read_text()) == summary
+    assert '| everything | AP | 25.0 ± 0.0 | 50.0 ± 0.0 | +25.0 |' in (tmp_path / 'out/table.md').read_text()
 
     assert runs() == (summary, [])
     (tmp_path / 'out/all_random_seed1/result.json').unlink()  # as if stopped there
@@ -71,55 +80,8 @@ def test_complete_runs_are_not_repeated(runs, tmp_path, make_mae):
 def test_a_failed_run_does_not_stop_the_others(runs, tmp_path):
     summary, made = runs(seeds=1, options=dict(default_scope='broken'))
     assert made == ['all_random_seed0']
-    assert summary['failed'] == dict.fromkeys(('all_mae_seed0', 'part_mae_seed0'), 'RuntimeError: out of luck')
-    assert 'Failed: part_mae_seed0: RuntimeError: out of luck' in (tmp_path / 'out/table.md').read_text()
-
-
-def hang(cfg: Config, pretrained: str | None) -> dict[str, float]:
-    """A run that tells its process and does not end."""
-    Path('pid.txt').write_text(str(os.getpid()))
-    time.sleep(600)
-
-
-def test_checkpoints_of_another_run_are_not_resumed(runs, tmp_path, make_mae):
-    """A suite that saves would resume them, find itself complete, and give the old result under the new name."""
-    (tmp_path / 'out/all_mae_seed0').mkdir(parents=True)
-    (tmp_path / 'out/all_mae_seed0/last_checkpoint').write_text('epoch_1.pth')
-    with pytest.raises(ValueError, match=r'all_mae_seed0 holds checkpoints of a run of another config'):
-        runs()
-    (tmp_path / 'out/all_mae_seed0/last_checkpoint').unlink()
-    assert len(runs()[1]) == 6
-    (tmp_path / 'out/all_mae_seed0/last_checkpoint').write_text('epoch_1.pth')
-    (tmp_path / 'out/all_mae_seed0/result.json').unlink()
-    assert runs()[1] == ['all_mae_seed0'], 'its own are'
-    write_checkpoint(tmp_path, make_mae, 1)
-    with pytest.raises(ValueError, match=r'all_mae_seed0 holds checkpoints of .*another checkpoint'):
-        runs()
-
-
-@pytest.mark.parametrize('sent', [signal.SIGKILL, signal.SIGINT])
-def test_workers_end_with_the_comparison(runs, tmp_path, sent):
-    """However it ends: a worker that is left behind would train on, unseen."""
-    code = (
-        f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n'
-        'from pathlib import Path; from test_comparison import *\n'
-        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'  # ignored in what a shell runs in the background
-        "suite = Suite('Waiting', dict(all=Protocol('all', None, 'leaf.py', measure=hang)), {'map': Metric('AP')})\n"
-        "compare(suite, 'mae.pth', Path('out'))")
-    process = subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    pid = int(wait_for(lambda: (tmp_path / 'pid.txt').exists() and (tmp_path / 'pid.txt').read_text()))
-    process.send_signal(sent)
-    process.wait(60)
-    assert wait_for(lambda: not Path(f'/proc/{pid}').exists() or 'zombie' in Path(f'/proc/{pid}/status').read_text())
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> object:
-    """The first true value of a condition."""
-    end = time.time() + seconds
-    while not (value := condition()):
-        assert time.time() < end
-        time.sleep(0.2)
-    return value
+    assert summary['failed'] == dict.fromkeys(('all_mae_seed0', 'part_mae_seed0'), 'out of luck')
+    assert 'Failed: part_mae_seed0: out of luck' in (tmp_path / 'out/table.md').read_text()
 
 
 def test_a_missing_checkpoint_is_refused_first(runs, tmp_path):
@@ -133,20 +95,25 @@ def test_table_by_hand():
     """Sample deviation of 20, 22, 24 is 2; one run has none to show; a side without runs has no gain."""
     suite = Suite('Guessing', dict(a=Protocol('all', 'x', 'x'), b=Protocol('part', None, 'x')), {'m': Metric('AP')})
     summary = dict(
-        epochs=30, train_images=1008, val_images=504, seeds=3, checkpoint='mae.pth', failed={}, results=dict(
+        epochs=30, train_images=1008, val_images=504, seeds=3, results=dict(
             a=dict(random=[{'m': value} for value in (20.0, 22.0, 24.0)], mae=[{'m': 30.0}] * 3),
             b=dict(random=[], mae=[{'m': 7.0}])))
-    text = table(suite, summary)
-    assert '| all | AP | 22.0 ± 2.0 | 30.0 ± 0.0 | +8.0 |\n| part | AP | – | 7.0 | – |' in text
-    assert text.startswith('Guessing: 1008 training and 504 held-out images, 30 epochs,')
+    assert rows(suite, summary)[1:] == [
+        ['all', 'AP', '22.0 ± 2.0', '30.0 ± 0.0', '+8.0'], ['part', 'AP', '–', '7.0', '–']]
+    assert caption(suite, summary).startswith('Guessing: 1008 training and 504 held-out images, 30 epochs, the same')
 
 
-def test_outcome():
-    done, broken = Future(), Future()
-    done.set_result(dict(metrics={'map': 12.5}))
-    broken.set_exception(OSError('disk full'))
-    assert outcome(done, {'map': Metric('AP')}) == '12.50 AP'
-    assert outcome(broken, {}) == 'failed: OSError: disk full'
+def test_plot_has_the_best_protocol_of_each_place(tmp_path, monkeypatch):
+    """The paper chose the number of epochs for each number of blocks; so does the plot."""
+    drawn = []
+    monkeypatch.setattr(comparison, 'draw_plot', lambda path, panels, *labels: drawn.extend(panels))
+    suite = Suite('Fine-tuning', dict(
+        k1=Protocol('1', None, 'a', published={'top1': 81.0}, at=1), k1_long=Protocol('1', None, 'a', at=1),
+        missing=Protocol('2', None, 'a', at=2), knn=Protocol('k-NN', None, 'a')), {'top1': Metric('top-1')}, axis='k')
+    results = {name: dict(mae=[{'top1': value} for value in mae]) for name, mae in dict(
+        k1=[30.0, 34.0], k1_long=[33.0], missing=[], knn=[1.0]).items()}
+    comparison.plot(suite, dict(results=results), tmp_path / 'plot.png')
+    assert [(panel.points, panel.published) for panel in drawn] == [({1: [33.0]}, {1: 81.0})]
 
 
 @pytest.mark.slow

@@ -4,28 +4,38 @@ from pathlib import Path
 
 import numpy as np
 from helpers import ROOT
+from mmengine.config import Config
 from PIL import Image
 
 from mae_mm.engine import runner as launch
-from mae_mm.transfer.runs import Job, Metric, Protocol, last_scalars, train
+from mae_mm.transfer.runs import last_scalars, make_run, place
+from mae_mm.transfer.types import Job, Metric
 
 
-def test_runs_of_one_process_write_to_folders_of_their_own(tmp_path: Path) -> None:
-    """Hosts give their visualiser a name, and mmengine keeps one of each name."""
+def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 50, 3), dtype=np.uint8)
     (tmp_path / 'images').mkdir()
     for i, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f'images/{i:02}.jpg')
     loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-    for seed in (0, 1):
-        cfg = launch.load_config(str(ROOT / 'configs/demo/mae_pretrain.py'), {
-            **{f'{loader}.dataset.data_root': str(tmp_path / 'images') for loader in loaders},
-            **{f'{loader}.num_workers': 0 for loader in loaders}, 'train_dataloader.batch_size': 12,
-            'model.backbone.arch': dict(embed_dim=24, depth=1, num_heads=2), 'model.neck.embed_dim': 24,
-            'train_cfg.max_epochs': 1, 'param_scheduler': [], 'default_hooks.logger.interval': 1})
-        cfg.visualizer = dict(type='Visualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])
-        cfg.work_dir, cfg.experiment_name, cfg.launcher = str(tmp_path / f'run{seed}'), f'run{seed}', 'none'
-        values, sizes = train(
-            Job(f'run{seed}', cfg, None, Protocol('', None, ''), {'recon/loss': Metric('loss')}), {})
-        assert values['recon/loss'] > 0 and sizes == dict(train_images=24, val_images=24)
-        assert last_scalars(tmp_path / f'run{seed}')['recon/loss'] == values['recon/loss']
+    cfg = launch.load_config(str(ROOT / 'configs/demo/mae_pretrain.py'), {
+        **{f'{loader}.dataset.data_root': str(tmp_path / 'images') for loader in loaders},
+        **{f'{loader}.num_workers': 0 for loader in loaders}, 'train_dataloader.batch_size': 12,
+        'model.backbone.arch': dict(embed_dim=24, depth=1, num_heads=2), 'model.neck.embed_dim': 24,
+        'train_cfg.max_epochs': 1, 'param_scheduler': [], 'default_hooks.logger.interval': 1})
+    (tmp_path / 'run').mkdir()
+    cfg, reported = place(cfg, tmp_path / 'run', 3), []
+    result = make_run(Job('run', cfg, {'recon/loss': Metric('loss', 100.0)}), reported.append)
+    assert (result['train_images'], result['val_images'], reported[0], cfg.randomness.seed) == (24, 24, 0.5, 3)
+    assert result['metrics'] == {'recon/loss': 100 * last_scalars(tmp_path / 'run')['recon/loss']}
+    assert 'loss:' in (tmp_path / 'run/log.txt').read_text()
+
+
+def test_a_run_starts_from_the_newest_checkpoint_of_a_folder(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth\n')
+    started = []
+    job = Job('run', Config(dict(work_dir=str(tmp_path))), {}, str(tmp_path),
+              measure=lambda cfg, path: started.append(path))
+    make_run(job, print)
+    make_run(job._replace(pretrained='mae.pth'), print)
+    assert started == [f'{tmp_path}/epoch_3.pth', 'mae.pth']

@@ -1,7 +1,0 @@
-"""Decoder of 128 channels: 84.9 fine-tuning, 69.1 linear probing (Table 1b, `paper`).
-
-Heads are 32 channels wide, as in the default (`ours`; the paper does not say).
-Run: bash tools/dist_train.sh configs/ablation/decoder_width/0128.py 64    # 64 GPUs x 64 images
-"""
-_base_ = '../vit_l16.py'
-model = dict(neck=dict(embed_dim=128, num_heads=4))

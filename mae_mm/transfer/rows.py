@@ -1,0 +1,157 @@
+"""Tables of ablations and their rows. A table is one file; a row says what it changes in its base."""
+
+import re
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from mae_mm.engine import runner as launch
+from mae_mm.paths import ROOT, find_config
+
+PROTOCOLS = {'finetune': 'fine-tuning', 'linear': 'linear probing'}
+PLACE = re.compile(r'{{ *_base_\.([\w.]+) *}}')
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a table: a pre-training and how its encoder is transferred."""
+
+    table: str
+    name: str
+    title: str
+    options: dict  # of `--cfg-options`, for its base; '{{_base_.KEY}}' stands for a value of the base
+    source: str  # where the published numbers are from
+    finetune: float | None = None  # published top-1, percent
+    linear: float | None = None
+    base: str = 'configs/ablation/vit_l16.py'  # config of the pre-training that it changes
+    transfers: dict = field(default_factory=dict)  # as in a base, where those of the base do not fit
+
+    @property
+    def path(self) -> str:
+        return f'{self.table}/{self.name}'
+
+
+class Table(NamedTuple):
+    """A table: the names `title`, `rows` and, optionally, `source`, `axis`, `base` and `transfers` of a Python file."""
+
+    name: str  # of the file
+    title: str
+    rows: dict[str, Row]
+    axis: str = ''  # label of a plot over the rows whose names are numbers
+
+
+def read_tables(paths: Sequence[Path], only: Sequence[str] | None = None) -> dict[str, Table]:
+    """Tables by name, with the rows of `only`: ROW or TABLE/ROW. A table without any of them is left out.
+
+    Raises:
+        ValueError: if there are no such rows, or two tables of one name.
+    """
+    tables = {path.stem: read_table(path) for path in paths}
+    if len(tables) < len(paths):
+        raise ValueError(f'two tables have the same name ({", ".join(map(str, paths))}); run them one by one')
+    rows = [row for table in tables.values() for row in table.rows.values()]
+    if unknown := set(only or ()) - {name for row in rows for name in (row.name, row.path)}:
+        raise ValueError(
+            f'no row {", ".join(sorted(unknown))}; the rows are {", ".join(row.path for row in rows)}')
+    chosen = {name: table._replace(rows={
+        row.name: row for row in table.rows.values() if not only or {row.name, row.path} & set(only)})
+        for name, table in tables.items()}
+    return {name: table for name, table in chosen.items() if table.rows}
+
+
+def read_table(path: Path) -> Table:
+    """Read the file of a table, which is Python, as a config is.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it fails as Python, has no rows, or a row of another form.
+    """
+    found = find_config(path)
+    if found is None:
+        known = (ROOT / 'configs/ablation').glob('*.py')
+        names = sorted(file.stem for file in known if 'rows = ' in file.read_text(encoding='utf-8'))
+        raise FileNotFoundError(f'no table {path}; configs/ablation has {", ".join(names)}')
+    try:
+        content = runpy.run_path(str(found))
+    except Exception as error:  # Python may fail in all ways
+        raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
+    rows, shared = content.get('rows'), {key: content[key] for key in ('source', 'base', 'transfers') if key in content}
+    if not isinstance(rows, dict) or not rows:
+        raise ValueError(
+            f'{path} is not a table of ablations: it must have title = …, source = … and '
+            "rows = {'NAME': dict(title='…', options={'KEY': VALUE}), …}")
+    try:
+        return Table(path.stem, content.get('title', path.stem), {
+            name: Row(path.stem, name, **{'source': '`ours`', **shared, **row}) for name, row in rows.items()},
+            content.get('axis', ''))
+    except TypeError as error:
+        raise ValueError(f'{path}: a row must be dict(title=…, options=…, …): {error}') from error
+
+
+def apply_row(row: Row, base: str | None = None, options: dict | None = None) -> Config:
+    """The pre-training config of a row, on another base if one is given.
+
+    On another base the epochs of a row are in the proportion that they have to those of its own base.
+
+    Args:
+        options: of `--cfg-options`, over those of the row.
+
+    Raises:
+        FileNotFoundError, ValueError: as `launch.load_config`.
+    """
+    parent = launch.load_config(base or row.base)
+    changes = fill(row.options, parent)
+    if base and 'train_cfg.max_epochs' in changes:
+        share = changes['train_cfg.max_epochs'] / launch.load_config(row.base).train_cfg.max_epochs
+        changes['train_cfg.max_epochs'] = max(1, round(share * parent.train_cfg.max_epochs))
+    try:
+        cfg = launch.load_config(base or row.base, {**changes, **(options or {})})
+    except ValueError as error:
+        raise ValueError(f'{row.path}: {error}') from error
+    cfg.pop('transfers', None)
+    return cfg
+
+
+def fill(value: object, base: ConfigDict) -> object:
+    """A copy of a row's options, with the values of the base in their places."""
+    if isinstance(value, dict):
+        return {key: fill(one, base) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(fill(one, base) for one in value)
+    if isinstance(value, str) and (found := PLACE.fullmatch(value)):
+        for key in found[1].split('.'):
+            base = base[key]
+        return base
+    return value
+
+
+def find_transfers(row: Row, base: str | None, given: dict[str, str]) -> dict[str, str]:
+    """The configs that transfer a row's encoder: `finetune`, `linear` and, to compare with, `scratch`.
+
+    Args:
+        base: another one than the row's; its `transfers` are taken then.
+        given: replaces some of them.
+
+    Raises:
+        FileNotFoundError: if a config is not there.
+        ValueError: if there are none.
+    """
+    where = base or row.base
+    transfers = (not base and row.transfers) or launch.load_config(where).get('transfers') or {}
+    if not isinstance(transfers, dict) or set(transfers) - {*PROTOCOLS, 'scratch'}:
+        raise ValueError(f"{where}: transfers must be dict(finetune='…', linear='…', scratch='…'), got {transfers!r}")
+    if 'finetune' in given:  # `scratch` is the other side of the base's own
+        transfers = {key: path for key, path in transfers.items() if key != 'scratch'}
+    transfers = {**transfers, **given}
+    for key, path in transfers.items():
+        if find_config(path) is None:
+            raise FileNotFoundError(f'{f"--{key}" if key in given else f"transfers.{key} of {where}"}: no file {path}')
+    if not transfers:
+        raise ValueError(
+            f'{where} does not name the configs that transfer its encoder; add --finetune CONFIG --linear CONFIG, or '
+            "write transfers = dict(finetune='…', linear='…') into it, as configs/demo/ablation.py does")
+    return transfers

@@ -1,0 +1,26 @@
+"""Stand-ins for trainings, which other processes find here."""
+
+import os
+import time
+from collections.abc import Callable
+
+from mmengine.config import Config
+
+from mae_mm.transfer.types import Job
+
+__all__ = ['Config', 'Job', 'make']
+
+
+def make(job: Job, report: Callable[[float], None]) -> dict:
+    """Leave the process id in a file, then do as the config's `fate` says."""
+    with open('made.txt', 'a') as file:
+        file.write(f'{os.getpid()} ')
+    report(0.5)
+    if job.cfg.fate == 'fails':
+        raise RuntimeError('out of luck')
+    if job.cfg.fate == 'dies':
+        os._exit(7)
+    if job.cfg.fate == 'hangs':
+        time.sleep(600)
+    return dict(metrics={'map': 50.0})
+
