@@ -23,7 +23,6 @@ from mae_mm.paths import ROOT
 from mae_mm.transfer.types import Job
 
 
-
 def transfer_config(path: str, options: dict, save: bool) -> Config:
     """The config of a transfer. Unless it saves checkpoints, only its end is evaluated.
 
