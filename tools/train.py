@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from mae_mm.datasets.checks.label_maps import check_labels
-    from mae_mm.engine import reliability
+    from mae_mm.engine import reliability, resume
     from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
@@ -63,9 +63,9 @@ def main() -> None:
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         if args.resume:
-            reliability.resume(cfg, args.resume)
+            resume.choose_checkpoint(cfg, args.resume)
         elif not cfg.get('resume'):
-            reliability.check_unused(cfg.work_dir)
+            resume.check_unused(cfg.work_dir)
         if args.pretrained:
             launch.start_from(cfg, args.pretrained)
         if args.amp:
@@ -77,7 +77,7 @@ def main() -> None:
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         reliability.make_reliable(cfg)
         runner = launch.build_runner(cfg)
-        reliability.check_resume(runner)
+        resume.check_resume(runner)
         check_labels(runner, ('train_dataloader', 'val_dataloader'))
         launch.check_batches(runner)
         reliability.train(runner)

@@ -1,62 +1,91 @@
-"""Which checkpoint a run goes on from: the newest one that can be read."""
+"""Which checkpoint a run continues from, and whether it is one of this model."""
 
+import ast
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
 
 from mae_mm.checkpoint.files import MMENGINE_OBJECTS, refusal
 
 BETWEEN = 'latest.pth'  # between the regular checkpoints, see hooks/checkpoint.py
 OF_A_RUN = re.compile(rf'(epoch|iter)_\d+\.pth|{re.escape(BETWEEN)}')
+RESTORED = (  # settings that the checkpoint decides
+    'optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg.', 'param_scheduler', 'auto_scale_lr.',
+    'train_cfg.max_epochs', 'train_cfg.max_iters')
 
 
-@dataclass(frozen=True)
-class Damaged:
-    """A checkpoint that cannot be gone on from, and why."""
+def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """`--resume`: continue from a checkpoint, 'auto' for the newest in the work folder that is not damaged.
 
-    path: Path
-    reason: str
+    Raises:
+        FileNotFoundError: if a named one is not there.
+        ValueError: if it is damaged, or all of the work folder are.
+    """
+    if checkpoint == 'auto':
+        found = newest_checkpoint(cfg.work_dir)
+        cfg.resume, cfg.load_from = found is not None, str(found) if found else None
+        return
+    if '://' not in checkpoint:
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(f'--resume {checkpoint}: no such file')
+        read_training_state(checkpoint)
+        if reason := broken_part(checkpoint):
+            raise ValueError(f'--resume {checkpoint}: damaged, {reason}; --resume alone takes the newest good one')
+    cfg.resume, cfg.load_from = True, checkpoint
 
-    def __str__(self) -> str:
-        return f'{self.path}: {self.reason}'
+
+def check_unused(work_dir: str) -> None:
+    """Refuse to start a new run among the checkpoints of another: it would overwrite some and return to others.
+
+    Raises:
+        ValueError: with the ways out.
+    """
+    if found := checkpoints_of(work_dir):
+        raise ValueError(
+            f'{work_dir} has checkpoints of an earlier run ({found[-1].name}{", …" if len(found) > 1 else ""}): resume '
+            f'it (--resume), start in another folder (--work-dir), or remove them (rm {found[-1].parent}/*.pth)')
 
 
 def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Path | None:
-    """The checkpoint of a work folder that went furthest, read to its last byte; None where there is none.
+    """The undamaged checkpoint of a work folder with the most iterations; None if there is none.
 
-    Damaged files are left where they are, and named in a warning.
+    Damaged files stay where they are, and a warning names them.
 
     Args:
         avoid: files to take only if there is no other.
 
     Raises:
-        ValueError: if there are checkpoints, but not one of them can be read.
+        ValueError: if there are checkpoints, but none of them can be read.
     """
-    damaged, candidates = [], []
+    damaged, candidates, chosen = [], [], None
     for path in checkpoints_of(work_dir):
-        place = _place(path)
-        (damaged if isinstance(place, Damaged) else candidates).append(place)
-    chosen = None
-    for _, path in sorted(candidates, key=lambda found: (found[1] not in avoid, found), reverse=True):
-        reason = broken_part(path)
-        if reason is None:
+        try:
+            candidates.append((path not in avoid, read_training_state(path)['meta']['iter'], path))
+        except ValueError as error:
+            damaged.append(str(error))
+    for *_, path in sorted(candidates, reverse=True):
+        if (reason := broken_part(path)) is None:
             chosen = path
             break
-        damaged.append(Damaged(path, reason))
+        damaged.append(f'{path}: {reason}')
     if damaged:
-        names = '\n  '.join(map(str, damaged))
+        names = '\n  '.join(damaged)
         if chosen is None:
             raise ValueError(
-                f'every checkpoint in {work_dir} is damaged:\n  {names}\nPut a good copy there and name it with '
-                '--resume PATH, or remove them and start anew without')
-        print_log(f'DAMAGED CHECKPOINTS are left out:\n  {names}\ngoing on from {chosen}', 'current', logging.WARNING)
+                f'every checkpoint in {work_dir} is damaged:\n  {names}\nPut an undamaged copy there and name it with '
+                '--resume PATH, or remove them and start again without --resume')
+        print_log(f'DAMAGED CHECKPOINTS are ignored:\n  {names}\ncontinuing from {chosen}', 'current', logging.WARNING)
     return chosen
 
 
@@ -64,7 +93,7 @@ def checkpoints_of(work_dir: str | Path) -> list[Path]:
     """Checkpoints of a run in its work folder or, if it has none, where its `last_checkpoint` says that they are."""
     found = _of_a_run(Path(work_dir))
     pointer = Path(work_dir) / 'last_checkpoint'
-    if not found and pointer.is_file():  # the folder of a copied run may hold the place of the original
+    if not found and pointer.is_file():  # a copied work folder may name the original's
         try:
             last = Path(os.fsdecode(pointer.read_bytes().strip()))
             found = _of_a_run(last.parent) | ({last} if last.is_file() else set())
@@ -78,10 +107,10 @@ def _of_a_run(folder: Path) -> set[Path]:
 
 
 def read_training_state(path: str | Path) -> dict:
-    """What mmengine's Runner wrote; tensors are mapped from the file, and read where they are touched.
+    """The content of a checkpoint that mmengine's Runner wrote; tensors stay in the file until they are used.
 
     Raises:
-        ValueError: if the file is damaged, or none of mmengine's.
+        ValueError: if the file is damaged, or not one of mmengine's.
     """
     try:
         allowed = torch.serialization.get_safe_globals()
@@ -99,12 +128,12 @@ def read_training_state(path: str | Path) -> dict:
         size = Path(path).stat().st_size if Path(path).is_file() else 0
         reason = (str(error).splitlines() or [''])[0][:200]
         raise ValueError(
-            f'{path} is damaged, or no checkpoint of a training run ({size:,} bytes; {type(error).__name__}: '
+            f'{path} is damaged, or not a checkpoint of a training run ({size:,} bytes; {type(error).__name__}: '
             f'{reason})') from error
 
 
 def broken_part(path: str | Path) -> str | None:
-    """Compare every byte with its checksum, which torch.load does not; gives what is wrong, None if nothing is."""
+    """Compare every byte with its checksum, which torch.load does not; returns what is wrong, None if nothing is."""
     try:
         with zipfile.ZipFile(path) as file:
             name = file.testzip()
@@ -113,9 +142,76 @@ def broken_part(path: str | Path) -> str | None:
         return f'{type(error).__name__}: {error}'
 
 
-def _place(path: Path) -> tuple[int, Path] | Damaged:
-    """How far a checkpoint goes: its iteration."""
+def check_resume(runner: Runner) -> None:
+    """Compare the checkpoint to resume with the model: mmengine would load what fits and continue.
+
+    Settings of the config that the checkpoint overrides are reported. All processes take the checkpoint that the first
+    has chosen; a shared folder may look different from another machine.
+
+    Raises:
+        ValueError: naming weights that are missing, left over or of another shape.
+    """
+    chosen = [runner._resume, runner._load_from]
+    broadcast_object_list(chosen)
+    runner._resume, runner._load_from = chosen
+    path = runner._load_from
+    if not runner._resume or path is None or '://' in path or not isinstance(runner.model, nn.Module):
+        return  # FlexibleRunner builds its model later, and mae_mm.FSDPStrategy compares it then
+    state = read_training_state(path)
+    saved = {name.removeprefix('module.'): tuple(value.shape) for name, value in state['state_dict'].items()}
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    differences = [
+        f'{name}: {saved.get(name, "none")} in the file, {wanted.get(name, "none")} in the model'
+        for name in wanted | saved if saved.get(name) != wanted.get(name)]
+    if differences:
+        rest = f'\n  … and {len(differences) - 3} more' if len(differences) > 3 else ''
+        raise ValueError(
+            f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes\n  '
+            + '\n  '.join(differences[:3]) + rest
+            + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
+    ignored = changes_without_effect(str(state['meta'].get('cfg', '')), runner.cfg.pretty_text)
+    if ignored and state['meta'].get('cfg'):
+        runner.logger.warning(
+            'WITHOUT EFFECT in a resumed run, whose checkpoint restores optimizer and schedules:\n  '
+            + '\n  '.join(ignored) + '\nThe lr continues as the run began, and keeps its last value after the end of '
+            f'the schedule. For other settings start a new run: --work-dir NEW --cfg-options load_from={path}')
+
+
+def changes_without_effect(saved: str, present: str) -> list[str]:
+    """A line 'key: before -> now' for each changed setting that the checkpoint decides.
+
+    Args:
+        saved: config of the checkpoint, as mmengine prints it; parsed, not run.
+        present: config of this run.
+    """
+    before, now = read_settings(saved), read_settings(present)
+    return [
+        f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}' for key in sorted(before | now)
+        if key.startswith(RESTORED) and before.get(key) != now.get(key)]
+
+
+def read_settings(text: str) -> dict[str, str]:
+    """Keys and values, as text, of a config; {} if it is not valid Python."""
     try:
-        return read_training_state(path)['meta']['iter'], path
-    except ValueError as error:
-        return Damaged(path, str(error).removeprefix(f'{path} '))
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return {key: value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            for key, value in _flatten(node.targets[0].id, node.value)}
+
+
+def _flatten(key: str, node: ast.expr) -> Iterator[tuple[str, str]]:
+    """A value's parts: `dict(…)`, `{…}`, lists and tuples are taken apart, everything else is text."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        parts = [(one.arg, one.value) for one in node.keywords if one.arg]
+    elif isinstance(node, ast.Dict):
+        parts = [(one.value, value) for one, value in zip(node.keys, node.values, strict=True)
+                 if isinstance(one, ast.Constant)]
+    elif isinstance(node, ast.List | ast.Tuple):
+        parts = list(enumerate(node.elts))
+    else:
+        yield key, ast.unparse(node)
+        return
+    for name, value in parts:
+        yield from _flatten(f'{key}.{name}', value)

@@ -49,51 +49,37 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
 
 def check_schedule(cfg: Config) -> None:
-    """Refuse a training that ends before one of its schedulers begins, which mmengine would call begin and end.
+    """Refuse a training that ends before one of its schedulers begins; mmengine's error would name neither key.
 
     Raises:
         ValueError: naming both keys.
     """
-    train_cfg = cfg.get('train_cfg') or {}
-    epochs, iters = train_cfg.get('max_epochs'), train_cfg.get('max_iters')
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
-        begin = scheduler.get('begin', 0)
-        if epochs is not None and scheduler.get('by_epoch', True) and begin >= epochs:
-            way_out = 'param_scheduler.0.end=1 param_scheduler.1.begin=1' if epochs > 1 else 'param_scheduler=[]'
+        key = 'max_epochs' if scheduler.get('by_epoch', True) else 'max_iters'
+        end, begin = (cfg.get('train_cfg') or {}).get(key), scheduler.get('begin', 0)
+        if end is not None and begin >= end:
+            shorter = f'param_scheduler.{i - 1}.end=1 param_scheduler.{i}.begin=1'
             raise ValueError(
-                f'train_cfg.max_epochs={epochs} ends before param_scheduler.{i} begins (begin={begin}); shorten the '
-                f'warm-up, too, or leave it out: --cfg-options {way_out}')
-        if iters is not None and not scheduler.get('by_epoch', True) and begin >= iters:
-            raise ValueError(
-                f'train_cfg.max_iters={iters} ends before param_scheduler.{i}.begin={begin}; train longer, or let it '
-                f'begin earlier, e.g. --cfg-options param_scheduler.{i}.begin=0')
+                f'train_cfg.{key}={end} ends before param_scheduler.{i} begins (begin={begin}); train longer, or '
+                f'shorten the warm-up: --cfg-options {shorter if end > 1 and i else "param_scheduler=[]"}')
 
 
 def default_work_dir(config: str) -> str:
-    """The config's place below `configs/`, below `work_dirs/`: two configs of one name do not meet in one folder."""
+    """`work_dirs/` and the config's path below `configs/`, so that two configs of one name get two folders."""
     parts = Path(config).with_suffix('').parts
     below = parts[len(parts) - parts[::-1].index('configs'):] if 'configs' in parts else parts[-1:]
     return str(Path('work_dirs', *below))
 
 
 def check_file(path: str, flag: str) -> None:
-    """Refuse a checkpoint that is not there before anything is built.
-
-    Raises:
-        FileNotFoundError: naming the flag.
-    """
+    """Refuse a checkpoint that does not exist before anything is built."""
     if '://' not in path and not Path(path).exists():
         raise FileNotFoundError(f'{flag} {path}: no such file')
 
 
 def check_readable(path: str, flag: str) -> None:
-    """Refuse a checkpoint that is damaged, or holds objects that are not unpickled, before mmengine meets it.
-
-    Raises:
-        FileNotFoundError: as `check_file`.
-        ValueError: naming the file, and what it holds.
-    """
+    """Refuse a checkpoint that does not exist, is damaged, or holds unsafe objects, before mmengine reads it."""
     check_file(path, flag)
     if '://' not in path:
         read_content(path)
@@ -102,7 +88,7 @@ def check_readable(path: str, flag: str) -> None:
 def start_from(cfg: Config, checkpoint: str) -> None:
     """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
 
-    A backbone of another type starts as `mae_mm.PretrainedConv` has it.
+    A backbone of another type starts through `mae_mm.PretrainedConv`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -140,47 +126,50 @@ def use_autocast(cfg: Config) -> None:
 
 
 def enable_lr_scaling(cfg: Config) -> None:
-    """`--auto-scale-lr`.
-
-    Raises:
-        ValueError: if the config does not say which batch its lr is meant for.
-    """
+    """`--auto-scale-lr`."""
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-        raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch its lr is for')
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the batch size that lr is meant for')
     cfg.auto_scale_lr.enable = True
 
 
 def count_effective_batch(runner: Runner) -> None:
-    """Let lr scaling see gradient accumulation and repeated views, which mmengine's leaves out of the batch.
+    """Scale lr by the whole batch: mmengine ignores gradient accumulation and repeated views.
 
-    The runner's own settings change, not its config: that is saved, and may be trained from again.
+    The runner's own settings change, not its config, which is saved and may be trained from again.
     """
-    cfg, factor = runner.cfg, runner.cfg.optim_wrapper.get('accumulative_counts', 1)
-    for _, dataset in datasets_of(cfg, 'train_dataloader'):
+    factor = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    for _, dataset in datasets_of(runner.cfg, 'train_dataloader'):
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
-        break  # data sets joined together have one pipeline
+        break  # concatenated data sets have one pipeline
     holder, key = (runner.strategy, '_auto_scale_lr') if hasattr(runner, 'strategy') else (runner, 'auto_scale_lr')
     scaling = getattr(holder, key) or {}
     if factor > 1 and scaling.get('enable'):
-        scaling = dict(scaling, base_batch_size=scaling['base_batch_size'] / factor)
-        setattr(holder, key, scaling)
+        base = scaling['base_batch_size'] / factor
+        setattr(holder, key, dict(scaling, base_batch_size=base))
         runner.logger.info(
-            f'lr: a step sees {factor} times the batch of the loader (accumulative_counts, repeats), so that it is '
-            f'scaled as for a base batch of {scaling["base_batch_size"]:g} of those')
+            f'lr: a step sees {factor} times the batch of the loader (accumulative_counts, repeats), so lr is scaled '
+            f'for a base batch of {base:g} images of the loader')
 
 
-def adapt_loaders(cfg: Config) -> None:
-    """`num_workers=0` alone is enough (persistent workers need some), and only GPUs need pinned memory."""
-    for loader in LOADERS:
-        if cfg.get(loader) and not torch.cuda.is_available():
-            cfg[loader].pin_memory = False
-        if (cfg.get(loader) or {}).get('num_workers') == 0:
-            cfg[loader].persistent_workers = False
-            cfg[loader].pop('prefetch_factor', None)
+def adapt_to_machine(cfg: Config) -> None:
+    """Settings that mmengine does not derive.
+
+    Only GPUs need pinned memory; without workers there is nothing persistent; DistributedDataParallel's static graph
+    fails where gradients accumulate (torch 2.11), for some steps do not synchronise.
+    """
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        if not torch.cuda.is_available():
+            loader.pin_memory = False
+        if loader.get('num_workers') == 0:
+            loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
+    if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
+        cfg.model_wrapper_cfg.pop('static_graph', None)
 
 
 def start_cpu_group(cfg: Config) -> None:
-    """On machines without a GPU, join a gloo group before Runner would insist on a CUDA device."""
+    """Without a GPU, join a gloo group: Runner would require a CUDA device."""
     if cfg.launcher == 'none' or torch.cuda.is_available():
         return
     if cfg.launcher != 'pytorch':
@@ -188,27 +177,20 @@ def start_cpu_group(cfg: Config) -> None:
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     cfg.pop('sync_bn', None)  # SyncBatchNorm takes GPU tensors only
-    # Runner would hand the local rank over as the number of a GPU.
+    # Runner would pass the local rank as the index of a GPU.
     cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel', broadcast_buffers=False))
     cfg.model_wrapper_cfg.device_ids = None
 
 
-def avoid_static_graph(cfg: Config) -> None:
-    """Where gradients accumulate, DistributedDataParallel's static graph fails (torch 2.11): some steps do not sync."""
-    if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
-        cfg.model_wrapper_cfg.pop('static_graph', None)
-
-
 def build_runner(cfg: Config) -> Runner:
-    """The Runner that the config asks for."""
+    """The Runner that a config describes."""
     check_values(cfg)
     if cfg.get('load_from') and not cfg.get('resume'):
         check_readable(cfg.load_from, 'load_from')
     allow_mmengine_objects()
     check_schedule(cfg)
-    adapt_loaders(cfg)
     start_cpu_group(cfg)
-    avoid_static_graph(cfg)
+    adapt_to_machine(cfg)
     with errors_located(cfg):
         runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     if cfg.get('optim_wrapper'):
@@ -217,17 +199,13 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def check_batches(runner: Runner) -> None:
-    """Refuse a training set that gives no batch.
-
-    Raises:
-        ValueError: naming the number of images and the batch.
-    """
+    """Refuse a training set that gives no batch."""
     with errors_located(runner.cfg):
         loader = runner.train_dataloader  # built here
     if len(loader) == 0:
         raise ValueError(
-            f'{len(loader.dataset)} training images for batches of {loader.batch_sampler.batch_size}, and '
-            'drop_last=True: not one batch; lower it: --cfg-options train_dataloader.batch_size=N')
+            f'{len(loader.dataset)} training images give no batch of {loader.batch_sampler.batch_size} '
+            '(drop_last=True); lower it: --cfg-options train_dataloader.batch_size=N')
 
 
 def load_weights(runner: Runner, checkpoint: str) -> None:

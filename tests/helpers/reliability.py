@@ -15,6 +15,7 @@ from PIL import Image
 from helpers import ROOT
 from mae_mm.engine import reliability
 from mae_mm.engine import runner as launch
+from mae_mm.engine.resume import check_resume, choose_checkpoint
 
 DEMO = 'configs/demo/mae_pretrain.py'
 BATCH, IMAGES = 4, 24
@@ -75,12 +76,12 @@ def tiny_config(images: Path, work_dir: Path, **options: object) -> Config:
 def build(cfg: Config, resume: bool = False, hooks: tuple[Hook, ...] = ()) -> Runner:
     """The Runner, with further hooks."""
     if resume:
-        reliability.resume(cfg, 'auto')
+        choose_checkpoint(cfg, 'auto')
     reliability.make_reliable(cfg)
     runner = launch.build_runner(cfg)
     for hook in hooks:
         runner.register_hook(hook)
-    reliability.check_resume(runner)
+    check_resume(runner)
     return runner
 
 

@@ -25,10 +25,9 @@ from helpers.reliability import (
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mae_mm.engine import reliability
 from mae_mm.engine.hooks import preemption
 from mae_mm.engine.hooks.checkpoint import AtomicBackend
-from mae_mm.engine.resume import broken_part, newest_checkpoint, read_training_state
+from mae_mm.engine.resume import broken_part, check_unused, choose_checkpoint, newest_checkpoint, read_training_state
 from mae_mm.stopping import EXIT_PREEMPTED, TrainingStopped
 
 
@@ -96,7 +95,7 @@ def test_the_newest_undamaged_checkpoint_is_taken(
     assert newest_checkpoint(copies) == copies / 'epoch_2.pth'
     assert 'DAMAGED' in said[0] and 'epoch_3.pth' in said[0] and (copies / 'epoch_3.pth').exists()
     with pytest.raises(ValueError, match='damaged'):
-        reliability.resume(tiny_config(copies, copies), str(copies / 'epoch_3.pth'))
+        choose_checkpoint(tiny_config(copies, copies), str(copies / 'epoch_3.pth'))
 
 
 def test_order_is_that_of_iterations_not_of_names_or_times(copies: Path) -> None:
@@ -115,11 +114,11 @@ def test_without_checkpoints_a_run_starts_and_with_damaged_ones_it_does_not(copi
 
 def test_a_new_run_does_not_start_among_the_checkpoints_of_another(copies: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'earlier run \(epoch_3\.pth, …\): go on with it \(--resume\)'):
-        reliability.check_unused(str(copies))
+        check_unused(str(copies))
     (tmp_path / 'notes').mkdir()
     torch.save(dict(a=1), tmp_path / 'notes/encoder.pth')
     for unused in (tmp_path / 'notes', tmp_path / 'nothing'):
-        reliability.check_unused(str(unused))
+        check_unused(str(unused))
 
 
 def test_a_copied_run_goes_on_from_its_own_checkpoints(copies: Path, finished: Runner) -> None:

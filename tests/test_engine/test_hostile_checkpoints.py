@@ -13,9 +13,8 @@ from helpers import ROOT
 from helpers.reliability import build, save_images, tiny_config
 from helpers.tools import DEMO, run, tiny
 
-from mae_mm.engine import reliability
 from mae_mm.engine.exits import exit_on_user_error
-from mae_mm.engine.resume import checkpoints_of, read_training_state
+from mae_mm.engine.resume import checkpoints_of, choose_checkpoint, read_training_state
 
 TOLD = 'evil.pth was not loaded: it holds posix.system'
 
@@ -34,7 +33,7 @@ def evil(tmp_path: Path) -> Path:
 def test_resume_and_load_from(evil: Path, tmp_path: Path) -> None:
     cfg = tiny_config(save_images(tmp_path / 'images'), tmp_path / 'run', load_from=str(evil))
     with pytest.raises(ValueError, match=TOLD) as error:
-        reliability.resume(cfg, str(evil))
+        choose_checkpoint(cfg, str(evil))
     assert 'weights_only' not in str(error.value)
     with pytest.raises(ValueError, match=TOLD):
         build(cfg)

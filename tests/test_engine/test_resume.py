@@ -19,8 +19,10 @@ from helpers.reliability import (
     EPOCH,
     TINY,
     StopAt,
+    build,
     different,
     logged,
+    restore_signals,
     save_images,
     state,
     tiny_config,
@@ -32,6 +34,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mae_mm.engine.loops.batches import NumberedBatches, SeededSamples, build_loader, end_workers, start_worker
 from mae_mm.engine.loops.seeding import derive_seed
+from mae_mm.engine.resume import changes_without_effect, read_settings
 
 
 @pytest.fixture(scope='module')
@@ -212,3 +215,34 @@ def test_sigterm_writes_a_checkpoint_and_ends_with_75(images: Path, tmp_path: Pa
     saved = torch.load(tmp_path / 'latest.pth', weights_only=False)['meta']
     # After the last batch of an epoch the epoch is not over yet: its hooks and its validation are to come.
     assert 0 <= saved['iter'] - saved['epoch'] * EPOCH <= EPOCH
+
+
+def test_settings_without_effect_are_reported(tmp_path: Path) -> None:
+    images = save_images(tmp_path / 'images')
+    options = {**ALONE, 'train_cfg.max_epochs': 2}
+    first = train(tiny_config(images, tmp_path / 'run', **options))
+    rate = first.cfg.optim_wrapper.optimizer.lr
+    for changes, reported in (
+            ({}, []),
+            ({'optim_wrapper.clip_grad.max_norm': 1.0, 'train_dataloader.num_workers': 0}, []),
+            ({'optim_wrapper.optimizer.lr': 1e-5, 'train_cfg.max_epochs': 3, 'param_scheduler.1.eta_min': 1e-6},
+             [f'optim_wrapper.optimizer.lr: {rate} -> 1e-05', 'param_scheduler.1.eta_min: not set -> 1e-06',
+              'train_cfg.max_epochs: 2 -> 3'])):
+        for old in tmp_path.glob('run/*/*.log'):
+            old.unlink()
+        runner = build(tiny_config(images, tmp_path / 'run', **{**options, **changes}), resume=True)
+        log = ''.join(path.read_text() for path in tmp_path.glob('run/*/*.log'))
+        assert ('WITHOUT EFFECT' in log) is bool(reported)
+        assert all(f'\n  {line}\n' in log for line in reported)
+    runner.train()  # as reported: the last lr of the schedule that has ended
+    restore_signals(runner)
+    before, after = (one.optim_wrapper.optimizer.param_groups[0]['lr'] for one in (first, runner))
+    assert before == after and first.optim_wrapper.optimizer.param_groups[0]['initial_lr'] == pytest.approx(rate)
+
+
+def test_configs_are_parsed_and_not_run() -> None:
+    text = "a = dict(b=[dict(c=1, d=(2, -3.0)), {'e': None}], f=__import__('os').abort())"
+    assert read_settings(text) == {
+        'a.b.0.c': '1', 'a.b.0.d.0': '2', 'a.b.0.d.1': '-3.0', 'a.b.1.e': 'None', 'a.f': "__import__('os').abort()"}
+    assert read_settings('a = (') == {} == read_settings('\0')
+    assert changes_without_effect('param_scheduler = []', 'model = dict(type=1)\nparam_scheduler = []') == []

@@ -90,7 +90,7 @@ def test_training_that_ends_in_the_warm_up_is_named() -> None:
 def test_iterations_that_end_before_a_scheduler_begins_are_named() -> None:
     cfg = Config(dict(train_cfg=dict(max_iters=6), param_scheduler=[
         dict(type='LinearLR', by_epoch=False, end=5), dict(type='MultiStepLR', by_epoch=False, begin=100)]))
-    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=6 ends before param_scheduler\.1\.begin=100'):
+    with pytest.raises(ValueError, match=r'train_cfg\.max_iters=6 ends before param_scheduler\.1 begins \(begin=100\)'):
         launch.check_schedule(cfg)
     cfg.merge_from_dict({'param_scheduler.1.begin': 0})
     launch.check_schedule(cfg)
@@ -218,7 +218,7 @@ def test_batch_larger_than_the_data_is_named(images: Path, tmp_path: Path) -> No
     cfg.work_dir, cfg.launcher, cfg.log_level = str(tmp_path), 'none', 'ERROR'
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-    with pytest.raises(ValueError, match='24 training images for batches of 25'):
+    with pytest.raises(ValueError, match='24 training images give no batch of 25'):
         launch.check_batches(launch.build_runner(cfg))
 
 
