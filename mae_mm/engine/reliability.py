@@ -1,4 +1,4 @@
-"""What `tools/train.py` does so that no run is lost: it replaces parts of mmengine, and saves a checkpoint on faults."""
+"""What `tools/train.py` does so that no run is lost: it replaces parts of mmengine, and saves before it stops."""
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size
