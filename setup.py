@@ -22,7 +22,9 @@ EXTRAS = {
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
-EXTRAS['dev'] = ['hypothesis', 'pytest>=8', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52', 'wheel']
+EXTRAS['dev'] = [
+    'hypothesis', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52',
+    'wheel']
 
 
 class BuildWithMim(build_py):

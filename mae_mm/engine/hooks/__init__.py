@@ -1,4 +1,4 @@
-"""What pre-training shows of itself, and what keeps a run from being lost."""
+"""Hooks that report on a training, and hooks that keep a run from being lost."""
 
 from mae_mm.engine.hooks.bad_data import BadDataHook
 from mae_mm.engine.hooks.checkpoint import CheckpointHook

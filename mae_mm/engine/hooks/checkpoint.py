@@ -1,4 +1,4 @@
-"""Checkpoints that survive: complete or not there, inside epochs too, and never the last good one deleted."""
+"""Checkpoints that survive: complete or absent, also inside epochs, and the last good one is never deleted."""
 
 import inspect
 import time
@@ -21,20 +21,20 @@ STATES = 'rank_states'  # of hooks, in the message hub
 
 
 class AtomicBackend(LocalBackend):
-    """Local files, each of them the old one or the new one whenever the machine stops."""
+    """Local files that are replaced as a whole: whenever the machine stops, each is the old one or the new one."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes.
 
         Raises:
-            TrainingStopped: if they cannot be written, a full disk above all; what was there before still is.
+            TrainingStopped: if they cannot be written, for example on a full disk; the old file stays.
         """
         try:
             write_beside(filepath, lambda partial: partial.write_bytes(obj))
         except OSError as error:
             raise TrainingStopped(
                 f'cannot write the checkpoint {filepath} ({len(obj) / 1e9:.2f} GB): {error.strerror or error}. The '
-                'checkpoints written before are intact; make room, then the same command with --resume goes on'
+                'checkpoints written before are intact; make room, then the same command with --resume continues'
             ) from error
 
 
@@ -43,19 +43,17 @@ register_backend('mae_mm.AtomicBackend', AtomicBackend)
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """mmengine's hook, with checkpoints that are complete or not there, and some between the regular ones.
+    """mmengine's hook, with checkpoints that are complete or absent, and `latest.pth` between the regular ones.
 
-    A checkpoint is written beside its name, flushed and renamed. Only then are older ones deleted, so that there are
-    `max_keep_ckpts` at all times. Between the regular ones `latest.pth` is written, for a run that is stopped: every so
-    many minutes, before a validation, and on request; the next regular one takes its place. Weights that are not finite
-    are never written, nor, before the training's end, any in the middle of several steps that were not: the newest
-    checkpoint is one to go back to.
+    A checkpoint is written to a temporary file, flushed and renamed. Only then are older ones deleted, so that there
+    are `max_keep_ckpts` at all times. `latest.pth` is written when a run is stopped, before a validation, and every
+    `minutes`; the next regular checkpoint replaces it. Weights that are not finite are never written, nor, before the
+    end of the training, weights after several skipped steps in a row: a run can return to the newest checkpoint.
 
     A hook with `rank_state()`, plain data of this process, gets it back in `load_rank_state(state)` after a resume.
 
     Args:
-        minutes: from one checkpoint to the next, where epochs (or `interval`) take longer; `PreemptionHook` looks at
-            the clock.
+        minutes: longest time without a checkpoint (`PreemptionHook` checks it).
         options: as in mmengine.
     """
 
@@ -69,7 +67,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.minutes = minutes
 
     def before_train(self, runner: Runner) -> None:
-        """Find the place, clear it of what killed runs left unfinished, and give hooks the states that they had."""
+        """Remove unfinished files of killed runs, and give hooks the states that they had."""
         super().before_train(runner)
         states = runner.message_hub.get_info(STATES, [])
         if runner.iter and len(states) == get_world_size():
@@ -86,17 +84,17 @@ class CheckpointHook(MMEngineCheckpointHook):
         return time.monotonic() - self.written_at > 60 * self.minutes
 
     def before_val(self, runner: Runner) -> None:
-        """Write what a validation that does not end would lose."""
+        """Write a checkpoint, in case the validation does not end."""
         if hasattr(self, 'place') and runner.iter:  # inside a training
             self.write_between(runner, runner.iter)
 
     def write_between(self, runner: Runner, iteration: int) -> None:
-        """Write `latest.pth` after so many iterations, unless a checkpoint of this very place is there."""
+        """Write `latest.pth` after so many iterations, unless a checkpoint of this iteration exists."""
         if self.place != iteration:
             self._write(runner, BETWEEN, dict(epoch=runner.epoch, iter=iteration))
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Write first, delete later."""
+        """Write first, then delete."""
         name = self.filename_tmpl.format(step)
         if self._write(runner, name, meta) and self.max_keep_ckpts > 0 and is_main_process():
             before, after = self.filename_tmpl.split('{}')
@@ -108,10 +106,10 @@ class CheckpointHook(MMEngineCheckpointHook):
                 (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
 
     def _write(self, runner: Runner, name: str, meta: dict) -> bool:
-        """Write a checkpoint that one can go back to; whether it was written."""
+        """Write a checkpoint that a run can return to; returns whether it was written."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         bad_steps = next((hook.count(runner) for hook in runner.hooks if isinstance(hook, NonFiniteHook)), 0)
-        if bad_steps > 1 and meta['iter'] < runner.max_iters:  # a single one is the fault of its images
+        if bad_steps > 1 and meta['iter'] < runner.max_iters:  # a single one is due to its images
             runner.logger.error(f'{bad_steps} steps in a row were not finite: {name} is not written')
             return False
         if not weights_are_finite(model):
@@ -131,7 +129,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 Path(runner.work_dir) / 'last_checkpoint', lambda partial: partial.write_text(path))
             if name != BETWEEN:
                 (Path(self.out_dir) / BETWEEN).unlink(missing_ok=True)
-        barrier()  # whoever leaves now may take the others along
+        barrier()  # a process that ends now may end the others
         return True
 
 
@@ -141,5 +139,5 @@ def weights_are_finite(model: torch.nn.Module) -> bool:
 
 
 def checkpoint_hook(runner: Runner) -> CheckpointHook | None:
-    """The hook of a run that writes checkpoints between the regular ones, where it has it."""
+    """The run's `mae_mm.CheckpointHook`, if it has one."""
     return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: counted, and answered by going back or by stopping."""
+"""Losses and gradients that are not finite: counted; too many of them return to a checkpoint or stop the run."""
 
 import json
 import logging
@@ -21,27 +21,27 @@ FILE = 'nonfinite.jsonl'
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Count steps that `GuardedOptimWrapper` left out; after a run of them, go back to the last good checkpoint.
+    """Count steps that `GuardedOptimWrapper` skipped; after too many in a row, return to the last good checkpoint.
 
-    The images of each such step are named in `nonfinite.jsonl` of the work folder, one line for each process: those of
-    the guilty process and of the others, which share its gradients. Going back changes the order of the images. After
-    `max_rollbacks` returns, the next run of bad steps ends the training. The device is asked once in `interval`
-    iterations.
+    The images of each skipped step are listed in `nonfinite.jsonl` of the work folder, one line for each process: all
+    processes share the gradients, so any of them may be the cause. A return changes the order of the images. After
+    `max_rollbacks` returns, the next series of skipped steps ends the training. The flags of the steps stay on the
+    device and are read once in `interval` iterations.
 
     Args:
-        patience: bad steps in a row that are borne.
+        patience: skipped steps in a row that are tolerated.
         max_rollbacks: returns to a checkpoint in the whole training; 0 stops it at once.
-        interval: iterations between two looks.
+        interval: iterations from one reading of the flags to the next.
     """
 
     def __init__(self, patience: int = 10, max_rollbacks: int = 3, interval: int = 10) -> None:
         if patience < 0 or max_rollbacks < 0 or interval < 1:
             raise ValueError(
-                f'patience={patience} and max_rollbacks={max_rollbacks} must be 0 or more, interval={interval} more')
+                f'patience={patience} and max_rollbacks={max_rollbacks} must be >= 0, interval={interval} >= 1')
         self.patience, self.max_rollbacks, self.interval = patience, max_rollbacks, interval
 
     def before_train(self, runner: Runner) -> None:
-        """Go on with the counts of the checkpoint."""
+        """Continue the counts of the checkpoint."""
         self.skipped = runner.message_hub.get_info('skipped_steps', 0)
         self.in_a_row = self.longest = runner.message_hub.get_info('skipped_in_a_row', 0)
         self.names: list[str] = []
@@ -49,7 +49,7 @@ class NonFiniteHook(Hook):
         self.file = Path(runner.work_dir) / FILE
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Keep the step's flag where it is; look at all of them once in an interval."""
+        """Keep the step's flag on the device; read all of them once in an interval."""
         self.names += file_names(data_batch)
         bad = getattr(runner.optim_wrapper, 'bad_step', None)
         if bad is not None:
@@ -58,7 +58,7 @@ class NonFiniteHook(Hook):
         if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
             self._look(runner)
             if self.longest > self.patience:
-                self._answer(runner)
+                self._react(runner)
             self.longest = self.in_a_row
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -68,13 +68,13 @@ class NonFiniteHook(Hook):
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def count(self, runner: Runner) -> int:
-        """Bad steps in a row up to now; asks the device."""
+        """Skipped steps in a row so far; reads the device."""
         if hasattr(self, 'steps'):
             self._look(runner)
         return getattr(self, 'in_a_row', 0)
 
     def _look(self, runner: Runner) -> None:
-        """Ask the device once for all steps since the last time."""
+        """Read the flags of all steps since the last time at once."""
         flags = torch.stack([bad for *_, bad in self.steps]).tolist() if self.steps else []
         for (iteration, names, _), bad in zip(self.steps, flags, strict=True):
             self.in_a_row = self.in_a_row + 1 if bad else 0
@@ -94,18 +94,18 @@ class NonFiniteHook(Hook):
         finally:
             os.close(descriptor)
         print_log(
-            f'iteration {iteration}: loss or gradient not finite, no step was taken ({self.skipped} so far, '
-            f'{self.in_a_row} in a row); its images are in {self.file}', 'current', logging.WARNING)
+            f'iteration {iteration}: loss or gradient not finite, the step is skipped ({self.skipped} so far, '
+            f'{self.in_a_row} in a row); its images are listed in {self.file}', 'current', logging.WARNING)
 
-    def _answer(self, runner: Runner) -> None:
+    def _react(self, runner: Runner) -> None:
         reason = f'{self.longest} steps in a row without a finite loss and gradient, by iteration {runner.iter + 1}'
         returns = runner.message_hub.get_info('data_order', 0)
         if returns >= self.max_rollbacks:
             raise TrainingStopped(
                 f'{reason}, after {returns} returns to a checkpoint (max_rollbacks={self.max_rollbacks}). The images '
-                f'of these batches are named in {self.file}. If they are sound, clip gradients: '
-                '--resume --cfg-options optim_wrapper.clip_grad.max_norm=1. Or lower the lr, which a resumed run would '
-                'not heed, in a new run from the last weights: --work-dir NEW --cfg-options load_from=CHECKPOINT '
+                f'of these batches are listed in {self.file}. If the images are correct, clip gradients: '
+                '--resume --cfg-options optim_wrapper.clip_grad.max_norm=1. Or start a new run from the last weights '
+                'with a lower lr (a resumed run keeps its lr): --work-dir NEW --cfg-options load_from=CHECKPOINT '
                 'optim_wrapper.optimizer.lr=LOWER')
         raise RollBack(reason)
 

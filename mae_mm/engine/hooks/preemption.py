@@ -1,4 +1,4 @@
-"""Stop when asked to: finish the step, write a checkpoint, say how to go on."""
+"""Stop on a signal: finish the step, write a checkpoint, print how to continue."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ SAME = 2.0  # seconds within which two signals are one: a terminal, torchrun and
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On SIGTERM, SIGINT or SIGUSR1 end the process with code 75 after a checkpoint; on a second one at once.
+    """On SIGTERM, SIGINT or SIGUSR1 write a checkpoint and end the process with code 75; on a second one end at once.
 
-    All processes stop after the same iteration. With several of them that takes an agreement, on the CPU, which costs
-    about 0.1 ms. The checkpoints that `CheckpointHook` wants after some minutes are agreed on with it.
+    Several processes agree, on the CPU, in about 0.1 ms, to stop after the same iteration, and on the checkpoints that
+    `CheckpointHook` requests after some minutes.
 
     Args:
-        interval: iterations from one agreement to the next; a single process stops after the one it is in.
+        interval: iterations from one agreement to the next; a single process stops after its current iteration.
     """
 
     priority = 'LOWEST'  # when the iteration is complete, the schedule's step included
@@ -37,15 +37,15 @@ class PreemptionHook(Hook):
         self.signal, self.signalled_at, self.group = None, 0.0, None
 
     def before_train(self, runner: Runner) -> None:
-        """Take the signals over."""
+        """Install the handlers of the signals."""
         if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
-            self.group = dist.new_group(backend='gloo')  # asks no GPU
+            self.group = dist.new_group(backend='gloo')  # does not use the GPU
         self.runner = runner
         if not getattr(self, 'before', None):
             self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
 
     def after_train(self, runner: Runner) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         self._restore()
 
     def _restore(self) -> None:
@@ -72,19 +72,19 @@ class PreemptionHook(Hook):
             self._stop(runner)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Stop; the checkpoint was written before the validation, which the next run makes up for."""
+        """Stop; the checkpoint was written before the validation, which the next run repeats."""
         if getattr(self, 'before', None) and self.signal is not None:
             self._stop(runner)
 
-    def _agree(self, iteration: int, wishes: list[bool]) -> list[bool]:
-        """Which of its wishes any process has."""
+    def _agree(self, iteration: int, requests: list[bool]) -> list[bool]:
+        """Which of the requests any process has."""
         if get_world_size() == 1:
-            return wishes
+            return requests
         if (iteration + 1) % self.interval:
-            return [False] * len(wishes)
-        asked = torch.tensor(wishes, dtype=torch.uint8)
-        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.group)
-        return asked.bool().tolist()
+            return [False] * len(requests)
+        flags = torch.tensor(requests, dtype=torch.uint8)
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
+        return flags.bool().tolist()
 
     def _stop(self, runner: Runner) -> None:
         self._restore()
@@ -92,6 +92,6 @@ class PreemptionHook(Hook):
         where = 'the last checkpoint (mae_mm.CheckpointHook would write one now)' if hook is None else \
             'the last checkpoint' if hook.place is None else f'iteration {hook.place}'
         runner.logger.warning(
-            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume goes on '
-            f'from {where}')
+            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume '
+            f'continues from {where}')
         leave(EXIT_PREEMPTED)

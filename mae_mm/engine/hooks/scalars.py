@@ -1,6 +1,6 @@
 """Loss, learning rate and time for the log, read once in an interval: no iteration waits for the device.
 
-mmengine's own hooks ask the device for the loss in every iteration, and append each number to an array that they copy.
+mmengine's own hooks read the loss from the device in every iteration, and append each number to an array.
 """
 
 import time
@@ -16,7 +16,7 @@ from mae_mm.registry import HOOKS
 
 
 class _Readings:
-    """When to read: in the iterations that LoggerHook reports, and in the last."""
+    """When to read: in the iterations that LoggerHook logs, and in the last."""
 
     def is_due(self, runner: Runner, batch_idx: int) -> bool:
         logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), LoggerHook())
@@ -45,16 +45,16 @@ class RuntimeInfoHook(_Readings, mmengine_hooks.RuntimeInfoHook):
         self.sums, self.count = {}, 0
 
     def rank_state(self) -> dict:
-        """The sums since the last reading, for a run that is resumed before the next."""
+        """The sums since the last reading, to be saved in a checkpoint."""
         return dict(count=self.count, sums={name: float(value) for name, value in self.sums.items()})
 
     def load_rank_state(self, state: dict) -> None:
-        """Go on with the sums of the checkpoint."""
+        """Continue the sums of the checkpoint."""
         self.count = state['count']
         self.sums = {name: torch.tensor(value, device=get_device()) for name, value in state['sums'].items()}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Tell the iteration; the learning rate only where it is logged."""
+        """Update the iteration always, the learning rate only where it is logged."""
         if self.is_due(runner, batch_idx):
             super().before_train_iter(runner, batch_idx, data_batch)
         else:
@@ -63,7 +63,7 @@ class RuntimeInfoHook(_Readings, mmengine_hooks.RuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None,
     ) -> None:
-        """Add the model's numbers up on its device; read them if it is time."""
+        """Add the model's numbers up on its device; read them when due."""
         for name, value in (outputs or {}).items():
             value = torch.as_tensor(value).detach().float().mean()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -85,7 +85,7 @@ class IterTimerHook(_Readings, mmengine_hooks.IterTimerHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Go on with the seconds of the checkpoint."""
+        """Continue the seconds of the checkpoint."""
         super().before_train(runner)
         self.seconds_before = runner.message_hub.get_info('train_seconds', 0.0)
         self._start()

@@ -1,4 +1,4 @@
-"""Has it learned? A curve while pre-training runs, and the answer in a box when it ends."""
+"""Has it learned? A curve while pre-training runs, and a summary in a box when it ends."""
 
 import json
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ class SummaryHook(Hook):
 
     A line of `curve.jsonl` is one point: `iter`, and either `loss` (mean since the last reading of
     `mae_mm.RuntimeInfoHook`, or over one interval of LoggerHook with mmengine's RuntimeInfoHook) or the
-    `recon/*` numbers of one validation (`mae_mm.ReconstructionMetric`). A resumed run goes on with the lines up to its
+    `recon/*` numbers of one validation (`mae_mm.ReconstructionMetric`). A resumed run continues the lines up to its
     checkpoint. Speed and time are IterTimerHook's: of training iterations and their data, not of validation. Numbers
-    are read from the message hub, where they already are on the host, so no iteration waits for the device.
+    are read from the message hub, where they are on the host already, so no iteration waits for the device.
 
     Args:
-        next_commands: what to type next, shown at the end; `{config}`, `{checkpoint}`, `{images}` (the folder of a
+        next_commands: suggested commands, shown at the end; `{config}`, `{checkpoint}`, `{images}` (the folder of a
             held-out image) and `{work_dir}` are filled in.
     """
 
@@ -39,7 +39,7 @@ class SummaryHook(Hook):
         self.images_per_iter = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Start the points, or go on with those of the run that is resumed."""
+        """Start the points, or continue those of the run that is resumed."""
         self.interval = next((hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)), 10)
         self.meter = next((hook for hook in runner.hooks if isinstance(hook, RuntimeInfoHook)), None)
         self.start_iter = runner.iter
@@ -60,7 +60,7 @@ class SummaryHook(Hook):
             self._keep_loss(runner, runner.iter + 1, self.interval)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the held-out numbers of a validation inside training, and bring the curve up to date."""
+        """Keep the held-out numbers of a validation inside training, and redraw the curve."""
         recon = {name: float(value) for name, value in (metrics or {}).items() if name.startswith('recon/')}
         if recon and hasattr(self, 'file'):
             # A resumed run repeats the validation of its checkpoint's epoch, in case it was cut off.
@@ -146,7 +146,7 @@ def read_points(file: Path) -> list[dict[str, float]]:
 
 
 def verdict(points: Sequence[dict[str, float]]) -> list[str]:
-    """Say in a few lines whether the last held-out loss beats the baselines that need no learning."""
+    """A few lines: does the last held-out loss beat the baselines that need no learning?"""
     held_out = [point for point in points if 'recon/loss' in point]
     if not held_out:
         losses = [point['loss'] for point in points if 'loss' in point]
@@ -204,7 +204,7 @@ def draw_curve(points: Sequence[dict[str, float]], path: Path, unit: str, iters_
 
 
 def _held_out_folder(runner: Runner) -> str:
-    """Folder of the first validation image, to have something to type."""
+    """Folder of the first validation image, for the suggested commands."""
     dataset = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
     if not hasattr(dataset, 'get_data_info'):
         return 'IMAGES'
@@ -212,6 +212,6 @@ def _held_out_folder(runner: Runner) -> str:
 
 
 def _short(path: Path) -> str:
-    """Relative to where the user stands, if it lies below."""
+    """Relative to the current folder, if it lies below."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

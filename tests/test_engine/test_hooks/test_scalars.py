@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on_with_the_seconds(run):
     assert len(again.message_hub.get_scalar('train/loss').data[0]) == 2 + 2
 
 
-def test_without_a_compiler_training_goes_on(run, monkeypatch):
+def test_without_a_compiler_training_continues(run, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError('no C++ compiler\nmore')
 
@@ -80,7 +80,7 @@ def test_without_a_compiler_training_goes_on(run, monkeypatch):
     runner = run(custom_hooks=[CompileHook()])
     assert runner.iter == 6
     assert log_of(runner).count(
-        'torch.compile does not work here, training goes on without: RuntimeError: no C++ compiler\n') == 1
+        'torch.compile does not work here, training continues without it: RuntimeError: no C++ compiler\n') == 1
 
 
 @pytest.mark.slow
