@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Train with several processes, one for each GPU (or CPU process) of one or more machines.
+# Train with several processes, one for each GPU (on CPUs: GPUS processes), on one or more machines.
 #
 #   bash tools/dist_train.sh CONFIG GPUS [flags of tools/train.py]
-#   NNODES=4 NODE_RANK=0 MASTER_ADDR=10.0.0.1 bash tools/dist_train.sh CONFIG 8     # the same on each machine
-#   NNODES=4 RDZV_ENDPOINT=10.0.0.1:29400 bash tools/dist_train.sh CONFIG 8    # the same line everywhere: the machines
-#                                                              # agree on their ranks; RDZV_ID tells jobs apart
+#   NNODES=4 NODE_RANK=0 MASTER_ADDR=10.0.0.1 bash tools/dist_train.sh CONFIG 8     # the same on every machine
+#   NNODES=4 RDZV_ENDPOINT=10.0.0.1:29400 bash tools/dist_train.sh CONFIG 8    # the same line on every machine:
+#                                                              # they agree on ranks; RDZV_ID distinguishes jobs
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 config=$1 gpus=$2
 shift 2
-[[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS is '$gpus', the number of processes of this machine: 1 or more" >&2; exit 2; }
+[[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS must be the number of processes on this machine, 1 or more, got '$gpus'" >&2; exit 2; }
 
-# torchrun would set 1 and warn; workers of the loader have threads of their own.
+# torchrun would set 1 and warn.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( $(nproc) / gpus > 0 ? $(nproc) / gpus : 1 ))}
-# torchrun ends with 1 whatever its processes end with: they leave their code here (75: stopped, --resume goes on).
+# torchrun always fails with code 1: the processes write their own code to this file (75: stopped, --resume continues).
 MAE_MM_EXIT_FILE=$(mktemp)
 export MAE_MM_EXIT_FILE
 if [ -n "${RDZV_ENDPOINT:-}" ]; then
@@ -34,7 +34,7 @@ while kill -0 "$run" 2>/dev/null; do  # a signal ended the first wait
 done
 if [ "$status" -ne 0 ] && [ -s "$MAE_MM_EXIT_FILE" ]; then
     status=$(head -n 1 "$MAE_MM_EXIT_FILE")
-    sed -n '2,$p' "$MAE_MM_EXIT_FILE" >&2  # what the run said, below torchrun's report
+    sed -n '2,$p' "$MAE_MM_EXIT_FILE" >&2  # the run's message, below torchrun's report
 fi
 rm -f "$MAE_MM_EXIT_FILE"
 exit "$status"

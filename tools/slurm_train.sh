@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster, one task for each GPU. A job that is preempted, or reaches its time limit, writes a
-# checkpoint, is put back into the queue, and goes on from there.
+# checkpoint, is requeued, and resumes from it.
 #
 #   GPUS=64 GPUS_PER_NODE=8 bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG [flags of tools/train.py]
-#   environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (8), GRACE (300: seconds before the limit at which the job
-#   is told to stop; a step and a checkpoint must fit), SBATCH_ARGS, SRUN_ARGS (none)
+#   environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (8), GRACE (300: the job gets SIGTERM so many seconds before
+#   its time limit; a step and a checkpoint must fit), SBATCH_ARGS, SRUN_ARGS (none)
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
 
@@ -14,7 +14,7 @@ per_node=$(( per_node < gpus ? per_node : gpus ))
 
 if [ -z "${SLURM_JOB_ID:-}" ]; then
     partition=$1 job=$2
-    command -v sbatch > /dev/null || { echo 'error: no sbatch here; one machine needs tools/dist_train.sh' >&2; exit 2; }
+    command -v sbatch > /dev/null || { echo 'error: sbatch not found; on a single machine use tools/dist_train.sh' >&2; exit 2; }
     mkdir -p work_dirs/slurm
     # shellcheck disable=SC2086  # SBATCH_ARGS is a list of flags
     exec sbatch --partition="$partition" --job-name="$job" --gres=gpu:"$per_node" --ntasks="$gpus" \
@@ -23,7 +23,7 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
         ${SBATCH_ARGS:-} "$0" "$@"
 fi
 
-# Inside the job: Slurm keeps a copy of this script elsewhere, and sends its signal to the tasks, not to this shell.
+# Inside the job: Slurm runs a copy of this script from elsewhere, and sends its signal to the tasks, not to this shell.
 cd "${MAE_MM_ROOT:-.}"
 shift 2
 config=$1

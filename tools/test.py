@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint written by tools/train.py with that config')
-    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<place of the config below configs/>)')
+    parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<path of the config below configs/>)')
     parser.add_argument('--out', help='write the metrics to this json file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of the config')

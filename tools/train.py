@@ -10,15 +10,15 @@ EXAMPLES = """examples:
   python tools/train.py configs/demo/mae_pretrain.py                      # minutes on a laptop; see `make demo`
   python tools/train.py configs/mae_pretrain.py                           # ViT-B/16, data/imagenet
   python tools/train.py configs/classification/vit_b16_in1k.py --pretrained work_dirs/mae_pretrain/epoch_800.pth
-  python tools/train.py CONFIG --resume                                   # go on from the newest checkpoint
+  python tools/train.py CONFIG --resume                                   # resume from the newest checkpoint
   python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
   bash tools/dist_train.sh CONFIG 8                                       # 8 processes of one machine
 
-exit codes: 0 done; 2 a mistake in the config, the data's place or the command line; 3 stopped itself, and said why;
-75 stopped by a signal (Ctrl-C, SIGTERM, SIGUSR1), checkpoint written, --resume goes on; 130 or 143 stopped at once (a
-second signal, or one before the first step)"""
+exit codes: 0 finished; 2 a mistake in the config, the data path or the command line; 3 the run stopped itself and
+reported why; 75 stopped by a signal (Ctrl-C, SIGTERM, SIGUSR1) with a checkpoint, --resume continues; 130 or 143
+stopped at once (a second signal, or one before the first step)"""
 
-# Before the first step SIGUSR1 ends the process as SIGTERM does, and not as an unknown signal (mae_mm.PreemptionHook).
+# Before the first step SIGUSR1 ends the process as SIGTERM does (afterwards mae_mm.PreemptionHook handles both).
 signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
@@ -27,10 +27,10 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<place of the config below configs/>)')
+        '--work-dir', help='folder for logs and checkpoints (default: work_dirs/<path of the config below configs/>)')
     parser.add_argument(
         '--resume', nargs='?', const='auto', metavar='auto|PATH',
-        help='go on from the newest undamaged checkpoint of the work folder (none there: start), or from PATH')
+        help='continue from the newest undamaged checkpoint of the work folder (if there is none, start), or from PATH')
     parser.add_argument(
         '--pretrained', metavar='CHECKPOINT',
         help='start from these weights: any MAE checkpoint (this project, MAE release, mmpretrain, timm, Hugging Face)')
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='override keys of the config, e.g. train_cfg.max_epochs=10 model.mask_ratio=0.6')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='who started the processes (tools/dist_train.sh: pytorch)')
+                        help='what starts the processes (tools/dist_train.sh: pytorch)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -52,7 +52,7 @@ def main() -> None:
     args = parse_args()
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import reliability, resume
-    from mae_mm.engine import runner as launch  # after --help, which need not wait for torch
+    from mae_mm.engine import runner as launch  # after --help, which does not need torch
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
 

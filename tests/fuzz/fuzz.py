@@ -17,9 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from helpers import ROOT
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for helpers
 
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 
 def mutations(samples: list[bytes]):

@@ -4,7 +4,7 @@
     python tests/soak.py --epochs 3 --kills 2 --gap 15 25 --no-docs
 
 Each time the whole process group gets SIGKILL at a random moment (training, validation, checkpoint writing, start-up),
-and `--resume auto` goes on. At the end weights, optimizer state, schedules and every logged loss must be those of the
+and `--resume auto` continues. At the end weights, optimizer state, schedules and every logged loss must be those of the
 whole run, bit for bit. Resident memory and open files of the training process are sampled every second. The figures go
 into docs/reliability.md. Exit code 1 if anything differs or grows.
 """
@@ -22,10 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
 from helpers import ROOT
-
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 CONFIG = 'configs/demo/mae_pretrain.py'
 WARM_UP = 0.25  # of a run, after which memory and files must stay
@@ -41,7 +38,7 @@ class Sample(NamedTuple):
 
 
 def start(work: Path, options: list[str], log: Path) -> subprocess.Popen:
-    """Start or go on with the training, in a process group of its own."""
+    """Start or resume the training, in a process group of its own."""
     command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(work), '--resume', 'auto', '--cfg-options',
                *options]
     with open(log, 'a') as output:
@@ -113,6 +110,7 @@ def growth(samples: list[Sample]) -> tuple[float, int]:
 def compare(whole: Path, killed: Path, epochs: int) -> list[str]:
     """Names of what differs at the end."""
     from helpers.reliability import _flatten, different, logged
+
     from mae_mm.engine.resume import read_training_state
     states = []
     for work in (whole, killed):
