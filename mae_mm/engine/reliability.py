@@ -25,7 +25,8 @@ def make_reliable(cfg: Config) -> None:
     if 'type' not in loop:
         loop.type = 'EpochBasedTrainLoop' if loop.pop('by_epoch', True) else 'IterBasedTrainLoop'
     loop.type = LOOPS.get(_plain(loop.type), loop.type)
-    hooks = cfg.setdefault('default_hooks', dict())
+    cfg.setdefault('default_hooks', dict())
+    hooks = cfg.default_hooks  # a ConfigDict
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hooks.checkpoint and _plain(hooks.checkpoint.type) == 'CheckpointHook':
         hooks.checkpoint.type = 'mae_mm.CheckpointHook'

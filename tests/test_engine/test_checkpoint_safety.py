@@ -108,12 +108,12 @@ def test_without_checkpoints_a_run_starts_and_with_damaged_ones_it_does_not(copi
     assert newest_checkpoint(tmp_path / 'nothing') is None
     for path in copies.glob('*.pth'):
         truncate(path)
-    with pytest.raises(ValueError, match=r'every checkpoint in .* is damaged(.|\n)*start anew without'):
+    with pytest.raises(ValueError, match=r'every checkpoint in .* is damaged(.|\n)*start again without'):
         newest_checkpoint(copies)
 
 
 def test_a_new_run_does_not_start_among_the_checkpoints_of_another(copies: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r'earlier run \(epoch_3\.pth, …\): go on with it \(--resume\)'):
+    with pytest.raises(ValueError, match=r'earlier run \(epoch_3\.pth, …\): .*--resume'):
         check_unused(str(copies))
     (tmp_path / 'notes').mkdir()
     torch.save(dict(a=1), tmp_path / 'notes/encoder.pth')
@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_every_earlier_checkpoint(images: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(('option', 'text'), [
-    ({'model.backbone.arch.embed_dim': 48}, r'backbone\.cls_token: 1x1x24 in the file, 1x1x48 in the model'),
+    ({'model.backbone.arch.embed_dim': 48}, r'backbone\.cls_token: .*24.* in the file, .*48.* in the model'),
     ({'model.neck.depth': 2}, r'neck\.decoder_blocks\.1\..*: none in the file'),
 ])
 def test_a_checkpoint_of_another_size_is_refused(copies: Path, images: Path, option: dict, text: str) -> None:

@@ -170,7 +170,7 @@ def test_iterations_resume_without_reading_what_was_used(images: Path, tmp_path:
     assert logged(tmp_path / 'cut') == logged(tmp_path / 'whole')
 
 
-def test_another_batch_starts_the_epoch_anew_and_says_so(images: Path, tmp_path: Path) -> None:
+def test_another_batch_size_restarts_the_epoch_with_a_warning(images: Path, tmp_path: Path) -> None:
     options = {'default_hooks.checkpoint.minutes': 0, 'train_cfg.max_epochs': 2, **ALONE}
     train(tiny_config(images, tmp_path, **options), hooks=(StopAt(3),))
     runner = train(tiny_config(images, tmp_path, **options, **{'train_dataloader.batch_size': BATCH // 2}), resume=True)

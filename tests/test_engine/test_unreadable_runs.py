@@ -59,7 +59,7 @@ def log(work: Path) -> str:
     return ''.join(path.read_text() for path in work.glob('*/*.log'))
 
 
-def test_a_validation_image_is_borne_listed_and_replaced(images: Path, tmp_path: Path) -> None:
+def test_a_validation_image_is_listed_and_replaced(images: Path, tmp_path: Path) -> None:
     val = save_images(tmp_path / 'val')
     (val / '07.jpg').write_bytes(b'')
     cfg = tiny_config(images, tmp_path / 'run', **SHORT, **{'val_dataloader.dataset.data_root': str(val)})
@@ -75,7 +75,7 @@ def test_a_validation_image_is_borne_listed_and_replaced(images: Path, tmp_path:
     assert f'1 of {IMAGES} validation images could not be read' in log(tmp_path / 'run')
 
 
-def test_too_many_validation_images_stop_and_the_run_goes_on_once_they_are_mended(images: Path, tmp_path: Path) -> None:
+def test_too_many_validation_images_stop_and_the_run_continues_once_they_are_fixed(images: Path, tmp_path: Path) -> None:
     val = save_images(tmp_path / 'val')
     for name in ('07.jpg', '08.jpg'):
         (val / name).write_bytes(b'')
@@ -167,7 +167,7 @@ def test_a_name_that_is_no_utf8(images: Path, tmp_path: Path) -> None:
     assert printable('é.jpg') == 'é.jpg'
 
 
-def test_a_killed_worker_is_told_in_one_message(images: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported_in_one_message(images: Path, tmp_path: Path) -> None:
     def kill() -> None:
         for process in torch.multiprocessing.active_children():
             os.kill(process.pid, signal.SIGKILL)

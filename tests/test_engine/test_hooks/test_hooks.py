@@ -127,7 +127,7 @@ def test_checkpoints_of_a_run_can_be_drawn(run: Callable) -> None:
     assert all(torch.equal(weight, state[name]) for name, weight in runner.model.state_dict().items())
 
 
-def test_without_validation_only_the_training_loss_is_told(run: Callable) -> None:
+def test_without_validation_only_the_training_loss_is_reported(run: Callable) -> None:
     runner = run(val_dataloader=None, val_cfg=None, val_evaluator=None, train_cfg=dict(by_epoch=True, max_epochs=1))
     log, per_iter = log_of(runner), losses(runner)
     assert f'Training loss {per_iter[2]:.4f}.' in log and 'No validation was run' in log  # 3 = one interval and a rest
@@ -148,7 +148,7 @@ def test_resumed_run_goes_on_with_its_points(run: Callable, monkeypatch: pytest.
     assert points[:len(kept)] == kept and [p['iter'] for p in points[len(kept):]] == [8, 9, 9]
     assert all(p.get('loss') != 9.0 for p in points) and len(losses(resumed)) == 9
     assert '3 epochs (9 iterations)' in log_of(resumed)
-    run(train_cfg=dict(by_epoch=True, max_epochs=1))  # a new run starts anew
+    run(train_cfg=dict(by_epoch=True, max_epochs=1))  # a new run starts a new curve
     assert [p['iter'] for p in read_points(file)] == [2, 3, 3]
 
 

@@ -1,4 +1,4 @@
-"""NaN and infinity through an image, a weight and a gradient: no step is taken, and the run goes on or says why not."""
+"""NaN and infinity through an image, a weight and a gradient: no step is taken; the run continues or reports why not."""
 
 import json
 from pathlib import Path
