@@ -75,7 +75,7 @@ def test_a_validation_image_is_listed_and_replaced(images: Path, tmp_path: Path)
     assert f'1 of {IMAGES} validation images could not be read' in log(tmp_path / 'run')
 
 
-def test_too_many_validation_images_stop_and_the_run_continues_once_they_are_fixed(images: Path, tmp_path: Path) -> None:
+def test_too_many_validation_images_stop_the_run_until_they_are_fixed(images: Path, tmp_path: Path) -> None:
     val = save_images(tmp_path / 'val')
     for name in ('07.jpg', '08.jpg'):
         (val / name).write_bytes(b'')

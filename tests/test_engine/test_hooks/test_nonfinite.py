@@ -1,4 +1,4 @@
-"""NaN and infinity through an image, a weight and a gradient: no step is taken; the run continues or reports why not."""
+"""NaN and infinity through an image, a weight and a gradient: no step is taken; the run continues or stops."""
 
 import json
 from pathlib import Path
