@@ -1,3 +1,22 @@
 """Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin."""
 
-__version__ = '0.2.0'
+from importlib import import_module
+
+__version__ = '0.1.0'
+_ROOMS = {  # imported when first used, so that detectors and segmentors never import mmpretrain
+    'ViT': 'models.vit', 'MAE': 'models.mae', 'MAEDecoder': 'models.decoders', 'MaskedConv': 'models.masked_conv',
+    'FourTapPyramid': 'models.necks', 'SimplePyramid': 'models.necks',
+    'ImagePreprocessor': 'models.data_preprocessor', 'Checkpoint': 'checkpoint.contents',
+    'read_checkpoint': 'checkpoint.contents', 'write_checkpoint': 'checkpoint.contents',
+    'load_pretrained': 'checkpoint.loading'}
+__all__ = ['__version__', *_ROOMS]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_ROOMS[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

@@ -65,16 +65,18 @@ class PixelTarget(BaseModule):
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Masked losses of each patch's true mean, and of interpolation from the visible patches.
 
-        With normalised targets the interpolation's own patch mean is subtracted, because the target's is zero.
+        Patches of one pixel are predicted by the mean colour of their image. With normalised targets the
+        interpolation's own patch mean is subtracted, because the target's is zero.
         """
         patches = patchify(imgs.float(), self.patch_size)
         guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size), self.patch_size)
-        mean, std = patch_stats(patches)
-        scale = std if self.norm_pix_loss else torch.ones_like(std)
+        mean = patches.mean(-1, keepdim=True)
+        scale = patch_stats(patches)[1] if self.norm_pix_loss else 1.0
         offset = guess.mean(-1, keepdim=True) if self.norm_pix_loss else mean
+        flat = patches.mean(1, keepdim=True) if self.patch_size == 1 else mean
         target = (patches - mean) / scale
-        flat, interpolated = torch.zeros_like(patches), (guess - offset) / scale
-        return masked_means(self.errors(flat, target), mask), masked_means(self.errors(interpolated, target), mask)
+        errors = (self.errors(pred / scale, target) for pred in (flat - mean, guess - offset))
+        return tuple(masked_means(error, mask) for error in errors)
 
 
 @MODELS.register_module()

@@ -50,6 +50,35 @@ def test_loss_is_l1_on_the_hidden_pixels(make_conv, wide):
     assert (grad[mask] == 0).all() and (grad[~mask] != 0).any()
 
 
+def test_pixels_are_hidden_independently(make_conv, wide):
+    """Bernoulli: a pixel is hidden where its own score is below the ratio; the loss is the mean over hidden pixels."""
+    model = make_conv(mask_sampling='pixel', patch_size=1, mask_ratio=0.75).eval()
+    noise = torch.rand(2, 32 * 64)
+    inputs = wide.clone().requires_grad_()
+    pred, mask = model.reconstruct(inputs, noise)
+    assert torch.equal(mask, noise < 0.75) and pred.shape == (2, 32 * 64, 3)
+    error = (pred - wide.flatten(2).transpose(1, 2)).abs().mean(-1)
+    assert model.loss(wide, noise=noise)['loss'].item() == pytest.approx(error[mask].mean().item(), rel=1e-5)
+    pred.square().sum().backward()
+    grad = inputs.grad.flatten(2).transpose(1, 2)
+    assert (grad[mask] == 0).all() and (grad[~mask] != 0).any()
+    counts = model.reconstruct(wide.repeat(4, 1, 1, 1)).mask.sum(1)
+    assert len(counts.unique()) > 1  # not a fixed number
+    assert abs(counts.float().mean() - 1536) < 4 * (2048 * 0.75 * 0.25 / 8)**0.5  # four standard errors
+    ramp = torch.arange(64.0).expand(1, 3, 32, 64)
+    result = model.predict(ramp)[0]
+    assert torch.equal(result['mask'], model.predict(ramp)[0]['mask']) and result['mask'].shape == (2048, )
+    assert result['reconstruction'].shape == (3, 32, 64)
+    assert result['interpolation'] < 1
+    assert result['patch_mean'].item() == pytest.approx(16, rel=0.05)  # of the image's mean
+
+
+@pytest.mark.parametrize('options', [dict(patch_size=16), dict(patch_size=1, norm_pix_loss=True)])
+def test_pixel_masks_need_single_pixels(make_conv, options):
+    with pytest.raises(ValueError, match=r"mask_sampling='pixel' .* patch_size=1 and norm_pix_loss=False"):
+        make_conv(mask_sampling='pixel', **options)
+
+
 def test_it_learns_and_validates_as_the_transformer_does(make_conv, wide):
     model, noise = make_conv(), torch.rand(2, 8)
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
@@ -179,7 +208,7 @@ def test_a_file_without_a_backbone_is_refused(checkpoint, tmp_path):
         load_exactly(backbone, tmp_path / 'none.pth', 'backbone.')
 
 
-@pytest.mark.parametrize('name', ['masked_conv/pretrain_r50', 'demo/masked_conv'])
+@pytest.mark.parametrize('name', ['masked_conv/pretrain_r50', 'masked_conv/pretrain_r50_pixel', 'demo/masked_conv'])
 def test_recipes_build_and_answer(name):
     cfg = launch.load_config(f'configs/{name}.py')
     model = MODELS.build(cfg.model)
