@@ -15,10 +15,9 @@ from mae_mm.datasets.decode import DecodeError
 
 
 class SharedMemory:
-    """Zeroed bytes that forked and spawned processes see as one; a page takes memory once it is written.
+    """Zeroed bytes that forked and spawned processes share; a page takes memory once it is written.
 
-    The block is an anonymous file rather than a part of /dev/shm, which has 64 MB in a container unless someone asked
-    for more.
+    The block is an anonymous file, not a part of /dev/shm, which has 64 MB in a container by default.
 
     Args:
         nbytes: size of the block.
@@ -57,15 +56,12 @@ def _attach(nbytes: int, fd) -> SharedMemory:
 
 
 class ImageCache:
-    """uint8 images of any sizes in one shared block.
-
-    Which images are in it never changes what a data set returns, only how fast: those that do not fit, or cannot be
-    decoded, are missing.
+    """uint8 images of any sizes in one shared block; those that do not fit, or cannot be decoded, are missing.
 
     Args:
-        load: gives the (H, W, C) uint8 image of an index; must be safe to call from several threads.
+        load: returns the (H, W, C) uint8 image of an index; called from several threads.
         length: number of images.
-        max_bytes: bound of the block.
+        max_bytes: size of the block.
         progress: whether to show a progress bar.
     """
 
@@ -91,7 +87,7 @@ class ImageCache:
                 try:
                     img = load(i)
                 except DecodeError:
-                    continue  # reported when the image's turn comes
+                    continue  # reported when it is used
                 with lock:
                     start, self.full = self.used, self.full or self.used + img.nbytes > self.max_bytes
                     self.used += 0 if self.full else img.nbytes
@@ -107,11 +103,11 @@ class ImageCache:
                 bar.update(done)
 
     def __len__(self) -> int:
-        """Number of images that are in the cache."""
+        """Number of images in the cache."""
         return int((self.starts >= 0).sum())
 
     def get(self, i: int) -> np.ndarray | None:
-        """Look an image up; (H, W, C) uint8, a view of the shared block that must not be written to, or None."""
+        """An image, (H, W, C) uint8, as a read-only view of the shared block; None if it is missing."""
         start = self.starts[i]
         if start < 0:
             return None
@@ -119,7 +115,7 @@ class ImageCache:
         return self.memory.array[start:start + height * width * channels].reshape(height, width, channels)
 
     def subset(self, indices: Sequence[int]) -> 'ImageCache':
-        """Give a cache of these images, in this order, on the same block."""
+        """A cache of these images, in this order, on the same block."""
         other = object.__new__(ImageCache)
         other.__dict__.update(vars(self), starts=self.starts[indices], shapes=self.shapes[indices])
         return other

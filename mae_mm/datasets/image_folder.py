@@ -22,16 +22,16 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '
 
 
 def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
-    """Visit a folder and all below it, in sorted order.
+    """Visit a folder and all folders below it, in sorted order.
 
     Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
 
     Yields:
-        The path of each folder, relative to `root` and ending with a slash ('' is the root), and what is in it that is
-        no folder: files, but also broken links and pipes.
+        The path of each folder, relative to `root` and ending with a slash ('' is the root), and the entries in it
+        that are not folders: files, but also broken links and pipes.
 
     Raises:
-        ValueError: if a folder may not be read, whose images would be missed in silence.
+        ValueError: if a folder cannot be read: its images would be missing without notice.
     """
     seen, stack = set(), ['']
     while stack:
@@ -45,15 +45,15 @@ def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
                 entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
         except OSError as error:
             raise ValueError(printable(
-                f'{os.path.join(root, folder)} cannot be listed ({error.strerror}), and its images would be missed; '
-                'make it readable, move it away, or give it a name that begins with a dot')) from error
-        folders = {e.name for e in entries if holds(e.is_dir)}
+                f'{os.path.join(root, folder)} cannot be listed ({error.strerror}); make it readable, move it away, or '
+                'give it a name that begins with a dot')) from error
+        folders = {e.name for e in entries if _holds(e.is_dir)}
         yield folder, [e for e in entries if e.name not in folders]
         stack += [f'{folder}{e.name}/' for e in reversed(entries) if e.name in folders]
 
 
-def holds(test: Callable[[], bool]) -> bool:
-    """A test of a directory's entry; False for a link that leads nowhere, in circles or where nobody may look."""
+def _holds(test: Callable[[], bool]) -> bool:
+    """A test of a directory entry; False for a link that leads nowhere, in circles or to a forbidden place."""
     try:
         return test()
     except OSError:
@@ -64,21 +64,21 @@ def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[s
     """Walk a folder in sorted order: the files of a folder first, then its sub-folders; see `walk`.
 
     Yields:
-        The path of each file with one of these extensions (lower case, with the dot), relative to `root`.
+        The path, relative to `root`, of each file with one of these extensions (lower case, with the dot).
     """
-    extensions = tuple(extensions)
     for folder, entries in walk(root):
-        yield from (folder + e.name for e in entries if e.name.lower().endswith(extensions) and holds(e.is_file))
+        yield from (
+            folder + e.name for e in entries if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
 
 
 @DATASETS.register_module()
 class ImageFolder(BaseDataset):
-    """Every image under a folder: flat, nested, or ImageNet's class folders, whose names are ignored.
+    """Every image below a folder: flat, nested, or ImageNet's class folders, whose names are ignored.
 
     A sample is `dict(inputs, img_path, sample_idx)`: (C, H, W) uint8, str, int. With
     `collate_fn=dict(type='default_collate')` a batch is the same with (N, C, H, W) uint8, a list and (N,) int64.
 
-    A file that cannot be decoded is a `DecodeError`. The loops of mae_mm replace it (`ReadableSamples`).
+    A file that cannot be decoded raises a `DecodeError`; the loops of mae_mm replace it (`ReadableSamples`).
 
     Paths take their own bytes and 8 more each, in two arrays that forked workers share (the buffers in which
     BaseDataset keeps its pickles).
@@ -86,11 +86,11 @@ class ImageFolder(BaseDataset):
     Args:
         data_root: the folder.
         pipeline: transforms, the first of them one of `mae_mm.Load…`.
-        cache: 'none', or 'memory' to keep the decoded images in memory that all workers of this process share. Filled
-            at the start. What does not fit is decoded anew each time.
-        cache_gb: bound of that memory, in 10^9 bytes for each training process.
-        cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. Without it
-            the cache never changes a pixel of a sample, only the time it takes.
+        cache: 'none', or 'memory' to keep decoded images in memory that all workers of this process share. It is
+            filled at the start; what does not fit is decoded each time.
+        cache_gb: size of that memory, in 10^9 bytes for each training process.
+        cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. By default
+            images are cached as they are, and samples do not depend on the cache.
         extensions: file names to take, in lower case; add '.npy' for arrays.
         indices: use the first n images (the last, if negative), or those at these positions.
         metainfo, test_mode: as in BaseDataset.
@@ -107,10 +107,8 @@ class ImageFolder(BaseDataset):
             lazy_init: bool = False) -> None:
         if cache not in ('none', 'memory'):
             raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
-        if not cache_gb > 0:
-            raise ValueError(f"cache_gb={cache_gb} must be above 0 (10^9 bytes); to keep nothing: cache='none'")
-        if cache_short_side is not None and cache_short_side < 1:
-            raise ValueError(f'cache_short_side={cache_short_side} must be 1 pixel or more, or None')
+        if not cache_gb > 0 or (cache_short_side is not None and cache_short_side < 1):
+            raise ValueError(f'cache_gb={cache_gb} must be above 0, and cache_short_side={cache_short_side} at least 1')
         self.extensions = extensions
         self.cache = None
         self.cache_short_side = cache_short_side
@@ -125,7 +123,7 @@ class ImageFolder(BaseDataset):
             return
         first_n = self._indices if isinstance(self._indices, int) and self._indices > 0 else None
         self.data_bytes, self.data_address = self._find(first_n)
-        self._fully_initialized = True  # from here on `len(self)` is known
+        self._fully_initialized = True  # `len(self)` is known
         if self._indices is not None and first_n is None:
             self.get_subset_(self._indices)
         if self._max_cache_bytes:
@@ -134,13 +132,13 @@ class ImageFolder(BaseDataset):
     def _find(self, first_n: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Find the images; returns their joined paths (uint8) and the end of each (int64)."""
         paths, ends = bytearray(), array('q')
-        if os.path.isdir(self.data_root):
-            for path in islice(find_images(self.data_root, self.extensions), first_n):
-                paths += os.fsencode(path)
-                ends.append(len(paths))
+        exists = os.path.isdir(self.data_root)
+        for path in islice(find_images(self.data_root, self.extensions) if exists else (), first_n):
+            paths += os.fsencode(path)
+            ends.append(len(paths))
         if not ends:
             root = os.path.abspath(self.data_root)
-            found = f'no image ({" ".join(self.extensions)})' if os.path.isdir(root) else 'no such folder'
+            found = f'no image ({" ".join(self.extensions)})' if exists else 'no such folder'
             raise FileNotFoundError(
                 f'{root}: {found}. Expected images in this folder or in folders below it, for example '
                 f'{root}/any_name/1.jpg. To make the demo data: python tools/make_demo_data.py --out data/demo')
@@ -158,22 +156,19 @@ class ImageFolder(BaseDataset):
                 return img
             return resize(img, [round(side * factor) for side in img.shape[:2]]).permute(1, 2, 0).numpy()
 
-        start = time.perf_counter()
+        start, size = time.perf_counter(), f'cache_gb={self._max_cache_bytes / 1e9:g}'
         try:
             self.cache = ImageCache(load_small, len(self), self._max_cache_bytes, progress=is_main_process())
         except (OSError, OverflowError) as error:
             raise ValueError(
-                f'cache_gb={self._max_cache_bytes / 1e9:g} cannot be had: {error}; lower it, or cache_short_side, or '
-                "cache='none'") from error
+                f"{size} cannot be allocated: {error}; lower it, or cache_short_side, or use cache='none'") from error
         message = (
             f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.3g} GB, '
-            f'{time.perf_counter() - start:.1f} s')
-        if self.cache.full:
-            message += f'; cache_gb={self._max_cache_bytes / 1e9:g} is full, the others are decoded each time'
+            f'{time.perf_counter() - start:.1f} s' + (f'; {size} is full' if self.cache.full else ''))
         print_log(message, 'current', logging.WARNING if self.cache.full else logging.INFO)
 
     def get_data_info(self, idx: int) -> dict:
-        """Give `img_path` and `sample_idx` of an image."""
+        """`img_path` and `sample_idx` of an image."""
         length = len(self)
         if not -length <= idx < length:
             raise IndexError(f'image {idx} of {length}')
@@ -197,20 +192,20 @@ class ImageFolder(BaseDataset):
         return results
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
-        """Keep the first n images (the last, if negative), or those at these positions."""
+        """Keep the images that `indices` of the constructor would."""
         keep = self._positions(indices)
         super().get_subset_(keep)
         self._drop_others(keep)
 
     def get_subset(self, indices: int | Sequence[int]) -> 'ImageFolder':
-        """Give a data set of the first n images (the last, if negative), or of those at these positions."""
+        """A data set of the images that `indices` of the constructor would keep."""
         keep = self._positions(indices)
         other = super().get_subset(keep)
         other._drop_others(keep)
         return other
 
     def _copy_without_annotation(self, memo: dict | None = None) -> 'ImageFolder':
-        # mmengine's default memo is one dict for the whole process, which confuses data sets that reuse an id.
+        # mmengine's default memo is one dict for the whole process, and ids of objects are reused.
         return super()._copy_without_annotation({} if memo is None else memo)
 
     def _positions(self, indices: int | Sequence[int]) -> Sequence[int]:

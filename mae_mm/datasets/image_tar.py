@@ -1,11 +1,8 @@
-"""Images inside plain tar files, on disk or wherever fsspec reads."""
+"""Images in plain tar files, on disk or wherever fsspec reads."""
 
 import io
 import logging
-import re
 import tarfile
-import zipfile
-import zlib
 from array import array
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +21,7 @@ HEADER = 512  # bytes, before each file of a tar
 
 
 class TarIndex(NamedTuple):
-    """Where the files of one tar lie; saved beside it, it spares reading every header at the start."""
+    """Positions of the images in one tar; saved beside it, so that the headers need not be read."""
 
     names: np.ndarray  # (bytes,) uint8: the members' names, joined
     ends: np.ndarray  # (N,) int64: end of each name
@@ -39,10 +36,10 @@ class TarIndex(NamedTuple):
 
 
 def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS) -> TarIndex:
-    """Find the images in an open tar of `total` bytes by its headers alone.
+    """Find the images in an open tar of `total` bytes by its headers.
 
     Raises:
-        ValueError: if it is no plain tar.
+        ValueError: if it is not a plain tar.
     """
     names, ends, starts, sizes = bytearray(), array('q'), array('q'), array('q')
     try:
@@ -50,12 +47,13 @@ def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS
             for member in tar:
                 if member.isreg() and member.name.lower().endswith(tuple(extensions)):
                     names += member.name.encode('utf-8', 'surrogateescape')
-                    for column, value in ((ends, len(names)), (starts, member.offset_data), (sizes, member.size)):
-                        column.append(value)
+                    ends.append(len(names))
+                    starts.append(member.offset_data)
+                    sizes.append(member.size)
     except tarfile.ReadError as error:
         cut = total == 0 or 'unexpected end' in str(error)
-        raise ValueError('cut short, copy or pack it again' if cut else
-                         f'no plain tar ({error}); unpack a compressed one first') from None
+        raise ValueError('truncated, copy or pack it again' if cut else
+                         f'not a plain tar ({error}); unpack a compressed one first') from None
     columns = (np.frombuffer(column, dtype=np.int64) for column in (ends, starts, sizes))
     return TarIndex(np.frombuffer(names, dtype=np.uint8), *columns, np.asarray(total, dtype=np.int64))
 
@@ -70,17 +68,17 @@ def read_index(file: io.IOBase, total: int) -> TarIndex:
         with np.load(file, allow_pickle=False) as arrays:
             index = TarIndex(*(arrays[name] for name in TarIndex._fields))
         columns = np.stack([index.ends, index.starts, index.sizes]).astype(np.int64, casting='safe')  # (3, N)
-        inside = (columns >= 0).all() and (index.starts + index.sizes <= total).all()
+        fits = index.total == total and (columns >= 0).all() and (columns[1] + columns[2] <= total).all()
         ordered = (np.diff(index.ends) > 0).all() and index.ends[-1:].sum() == len(index.names)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # zip, zlib and NumPy raise whatever they raise
         raise ValueError('is damaged') from error
-    if index.total != total or not inside or not ordered or index.names.dtype != np.uint8:
-        raise ValueError('is of another tar')
+    if not fits or not ordered or index.names.dtype != np.uint8:
+        raise ValueError('belongs to another tar')
     return index
 
 
 def is_header_of(header: bytes, name: str, size: int) -> bool:
-    """Whether the 512 bytes before a file in a tar say that it is this one, as far as they can say it.
+    """Whether the 512 bytes before a file in a tar are the header of this file.
 
     Long names are cut there, and some programs write ? for what is not ASCII.
     """
@@ -106,7 +104,7 @@ def find_shards(root: str) -> tuple[str, list[str]]:
 
     Raises:
         ValueError: if fsspec cannot open such a URL.
-        FileNotFoundError: if there is an index of a tar that is not there.
+        FileNotFoundError: if the tar of an index is missing.
     """
     try:
         fs, path = fsspec.core.url_to_fs(root)
@@ -119,45 +117,32 @@ def find_shards(root: str) -> tuple[str, list[str]]:
         indexed = {index.removesuffix(INDEX_SUFFIX) for index in fs.glob(path.rstrip('/') + f'/*.tar{INDEX_SUFFIX}')}
         if gone := sorted(indexed - set(found)):
             raise FileNotFoundError(
-                f'{gone[0]} is not there, but its index is ({len(gone)} such); copy the tar, or delete the index')
-        warn_of_gaps(found)
+                f'{gone[0]} is missing, but its index is there ({len(gone)} such tars); copy it, or delete the index')
     else:
         found = [path] if fs.exists(path) else []
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
     return protocol, sorted(found)
 
 
-def warn_of_gaps(shards: Sequence[str]) -> None:
-    """Say it if the numbers of PREFIX-000000.tar and so on do not run from 0 without a gap."""
-    numbers = {}
-    for shard in shards:
-        if match := re.fullmatch(r'(.*?)(\d+)\.tar', shard):
-            numbers.setdefault(match[1], []).append(int(match[2]))
-    for prefix, present in numbers.items():
-        if missing := sorted(set(range(max(present))) - set(present)):
-            print_log(f'{prefix}*.tar: {len(present)} tars; of the numbers up to {max(present)}, {len(missing)} are '
-                      f'missing, the first is {missing[0]}', 'current', logging.WARNING)
-
-
 @DATASETS.register_module()
 class ImageTar(ImageFolder):
-    """Every image in one or several plain tars: `ImageFolder` with few large files in place of many small ones.
+    """Every image in one or several plain tars; otherwise like `ImageFolder`, with the same arguments.
 
-    Each image is read alone, by its place, so samplers shuffle all images of all shards exactly and split them over
-    processes and workers as they do files. `tools/pack_tar.py` writes such tars with an index beside each; without
-    one, the headers are read at the start. Samples, broken images, cache and arguments are those of `ImageFolder`.
+    Each image is read by its position, so samplers shuffle the images of all tars and split them over processes and
+    workers as they do files. `tools/pack_tar.py` writes such tars with an index beside each; without an index, the
+    headers are read at the start.
 
     Args:
-        data_root: a tar, a folder of tars, or a pattern such as `s3://bucket/train-*.tar`: a path or any URL that
-            fsspec opens (a pattern with `*`; braces and lists are not understood).
+        data_root: a tar, a folder of tars, or a pattern with `*` such as `s3://bucket/train-*.tar`: a path or any URL
+            of fsspec.
 
     Raises:
         FileNotFoundError: if there is no tar, no image in it, or an index without its tar.
-        ValueError: if a file is no plain tar.
+        ValueError: if a file is not a plain tar.
     """
 
     def _join_prefix(self) -> None:
-        """Nothing to join; mmengine would look for a file backend of its own."""
+        """Leave `data_root` as it is; mmengine would look for a file backend of its own."""
 
     def _find(self, first_n: int | None) -> tuple[np.ndarray, np.ndarray]:
         self.protocol, self.shards = find_shards(self.data_root)
@@ -165,8 +150,8 @@ class ImageTar(ImageFolder):
         if not sum(len(index.ends) for index in indices):
             found = f'no image ({" ".join(self.extensions)}) in {len(indices)} tars' if indices else 'no tar'
             raise FileNotFoundError(
-                f'{self.data_root}: {found}. Expected a tar of images, a folder of them, or a pattern with * (nothing '
-                'compressed, no {braces}); to make them: python tools/pack_tar.py FOLDER_OF_IMAGES FOLDER_FOR_TARS')
+                f'{self.data_root}: {found}. Expected a tar of images, a folder of tars, or a pattern with * (not '
+                'compressed, no {braces}); to make tars: python tools/pack_tar.py FOLDER_OF_IMAGES FOLDER_FOR_TARS')
         self.starts = np.concatenate([index.starts for index in indices])[:first_n]  # (N,) first byte in the shard
         self.sizes = np.concatenate([index.sizes for index in indices])[:first_n]  # (N,) bytes
         self.shard_of = np.repeat(np.arange(len(indices)), [len(index.ends) for index in indices])[:first_n]
@@ -184,9 +169,9 @@ class ImageTar(ImageFolder):
                     index = read_index(file, total)
                 for i in {0, len(index.ends) - 1} if len(index.ends) else ():
                     start = int(index.starts[i])
-                    header = fs.cat_file(shard, start=start - HEADER, end=start)  # no image is read here
+                    header = fs.cat_file(shard, start=start - HEADER, end=start)
                     if len(header) != HEADER or not is_header_of(header, index.name(i), int(index.sizes[i])):
-                        raise ValueError('is of another tar')
+                        raise ValueError('belongs to another tar')
                 return index
             except (OSError, ValueError) as error:
                 print_log(f'{shard + INDEX_SUFFIX} {error}: reading headers', 'current', logging.WARNING)
@@ -197,7 +182,7 @@ class ImageTar(ImageFolder):
                 raise ValueError(f'{shard}: {error}') from None
 
     def get_data_info(self, idx: int) -> dict:
-        """Give `img_path` (shard/name), `sample_idx` and `read`, a call that returns the content of the file."""
+        """`img_path` (tar/name), `sample_idx` and `read`, a call that returns the content of the file."""
         info = super().get_data_info(idx)
         idx = info['sample_idx']
         shard = self.shards[self.shard_of[idx]]
@@ -215,11 +200,11 @@ def read_member(protocol: str, path: str, start: int, size: int, name: str) -> b
     """Read the `size` bytes of a file that begins at byte `start` of a tar.
 
     Raises:
-        OSError: if it is not there, or has more bytes than any image.
+        OSError: if it is not there, or too large for an image.
     """
     check_bytes(size)
-    # Looked up each time: fsspec keeps one connection for each process, so forked workers do not share any.
+    # fsspec keeps one connection for each process, so that forked workers do not share one.
     data = fsspec.filesystem(protocol).cat_file(path, start=start - HEADER, end=start + size)
     if len(data) != HEADER + size or not is_header_of(data[:HEADER], name, size):
-        raise OSError(f'not where the index of {path} has it: the tar was changed, delete its {INDEX_SUFFIX}')
+        raise OSError(f'not at its position in {path}: the tar was changed, delete its {INDEX_SUFFIX}')
     return data[HEADER:]

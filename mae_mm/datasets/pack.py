@@ -10,14 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_mm.datasets.image_folder import find_images
-from mae_mm.datasets.image_tar import INDEX_SUFFIX, scan_tar
+from mae_mm.datasets.image_tar import INDEX_SUFFIX, TarIndex, scan_tar
 
 
 def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
     """Give each path a name in the tar.
 
-    webdataset joins files whose names are equal up to the first dot into one sample: dots within a name become `_`,
-    and a name that is then taken gets a number.
+    webdataset joins files whose names are equal up to the first dot into one sample. Dots within a name therefore
+    become `_`, and a name that is already taken gets a number.
 
     Yields:
         (path, name).
@@ -39,86 +39,66 @@ def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
 def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> tuple[list[Path], int]:
     """Write every image below `root`, in the order of `ImageFolder`, into `out/prefix-000000.tar` and so on.
 
-    The same files give the same bytes. A shard gets its name when it is complete; started again, complete ones are kept
-    if they hold the same files, by name and size.
+    The same files give the same bytes. After an interruption, complete tars are kept if they hold the same files, by
+    name and size.
 
     Args:
         root: folder of images.
-        out: folder for the tars, made if it is not there.
-        shard_gb: a shard is closed once it has so many 10^9 bytes.
+        out: folder for the tars; created if it does not exist.
+        shard_gb: size at which a tar is closed, in 10^9 bytes.
         prefix: of the names.
 
     Returns:
-        The tars, and how many images are in them.
+        The tars, and the number of images in them.
 
     Raises:
         FileNotFoundError: if there is no image below `root`.
         FileExistsError: if `out` holds tars of that prefix with other files.
-        ValueError: if `shard_gb` is not above 0, or `prefix` is no plain name.
+        ValueError: if `shard_gb` is not above 0, or `prefix` is not a plain name.
     """
     if not shard_gb > 0:
         raise ValueError(f'--shard-gb {shard_gb} must be above 0')
     if os.path.basename(prefix) != prefix or not prefix:
         raise ValueError(f'--prefix {prefix!r} must be a name without folders; those go into OUT')
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f'{root}: no such folder')
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f'{folder} is a file; OUT must be a folder')
-    folder.mkdir(parents=True, exist_ok=True)
     names = member_names(tqdm(find_images(root), desc='packing', unit='img', disable=None))
-    item, shards, count = next(names, None), [], 0
+    item, shards, count, folder = next(names, None), [], 0, Path(out)
     if item is None:
         raise FileNotFoundError(f'{root}: no image in this folder or in folders below it')
+    folder.mkdir(parents=True, exist_ok=True)
     while item is not None:
         shard = folder / f'{prefix}-{len(shards):06}.tar'
+        shards.append(shard)
         if shard.exists():
-            for name, size in members(shard):
-                if item is None or (name, size) != (item[1], os.path.getsize(os.path.join(root, item[0]))):
-                    raise _other_files(shard, f'it has {name} where {root} has {item and item[1]}')
+            index = _index(shard)
+            for i, size in enumerate(index.sizes):
+                if item is None or (index.name(i), size) != (item[1], os.path.getsize(os.path.join(root, item[0]))):
+                    raise FileExistsError(
+                        f'{shard} exists with other files: it has {index.name(i)} where {root} has {item and item[1]}; '
+                        'remove the tars, or choose another --prefix')
                 item, count = next(names, None), count + 1
-            shards.append(shard)
             continue
         unfinished = shard.with_suffix('.tar.part')
         try:
             with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
                 while item is not None and tar.offset < shard_gb * 1e9:
-                    _add(tar, os.path.join(root, item[0]), item[1])
+                    content = Path(root, item[0]).read_bytes()
+                    member = tarfile.TarInfo(item[1])  # no owner, no time
+                    member.size, member.mode = len(content), 0o644
+                    tar.addfile(member, io.BytesIO(content))
                     item, count = next(names, None), count + 1
         except BaseException:
             unfinished.unlink()
             raise
-        with unfinished.open('rb') as file:
-            index = scan_tar(file, unfinished.stat().st_size)
-        np.savez(f'{shard}{INDEX_SUFFIX}', **index._asdict())
+        np.savez(f'{shard}{INDEX_SUFFIX}', **_index(unfinished)._asdict())
         unfinished.rename(shard)
-        shards.append(shard)
     if left := sorted({*folder.glob(f'{prefix}-*.tar')} - {*shards}):
-        raise _other_files(left[0], f'{root} has no files left for it')
+        raise FileExistsError(f'{left[0]} exists, and {root} has no files left for it; remove it')
     return shards, count
 
 
-def members(shard: Path) -> list[tuple[str, int]]:
-    """Name and bytes of each image of a tar.
-
-    Raises:
-        FileExistsError: if it is cut short, or no tar.
-    """
+def _index(shard: Path) -> TarIndex:
     try:
         with shard.open('rb') as file:
-            index = scan_tar(file, shard.stat().st_size)
+            return scan_tar(file, shard.stat().st_size)
     except ValueError as error:
-        raise FileExistsError(f'{shard} is there already: {error}') from None
-    return [(index.name(i), int(size)) for i, size in enumerate(index.sizes)]
-
-
-def _other_files(shard: Path, why: str) -> FileExistsError:
-    return FileExistsError(
-        f'{shard} is there already, with other files: {why}; remove the tars, or choose another --prefix')
-
-
-def _add(tar: tarfile.TarFile, path: str, name: str) -> None:
-    content = Path(path).read_bytes()
-    member = tarfile.TarInfo(name)  # no owner, no time
-    member.size, member.mode = len(content), 0o644
-    tar.addfile(member, io.BytesIO(content))
+        raise FileExistsError(f'{shard} exists: {error}') from None

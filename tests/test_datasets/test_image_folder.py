@@ -165,7 +165,7 @@ def test_cache_stops_at_its_bound(folder, warnings):
     sizes = [plain.size[0] * plain.size[1] * 3 for plain in map(Image.open, map(str, sorted(folder.glob('n03/*'))))]
     dataset = ImageFolder(folder / 'n03', TEST, cache='memory', cache_gb=(sum(sizes) - 1) / 1e9)
     assert len(dataset.cache) == 5 and dataset.cache.used <= sum(sizes) - 1
-    assert '5 of 6 images in memory' in warnings[0] and 'is full, the others are decoded' in warnings[0]
+    assert '5 of 6 images in memory' in warnings[0] and 'is full' in warnings[0]
     plain = ImageFolder(folder / 'n03', TEST)
     assert all(torch.equal(dataset[i]['inputs'], plain[i]['inputs']) for i in range(6))
 
@@ -178,8 +178,8 @@ def test_cache_leaves_broken_files_to_their_turn(broken, warnings):
 
 
 @pytest.mark.parametrize(('option', 'value', 'wrong'), [
-    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be had'),
-    ('cache_short_side', 0, 'must be 1 pixel or more')])
+    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be allocated'),
+    ('cache_short_side', 0, 'at least 1')])
 def test_a_cache_that_cannot_be_is_named(folder, option, value, wrong):
     with pytest.raises(ValueError, match=rf'{option}=.* {wrong}'):
         ImageFolder(folder, TEST, cache='memory', **{option: value})

@@ -112,7 +112,7 @@ def test_a_tar_that_was_cut_off_is_a_broken_image(packed):
     start = int(dataset.starts[-1])
     last.write_bytes(last.read_bytes()[:start + 10])
     assert dataset[0]['sample_idx'] == 0
-    with pytest.raises(DecodeError, match=r'cannot read .*not where the index'):
+    with pytest.raises(DecodeError, match=r'cannot read .*not at its position'):
         dataset[len(dataset) - 1]
 
 
@@ -149,13 +149,13 @@ def test_packing_goes_on_behind_the_last_complete_tar(loose, packed, tmp_path):
     less = tmp_path / 'less'
     shutil.copytree(loose, less)
     sorted(less.rglob('*.*'))[-1].unlink()
-    with pytest.raises(FileExistsError, match=r'images-00000\d\.tar is there already, with other files'):
+    with pytest.raises(FileExistsError, match=r'images-00000\d\.tar exists with other files'):
         pack(str(less), str(packed), shard_gb=1.5e-5)
     shutil.copy(packed / 'images-000000.tar', packed / 'images-000003.tar')
-    with pytest.raises(FileExistsError, match=r'images-000003\.tar is there already, .* no files left for it'):
+    with pytest.raises(FileExistsError, match=r'images-000003\.tar exists, .* no files left for it'):
         pack(str(loose), str(packed), shard_gb=1.5e-5)
     (packed / 'images-000000.tar').write_bytes(b'')
-    with pytest.raises(FileExistsError, match=r'images-000000\.tar is there already: cut short'):
+    with pytest.raises(FileExistsError, match=r'images-000000\.tar exists: truncated'):
         pack(str(loose), str(packed), shard_gb=1.5e-5)
 
 
@@ -164,25 +164,23 @@ def test_mistakes_are_named(loose, packed, tmp_path):
         ImageTar(tmp_path / 'nowhere', TRAIN)
     with tarfile.open(tmp_path / 'zipped.tar', 'w:gz') as tar:
         tar.add(loose / 'a.jpg', 'a.jpg')
-    with pytest.raises(ValueError, match=r'zipped\.tar: no plain tar'):
+    with pytest.raises(ValueError, match=r'zipped\.tar: not a plain tar'):
         ImageTar(tmp_path / 'zipped.tar', TRAIN)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='no image in this folder'):
         pack(str(tmp_path / 'empty'), str(tmp_path / 'out'))
-
-
     for prefix in ('a/b', ''):
         with pytest.raises(ValueError, match=r'--prefix .* must be a name'):
             pack(str(loose), str(tmp_path / 'out'), prefix=prefix)
     for gigabytes in (0, -1, float('nan')):
         with pytest.raises(ValueError, match=r'--shard-gb .* above 0'):
             pack(str(loose), str(tmp_path / 'out'), gigabytes)
-    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
+    with pytest.raises(ValueError, match=r'nowhere/? cannot be listed'):
         pack(str(tmp_path / 'nowhere'), str(tmp_path / 'out'))
-    with pytest.raises(FileExistsError, match='is a file; OUT must be a folder'):
+    with pytest.raises(FileExistsError, match='File exists'):
         pack(str(loose), str(tmp_path / 'zipped.tar'))
     (tmp_path / 'short.tar').write_bytes((packed / 'images-000000.tar').read_bytes()[:700])
-    with pytest.raises(ValueError, match=r'short\.tar: cut short'):
+    with pytest.raises(ValueError, match=r'short\.tar: truncated'):
         ImageTar(tmp_path / 'short.tar', TRAIN)
     with pytest.raises(ValueError, match=r"data_root='foo://a' cannot be opened: .*foo"):
         ImageTar('foo://a', TRAIN)
@@ -210,16 +208,11 @@ def test_a_damaged_index_is_not_used(loose, packed, content, monkeypatch):
     assert len(said) == 1 and 'reading headers' in said[0]
 
 
-def test_a_missing_tar_is_named(packed, monkeypatch):
-    said = []
-    monkeypatch.setattr('mae_mm.datasets.image_tar.print_log', lambda text, *_: said.append(text))
+def test_a_missing_tar_is_named(packed):
     _, second, _ = sorted(packed.glob('*.tar'))
     second.rename(second.with_suffix('.gone'))
-    with pytest.raises(FileNotFoundError, match=r'images-000001\.tar is not there, but its index is'):
+    with pytest.raises(FileNotFoundError, match=r'images-000001\.tar is missing, but its index is there'):
         ImageTar(packed, TRAIN)
-    packed.joinpath(second.name + INDEX_SUFFIX).unlink()
-    assert 0 < len(ImageTar(packed, TRAIN)) < len(NAMES)
-    assert 'of the numbers up to 2, 1 are missing, the first is 1' in ' '.join(said)
 
 
 def test_files_that_changed_places_are_not_read_as_one_another(loose, tmp_path):
