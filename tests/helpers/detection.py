@@ -47,7 +47,7 @@ def write_config(name: str, data: Path, folder: Path, more: str = '') -> Path:
         'train_cfg.max_iters': 2, 'train_cfg.val_interval': 2, 'default_hooks.checkpoint.interval': 2,
         'default_hooks.logger.interval': 1, 'model.test_cfg.rpn.max_per_img': 20, 'model.test_cfg.rcnn.max_per_img': 5,
         'model.train_cfg.rpn_proposal.max_per_img': 20, 'model.train_cfg.rcnn.sampler.num': 8,
-        'auto_scale_lr.base_batch_size': 2, 'train_dataloader.batch_size': 2,
+        'param_scheduler.1.begin': 0, 'auto_scale_lr.base_batch_size': 2, 'train_dataloader.batch_size': 2,
         **{f'{loader}.{key}': value for loader in LOADERS
            for key, value in dict(num_workers=0, persistent_workers=False).items()}})
     if 'mask_rcnn' in name:
