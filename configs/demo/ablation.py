@@ -1,8 +1,8 @@
 """The default of the ablations at demo scale: a ViT of 4 blocks, 128 wide, 2,790 steps of 32 images (`ours`).
 
-As configs/demo/mae_pretrain.py, but smaller and shorter, about 3 minutes of one core for each row and seed; raw pixels,
-as in the paper's ablations.
-Run: python tools/ablate.py configs/ablation/mask_ratio.py --base configs/demo/ablation.py
+Smaller and shorter than configs/demo/mae_pretrain.py, on raw pixels as in the paper's ablations.
+Run:  python tools/ablate.py configs/ablation/mask_ratio.py --base configs/demo/ablation.py
+Cost: about 3 minutes of one core for each row and seed.
 """
 _base_ = './mae_pretrain.py'
 model = dict(

@@ -1,4 +1,4 @@
-"""The other side of configs/demo/ablation_finetune.py: the same budget from random weights (`ours`).
+"""The budget of configs/demo/ablation_finetune.py from random weights (`ours`).
 
 Run: python tools/train.py configs/demo/ablation_scratch.py
 """

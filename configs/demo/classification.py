@@ -1,7 +1,7 @@
 """Fine-tuning at demo scale: 1,008 labelled images of 12 classes, 48 px, patch 8 (`ours`).
 
-The Places365 list runs through the classes in turn, so its first 1,008 images are 84 of each class.
-Run: python tools/train.py configs/demo/classification.py --pretrained work_dirs/mae_pretrain/epoch_80.pth
+The Places365 list cycles through the classes, so its first 1,008 images are 84 of each class.
+Run: python tools/train.py configs/demo/classification.py --pretrained work_dirs/demo/mae_pretrain/epoch_40.pth
      make demo-classification PRETRAINED=CHECKPOINT    # every protocol, beside a random start, three seeds
 """
 _base_ = '../classification/vit_b16_in1k.py'

@@ -1,4 +1,4 @@
-"""Fine-tuning at demo scale from the iNaturalist 2018 layout (`ours`); all else as configs/demo/classification.py.
+"""Fine-tuning at demo scale from the iNaturalist 2018 layout (`ours`); otherwise as configs/demo/classification.py.
 
 Run: python tools/train.py configs/demo/classification_inat.py --pretrained CHECKPOINT
 """

@@ -1,4 +1,4 @@
-"""Partial fine-tuning at demo scale: the last of 6 blocks (`ours`); the rest as configs/demo/classification.py.
+"""Partial fine-tuning at demo scale: the last of 6 blocks (`ours`); otherwise as configs/demo/classification.py.
 
 Run: python tools/train.py configs/demo/classification_partial.py --pretrained CHECKPOINT
      … --cfg-options model.backbone.tuned_blocks=4

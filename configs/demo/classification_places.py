@@ -1,4 +1,4 @@
-"""Fine-tuning at demo scale from the large images of the Places365 layout (`ours`); all else as classification.py.
+"""Fine-tuning at demo scale from the large images of the Places365 layout (`ours`); otherwise as classification.py.
 
 Run: python tools/train.py configs/demo/classification_places.py --pretrained CHECKPOINT
 """

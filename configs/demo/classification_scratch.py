@@ -1,4 +1,4 @@
-"""The other side of configs/demo/classification.py: the same budget from random weights (`ours`).
+"""The budget of configs/demo/classification.py from random weights, without layer decay (`ours`).
 
 Run: python tools/train.py configs/demo/classification_scratch.py
 """

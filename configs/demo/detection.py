@@ -1,7 +1,7 @@
-"""Mask R-CNN at demo scale: 12 categories, 64 px, patch 8, ViTDet's pyramid and norms without its windows (`ours`).
+"""Mask R-CNN at demo scale: 12 categories, 64 px, patch 8, ViTDet's pyramid without windows (`ours`).
 
-A pyramid without its finest scale, a sample a bin of RoIAlign and 16 boxes an image leave time for more images. Boxes
-and masks do not depend on the class: few steps suffice.
+Heads and weight decay are those of the parent (Li et al.), narrower. No finest scale of the pyramid, one sample in each
+bin of RoIAlign and 16 boxes for each image leave time for more images. Boxes and masks do not depend on the class.
 Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two seeds, about 20 minutes on 2 cores
      python tools/train.py configs/demo/detection.py --pretrained CHECKPOINT
 """

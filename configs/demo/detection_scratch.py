@@ -1,4 +1,4 @@
-"""The other side of configs/demo/detection.py: the same budget from random weights (`ours`).
+"""The budget of configs/demo/detection.py from random weights, without layer decay (`ours`).
 
 Run: python tools/train.py configs/demo/detection_scratch.py
 """

@@ -1,8 +1,7 @@
-"""The demo pre-training at length: 2.0 M images in batches of 256, 78 minutes on one core (`ours`).
+"""The long demo pre-training, from which the transfers at demo scale start: 2.0 M images in batches of 256 (`ours`).
 
-The run that transfers at demo scale start from.
-
-Run: python tools/train.py configs/demo/mae_pretrain_long.py --resume    # stopped anywhere, the same command goes on
+Run:  python tools/train.py configs/demo/mae_pretrain_long.py --resume    # the same command resumes it
+Cost: 78 minutes on one core.
 """
 _base_ = './mae_pretrain.py'
 train_dataloader = dict(batch_size=256)

@@ -1,6 +1,6 @@
 """UperNet at demo scale: 20 classes, 600 labelled images, 64-px crops of a 48-px encoder, patch 8 (`ours`).
 
-Patches of 8 px halve all strides: 2, 4, 8, 16. The class names and colours show what data of one's own need.
+Patches of 8 px halve all strides: 2, 4, 8, 16. Class names and colours are given as for your own data.
 Run: make demo-segmentation PRETRAINED=CHECKPOINT    # beside a random start, two seeds
      python tools/train.py configs/demo/segmentation.py --pretrained CHECKPOINT
 """

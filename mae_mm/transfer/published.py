@@ -20,6 +20,7 @@ from typing import NamedTuple
 from mmengine.fileio import load
 
 from mae_mm.paths import ROOT
+from mae_mm.transfer.tables import markdown_table
 
 EVALUATORS = {  # metric of a metafile: key of the host's evaluator
     'Top 1 Accuracy': 'accuracy/top1', 'k-NN Accuracy': 'knn/top1', 'box AP': 'coco/bbox_mAP',
@@ -82,10 +83,10 @@ def make_table(configs: str, field: str) -> str:
         value = ' / '.join(f'{value:g}' if value % 1 else f'{value:.1f}' for value in entry.metrics.values())
         row = cells.setdefault(getattr(entry, field) or 'as it is', {})
         row.setdefault(entry.architecture, []).append(value if entry.tag == 'paper' else f'{value} `{entry.tag}`')
-    rows = [['', *columns], ['---'] * (len(columns) + 1)]
-    rows += [[f'`{name}`' if field in ('config', 'options') else name, *[', '.join(row.get(column, ['–']))
-              for column in columns]] for name, row in cells.items()]
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+    names = [f'`{name}`' if field in ('config', 'options') else name for name in cells]
+    return markdown_table(['', *columns], [
+        [name, *[', '.join(row.get(column, ['–'])) for column in columns]]
+        for name, row in zip(names, cells.values(), strict=True)]) + '\n'
 
 
 def fill_tables(text: str) -> str:

@@ -1,8 +1,8 @@
 """Resolved recipes and metafiles against what was published: `tests/published/*.yml`, written from the sources.
 
-`results.yml` has the results. The other files are lists of groups: a source, its tag, configs as globs (`!` excludes),
-and values by their key in the resolved config. Within a list, a key names an item by the last part of its type
-(`param_scheduler.LinearLR.end`); null stands for a key that is absent or None. `base_lr` is the learning rate for 256
+`results.yml` and `ablation.yml` have results. The other files are lists of groups: a source, its tag, configs as globs
+(`!` excludes), and values by their key in the resolved config. Within a list, a key names an item by the end of its
+type (`param_scheduler.LinearLR.end`); null stands for an absent key or None. `base_lr` is the rate for 256
 images, `floor_lr` the one at the end.
 """
 
@@ -17,8 +17,9 @@ from mmengine.fileio import load
 
 from mae_mm.engine.runner import load_config
 from mae_mm.transfer.published import read_metafiles
+from mae_mm.transfer.rows import read_table
 
-GROUPS = [group for path in sorted((ROOT / 'tests/published').glob('*.yml')) if path.stem != 'results'
+GROUPS = [group for path in sorted((ROOT / 'tests/published').glob('*.yml')) if path.stem not in ('results', 'ablation')
           for group in load(path)]
 FAMILIES = ('pretrain', 'classification', 'linear', 'partial', 'detection', 'segmentation', 'baselines')
 RECIPES = ['mae_pretrain', *sorted(
@@ -102,3 +103,10 @@ def test_metafiles_have_the_published_results():
                  for source, entries in load(ROOT / 'tests/published/results.yml').items()
                  for name, values in entries.items()}
     assert {entry.name: (entry.tag, list(entry.metrics.values())) for entry in read_metafiles()} == published
+
+
+@pytest.mark.parametrize(('table', 'published'), load(ROOT / 'tests/published/ablation.yml').items())
+def test_ablations_have_the_published_results(table, published):
+    found = {name: [row.finetune, row.linear] for name, row in read_table(
+        ROOT / f'configs/ablation/{table}.py').rows.items() if row.finetune or row.linear}
+    assert found == published['rows']
