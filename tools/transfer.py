@@ -1,4 +1,4 @@
-"""What a checkpoint is worth: transfers from it, as tables and one HTML report."""
+"""Transfer a checkpoint to classification, detection and segmentation; write tables and one HTML report."""
 
 import argparse
 import os
@@ -17,15 +17,17 @@ EXAMPLES = """suites:
   places     Places205, Places365
   all        these five, with the recipes for the size of the checkpoint and the published results beside
   partial    fine-tuning of the last 0, 0.5, 1, 2 … 24 blocks of a ViT-L, with a plot; demo-partial: at demo scale
+             (the paper chose the epochs for each number of blocks: --epochs 50 100 200)
 
 examples:
   python tools/transfer.py work_dirs/demo/mae_pretrain_long/epoch_720.pth --suite demo
   python tools/transfer.py mae_pretrain_vit_base.pth --suite coco --gpus 8 --out work_dirs/transfer_b
+  python tools/transfer.py mae_pretrain_vit_large.pth --suite partial --epochs 50 100 200 --gpus 8
   python tools/transfer.py CHECKPOINT --suite demo-classification --seeds 1 --cfg-options train_cfg.max_epochs=4
 
-CHECKPOINT may be in any format that tools/convert_checkpoint.py reads. Started again after an interruption, the same
-command goes on: complete runs are not repeated, long ones resume from their newest checkpoint. A transfer that fails
-does not stop the others: it is named at the end, and the exit code is 1."""
+CHECKPOINT may be in any format that tools/convert_checkpoint.py reads. Repeat the same command after an
+interruption: complete runs are kept, long ones resume from their newest checkpoint. A transfer that fails does not stop
+the others; it is listed at the end, and the exit code is 1."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +40,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
     parser.add_argument('--starts', nargs='+', choices=['random', 'mae'],
                         help='sides to run (default: both in the demo, mae in the others)')
+    parser.add_argument('--epochs', type=int, nargs='+', metavar='N',
+                        help='partial fine-tuning: try each of these for every number of blocks (paper: 50 100 200)')
     parser.add_argument('--workers', type=int, metavar='N',
                         help='runs at a time (default: one for each core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N',
@@ -55,15 +59,15 @@ def main() -> None:
     def run() -> None:
         import torch
 
-        from mae_mm.checkpoint import read_checkpoint
+        from mae_mm.checkpoint.contents import read_checkpoint
         from mae_mm.transfer.comparison import compare
         from mae_mm.transfer.report import write_report
         from mae_mm.transfer.suites import GROUPS, find_suites
 
         launch.check_file(args.checkpoint, 'CHECKPOINT')
-        suites = find_suites(args.suite, read_checkpoint(args.checkpoint))
+        suites = find_suites(args.suite, read_checkpoint(args.checkpoint), args.epochs or ())
         for name in set(GROUPS.get(args.suite, ())) - set(suites):
-            print(f'left out: {name}: the paper has no such transfer of an encoder of this size')
+            print(f'left out: {name}: there is no recipe for an encoder of this size')
         out, summaries, failed = Path(args.out), {}, {}
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
         for name, suite in suites.items():
@@ -80,7 +84,7 @@ def main() -> None:
         print(f'{out / "report.html"}: tables, curves, pictures, configs; {out / "results.json"}: the figures')
         if failed:
             names = '\n'.join(f'failed: {name}: {error}' for name, error in failed.items())
-            print(f'{names}\nThe same command repeats these alone.', file=sys.stderr)
+            print(f'{names}\nRepeat the same command to run these again.', file=sys.stderr)
             sys.exit(1)
 
     exit_on_user_error(run)

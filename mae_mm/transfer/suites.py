@@ -1,9 +1,115 @@
 """The comparisons that `tools/transfer.py` offers by name."""
 
+from collections.abc import Sequence
+
 from mmengine.config import Config
 
 from mae_mm.checkpoint.contents import Checkpoint
+from mae_mm.paths import find_config
+from mae_mm.transfer.published import published_metrics, read_metafiles
 from mae_mm.transfer.types import Metric, Protocol, Suite
+
+GROUPS = {'demo': ('demo-classification', 'demo-detection', 'demo-segmentation'),
+          'all': ('imagenet', 'coco', 'ade20k', 'inat', 'places')}
+SIZES = {768: ('b', 'b16'), 1024: ('l', 'l16'), 1280: ('h', 'h14')}  # by width
+BLOCKS = 'blocks that are fine-tuned'
+TOP1 = {'accuracy/top1': Metric('top-1')}
+BOX_MASK = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/segm_mAP': Metric('mask AP', 100.0)}
+MIOU = {'mIoU': Metric('mIoU')}
+TUNED = 'model.backbone.tuned_blocks'
+
+# Suites on published data sets: task, metrics, and the title and config of each protocol, with {size} (b, l, h) and
+# {patches} (b16, l16, h14). A config that does not exist for a size is left out.
+PUBLISHED = {
+    'imagenet': ('Classification, ImageNet-1K', TOP1, dict(
+        finetune=('fine-tuning', 'classification/vit_{patches}_in1k'),
+        linear=('linear probing', 'linear/vit_{patches}_in1k'))),
+    'coco': ('Object detection and instance segmentation, COCO', BOX_MASK, dict(
+        vitdet=('ViTDet', 'detection/vitdet_{size}_coco'),
+        mask_rcnn=('Mask R-CNN', 'detection/mask_rcnn_vit_{size}_coco'))),
+    'ade20k': ('Semantic segmentation, ADE20K', MIOU, dict(
+        upernet=('UperNet', 'segmentation/upernet_vit_{size}_ade20k'))),
+    'inat': ('Classification, iNaturalist', TOP1, {
+        f'inat{year}': (f'iNaturalist {year}', f'classification/inat/vit_{{patches}}_inat{year}')
+        for year in (2017, 2018, 2019)}),
+    'places': ('Classification, Places', TOP1, {
+        f'places{classes}': (f'Places{classes}', f'classification/places/vit_{{patches}}_places{classes}')
+        for classes in (205, 365)}),
+}
+
+
+def find_suites(name: str, checkpoint: Checkpoint, epochs: Sequence[int] = ()) -> dict[str, Suite]:
+    """The suites of a name or of a group (demo, all); those on published data sets are for the size of the checkpoint.
+
+    A suite of a group is left out where there is no recipe for this size: UperNet with ViT-H.
+
+    Args:
+        epochs: lengths to try for each number of blocks in partial fine-tuning (default: that of the recipe).
+
+    Raises:
+        ValueError: for an unknown name, or a checkpoint without recipes.
+    """
+    known = (*SUITES, *PUBLISHED, 'partial')
+    names = GROUPS.get(name, (name, ))
+    if unknown := [one for one in names if one not in known]:
+        raise ValueError(f'--suite {unknown[0]!r}: must be one of {", ".join([*known, *GROUPS])}')
+    suites = {one: SUITES[one] if one in SUITES else published_suite(one, checkpoint) for one in names}
+    if epochs:
+        if not any(suite.axis for suite in suites.values()):
+            raise ValueError(f'--epochs is for --suite partial and demo-partial, got --suite {name}')
+        suites = {one: vary_epochs(suite, epochs) for one, suite in suites.items()}
+    if not any(suite.protocols for suite in suites.values()):
+        raise ValueError(f'--suite {name}: no recipe for an encoder of this size ({checkpoint})')
+    return {one: suite for one, suite in suites.items() if suite.protocols}
+
+
+def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
+    """The transfers of the paper on one data set, long runs from the checkpoint alone, with the published results."""
+    if checkpoint.embed_dim not in SIZES:
+        raise ValueError(
+            f'{checkpoint.source} is a {checkpoint}; there are recipes for ViT-B, -L and -H (768, 1024, 1280 wide). '
+            '--suite demo takes checkpoints of configs/demo/')
+    size, patches = SIZES[checkpoint.embed_dim]
+    if name == 'partial':
+        return partial_suite() if size == 'l' else Suite('', {}, TOP1)
+    task, metrics, entries = PUBLISHED[name]
+    protocols = {}
+    for key, (title, config) in entries.items():
+        path = f'configs/{config.format(size=size, patches=patches)}.py'
+        if find_config(path):
+            scratch = path.replace('.py', '_scratch.py')
+            protocols[key] = Protocol(
+                title, scratch if key == 'finetune' else path, path, published=published_metrics(path))
+    note = 'Published: from MAE pre-training of 1600 epochs.'
+    return Suite(task, protocols, metrics, note, seeds=1, starts=('mae', ), save=True)
+
+
+def partial_suite() -> Suite:
+    """Partial fine-tuning of ViT-L (MAE, Fig. 9)."""
+    published = {entry.name: entry.metrics for entry in read_metafiles()}
+    protocols = {'k0': Protocol(
+        'no block', None, 'configs/linear/vit_l16_in1k.py', published=published['linear_vit_l16_in1k-800e-raw'], at=0)}
+    for k in (0.5, 1, 2, 4, 6, 12, 18):
+        protocols[f'k{k}'] = Protocol(
+            f'the last {k} of 24 blocks', None, 'configs/partial/vit_l16_in1k.py', {TUNED: k},
+            published=published_metrics('configs/partial/vit_l16_in1k.py', f'{TUNED}={k}'), at=k)
+    protocols['k24'] = Protocol('all 24 blocks', None, 'configs/ablation/finetune_vit_l16.py',
+                                published=published['vit_l16_in1k-800e-raw'], at=24)
+    note = 'Published: from MAE of 800 epochs on raw pixels, the best of 50, 100 and 200 epochs (`paper`).'
+    return Suite('Partial fine-tuning, ImageNet-1K', protocols, TOP1, note, 1, ('mae', ), True, BLOCKS)
+
+
+def vary_epochs(suite: Suite, epochs: Sequence[int]) -> Suite:
+    """A suite in which each protocol that tunes blocks is run for each of several numbers of epochs."""
+    protocols = {}
+    for name, protocol in suite.protocols.items():
+        for length in epochs if protocol.at else ():
+            options = {**protocol.options, 'train_cfg.max_epochs': length}
+            protocols[f'{name}_{length}e'] = protocol._replace(
+                title=f'{protocol.title}, {length} epochs', options=options)
+        if not protocol.at:
+            protocols[name] = protocol
+    return suite._replace(protocols=protocols)
 
 
 def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:
@@ -17,94 +123,6 @@ def _demo(name: str) -> str:
     return f'configs/demo/{name}.py'
 
 
-GROUPS = {'demo': ('demo-classification', 'demo-detection', 'demo-segmentation'),
-          'all': ('imagenet', 'coco', 'ade20k', 'inat', 'places')}
-PUBLISHED = (*GROUPS['all'], 'partial')
-SIZES = {768: 'b', 1024: 'l', 1280: 'h'}  # by width
-PATCHES = dict(b='b16', l='l16', h='h14')
-BLOCKS = 'blocks that are fine-tuned'
-TOP1 = {'accuracy/top1': Metric('top-1')}
-BOX_MASK = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/segm_mAP': Metric('mask AP', 100.0)}
-
-# Published results from MAE pre-training of 1600 epochs: all from the MAE paper but ViTDet's (arXiv:2203.16527).
-FINE_TUNING = dict(b=83.6, l=85.9, h=86.9)
-LINEAR_PROBING = dict(b=68.0, l=75.8, h=76.6)
-MASK_RCNN = dict(b=(50.3, 44.9), l=(53.3, 47.2))
-VITDET = dict(b=(51.6, 45.9), l=(55.5, 49.2), h=(56.7, 50.2))
-UPERNET = dict(b=48.1, l=53.6)
-PARTIAL = {0: 73.5, 0.5: 79.1, 1: 81.0, 2: None, 4: None, 6: None, 12: None, 18: None, 24: 84.9}  # Fig. 9, its text
-INAT = {2017: dict(b=70.5, l=75.7, h=79.3), 2018: dict(b=75.4, l=80.1, h=83.0), 2019: dict(b=80.5, l=83.4, h=85.7)}
-PLACES = {205: dict(b=63.9, l=65.8, h=65.9), 365: dict(b=57.9, l=59.4, h=59.8)}
-
-
-def find_suites(name: str, checkpoint: Checkpoint) -> dict[str, Suite]:
-    """The suites of a name or of a group (demo, all); those on real data are for the size of the checkpoint.
-
-    A suite of a group is left out where the paper has none for this size: UperNet with ViT-H.
-
-    Raises:
-        ValueError: for an unknown name, or a checkpoint of no published size.
-    """
-    names = GROUPS.get(name, (name, ))
-    if unknown := [name for name in names if name not in (*SUITES, *PUBLISHED)]:
-        raise ValueError(f'--suite {unknown[0]!r} is none of {", ".join([*SUITES, *PUBLISHED, *GROUPS])}')
-    if name == 'all' and SIZES.get(checkpoint.embed_dim, 'b') not in UPERNET:
-        names = [name for name in names if name != 'ade20k']
-    return {name: SUITES[name] if name in SUITES else published_suite(name, checkpoint) for name in names}
-
-
-def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
-    """The transfers of the paper on one data set, long runs from the checkpoint alone, with the published results."""
-    if checkpoint.embed_dim not in SIZES:
-        raise ValueError(
-            f'{checkpoint.source} is a {checkpoint}; there are recipes for ViT-B, -L and -H (768, 1024, 1280 wide). '
-            '--suite demo takes checkpoints of configs/demo/')
-    size = SIZES[checkpoint.embed_dim]
-    patches = PATCHES[size]
-
-    def protocol(title: str, config: str, *published: float, metrics: dict = TOP1) -> Protocol:
-        path = f'configs/{config}.py'
-        return Protocol(title, path, path, published=dict(zip(metrics, published, strict=bool(published))))
-
-    if name == 'coco':
-        protocols = dict(vitdet=protocol('ViTDet', f'detection/vitdet_{size}_coco', *VITDET[size], metrics=BOX_MASK))
-        if size in MASK_RCNN:
-            protocols['mask_rcnn'] = protocol(
-                'Mask R-CNN', f'detection/mask_rcnn_vit_{size}_coco', *MASK_RCNN[size], metrics=BOX_MASK)
-        return _long('Object detection and instance segmentation, COCO', protocols, BOX_MASK)
-    if name == 'ade20k':
-        if size not in UPERNET:
-            raise ValueError('--suite ade20k: the paper has no UperNet with ViT-H; there are recipes for ViT-B and -L')
-        metrics = {'mIoU': Metric('mIoU')}
-        config = f'segmentation/upernet_vit_{size}_ade20k'
-        return _long('Semantic segmentation, ADE20K', dict(
-            upernet=protocol('UperNet', config, UPERNET[size], metrics=metrics)), metrics)
-    if name == 'imagenet':
-        return _long('Classification, ImageNet-1K', dict(
-            finetune=protocol('fine-tuning', f'classification/vit_{patches}_in1k', FINE_TUNING[size])._replace(
-                random=f'configs/classification/vit_{patches}_in1k_scratch.py'),
-            linear=protocol('linear probing', f'linear/vit_{patches}_in1k', LINEAR_PROBING[size])), TOP1)
-    if name == 'partial':
-        if size != 'l':
-            raise ValueError('--suite partial: the recipes are for ViT-L, as in the paper (Fig. 9)')
-        suite = _long('Partial fine-tuning, ImageNet-1K', {f'k{k}': protocol(
-            f'the last {k} of 24 blocks', f'partial/vit_l16_in1k_k{k}'.replace('.', '_'), *[top1] * (top1 is not None),
-        )._replace(at=k) for k, top1 in PARTIAL.items()}, TOP1)
-        return suite._replace(axis=BLOCKS, note='Published: from MAE of 800 epochs on raw pixels (`paper`).')
-    if name == 'inat':
-        return _long('Classification, iNaturalist', {f'inat{year}': protocol(
-            f'iNaturalist {year}', f'classification/inat/vit_{patches}_inat{year}', published[size])
-            for year, published in INAT.items()}, TOP1)
-    return _long('Classification, Places', {f'places{classes}': protocol(
-        f'Places{classes}', f'classification/places/vit_{patches}_places{classes}', published[size])
-        for classes, published in PLACES.items()}, TOP1)
-
-
-def _long(task: str, protocols: dict[str, Protocol], metrics: dict[str, Metric]) -> Suite:
-    note = 'Published: from MAE pre-training of 1600 epochs (`paper`).'
-    return Suite(task, protocols, metrics, note, seeds=1, starts=('mae', ), save=True)
-
-
 SUITES = {
     'demo-classification': Suite(
         'Few-label classification of demo images',
@@ -113,15 +131,14 @@ SUITES = {
             linear=Protocol('linear probing', *[_demo('classification_linear')] * 2, cost=0.45),
             partial1=Protocol('partial fine-tuning, k = 1', None, _demo('classification_partial'), cost=0.5),
             partial4=Protocol(
-                'partial fine-tuning, k = 4', None, _demo('classification_partial'),
-                {'model.backbone.tuned_blocks': 4}, cost=0.8),
+                'partial fine-tuning, k = 4', None, _demo('classification_partial'), {TUNED: 4}, cost=0.8),
             knn=Protocol('k-NN, k = 20', *[_demo('classification')] * 2, cost=0.05, measure=measure_knn)),
         TOP1, 'Chance is 8.3.'),
     'demo-partial': Suite(
         'Partial fine-tuning on few labels of demo images',
         {f'k{k}': Protocol(f'the last {k} of 6 blocks', None, config, options, at=k) for k, config, options in (
             (0, _demo('classification_linear'), {}),
-            *((k, _demo('classification_partial'), {'model.backbone.tuned_blocks': k}) for k in (0.5, 1, 2, 4)),
+            *((k, _demo('classification_partial'), {TUNED: k}) for k in (0.5, 1, 2, 4)),
             (6, _demo('classification'), {}))},
         TOP1, 'Chance is 8.3.', starts=('mae', ), axis=BLOCKS),
     'demo-detection': Suite(
@@ -133,6 +150,6 @@ SUITES = {
     'demo-segmentation': Suite(
         'UperNet on demo images',
         dict(upernet=Protocol('UperNet', _demo('segmentation_scratch'), _demo('segmentation'))),
-        {'mIoU': Metric('mIoU'), 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')},
+        {**MIOU, 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')},
         'Twenty classes; mIoU and class accuracy are means over them.', seeds=2),
 }

@@ -106,9 +106,9 @@ def test_linear_probing_moves_the_head_alone(data, tmp_path):
 
 
 @pytest.mark.parametrize(('k', 'trained'), [
-    ('0_5', ('backbone.blocks.1.norm2.', 'backbone.blocks.1.mlp.')), ('1', ('backbone.blocks.1.', ))])
+    (0.5, ('backbone.blocks.1.norm2.', 'backbone.blocks.1.mlp.')), (1, ('backbone.blocks.1.', ))])
 def test_partial_fine_tuning_moves_the_last_blocks(data, tmp_path, k, trained):
-    cfg = launch.load_config(str(CONFIGS / f'partial/vit_l16_in1k_k{k}.py'))
+    cfg = launch.load_config(str(CONFIGS / 'partial/vit_l16_in1k.py'), {'model.backbone.tuned_blocks': k})
     moved, runner = changed(twelve_classes(shrink(cfg, tmp_path), data / 'imagenet'))
     expected = (*trained, 'backbone.fc_norm.', 'head.')
     assert moved == {name for name, _ in runner.model.named_parameters() if name.startswith(expected)}

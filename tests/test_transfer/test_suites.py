@@ -1,12 +1,11 @@
-"""Suites by name: groups, sizes, the paper's numbers, configs that exist."""
-
+"""Suites by name: groups, sizes, published numbers, configs that exist."""
 
 import pytest
 import torch
-from helpers import ROOT
 
-from mae_mm.checkpoint import Checkpoint
+from mae_mm.checkpoint.contents import Checkpoint
 from mae_mm.engine.runner import load_config
+from mae_mm.paths import find_config
 from mae_mm.transfer.suites import GROUPS, SUITES, find_suites
 
 
@@ -16,7 +15,8 @@ def checkpoint(width: int) -> Checkpoint:
 
 def published(name: str, width: int) -> dict[str, list[float]]:
     suite = find_suites(name, checkpoint(width))[name]
-    return {name: list(protocol.published.values()) for name, protocol in suite.protocols.items()}
+    return {name: [protocol.published.get(metric) for metric in suite.metrics]
+            for name, protocol in suite.protocols.items()}
 
 
 def test_groups():
@@ -28,43 +28,51 @@ def test_groups():
 def test_published_numbers():
     """RECIPES: COCO box and mask AP of Table 4 and ViTDet's, ADE20K mIoU, top-1."""
     assert published('coco', 768) == dict(vitdet=[51.6, 45.9], mask_rcnn=[50.3, 44.9])
-    assert published('coco', 1024) == dict(vitdet=[55.5, 49.2], mask_rcnn=[53.3, 47.2])
-    assert published('coco', 1280) == dict(vitdet=[56.7, 50.2])
+    assert published('coco', 1024) == dict(vitdet=[55.6, 49.2], mask_rcnn=[53.3, 47.2])
+    assert published('coco', 1280) == dict(vitdet=[56.7, 50.1])
     assert published('ade20k', 768) == dict(upernet=[48.1]) and published('ade20k', 1024) == dict(upernet=[53.6])
     assert published('imagenet', 1280) == dict(finetune=[86.9], linear=[76.6])
     assert published('inat', 1024) == dict(inat2017=[75.7], inat2018=[80.1], inat2019=[83.4])
     assert published('places', 768) == dict(places205=[63.9], places365=[57.9])
+    assert published('partial', 1024) == {'k0': [73.5], 'k0.5': [79.1], 'k1': [81.0], 'k24': [84.9],
+                                          **{f'k{k}': [None] for k in (2, 4, 6, 12, 18)}}
 
 
-def test_partial_fine_tuning_is_that_of_figure_9():
-    suite = find_suites('partial', checkpoint(1024))['partial']
-    assert [protocol.at for protocol in suite.protocols.values()] == [0, 0.5, 1, 2, 4, 6, 12, 18, 24]
-    assert published('partial', 1024)['k0'] == [73.5] and published('partial', 1024)['k24'] == [84.9]
-    for name in ('partial', 'demo-partial'):
-        suite = find_suites(name, checkpoint(1024))[name]
-        for protocol in list(suite.protocols.values())[1:-1]:
-            assert load_config(protocol.mae, protocol.options).model.backbone.tuned_blocks == protocol.at
-        assert 'tuned_blocks' not in load_config(list(suite.protocols.values())[-1].mae).model.backbone
+@pytest.mark.parametrize('name', ['partial', 'demo-partial'])
+def test_partial_fine_tuning_is_that_of_figure_9(name):
+    protocols = list(find_suites(name, checkpoint(1024))[name].protocols.values())
+    blocks = {'partial': [0.5, 1, 2, 4, 6, 12, 18], 'demo-partial': [0.5, 1, 2, 4]}[name]
+    assert [load_config(one.mae, one.options).model.backbone.tuned_blocks for one in protocols[:-1]] == [0, *blocks]
+    assert [one.at for one in protocols] == [0, *blocks, 24 if name == 'partial' else 6]
+    assert 'tuned_blocks' not in load_config(protocols[-1].mae).model.backbone
+
+
+def test_epochs_of_partial_fine_tuning():
+    """The paper chose them for each number of blocks; linear probing keeps its own."""
+    suite = find_suites('partial', checkpoint(1024), [50, 200])['partial']
+    assert list(suite.protocols)[:4] == ['k0', 'k0.5_50e', 'k0.5_200e', 'k1_50e'] and len(suite.protocols) == 17
+    long = suite.protocols['k0.5_200e']
+    cfg = load_config(long.mae, long.options)
+    assert (cfg.train_cfg.max_epochs, cfg.model.backbone.tuned_blocks, long.at) == (200, 0.5, 0.5)
+    assert long.title == 'the last 0.5 of 24 blocks, 200 epochs'
+    with pytest.raises(ValueError, match='--epochs is for --suite partial and demo-partial, got --suite coco'):
+        find_suites('coco', checkpoint(768), [50])
 
 
 @pytest.mark.parametrize('width', [768, 1024, 1280])
 def test_configs_exist(width):
-    suites = dict(SUITES)
-    for name in GROUPS['all']:
-        if (name, width) != ('ade20k', 1280):
-            suites.update(find_suites(name, checkpoint(width)))
-    suites.update(find_suites('partial', checkpoint(1024)))
+    suites = {**SUITES, **find_suites('all', checkpoint(width)), **find_suites('partial', checkpoint(1024))}
+    assert len(suites) >= len(SUITES) + len(GROUPS['all'])
     for suite in suites.values():
         for protocol in suite.protocols.values():
-            assert all((ROOT / config).is_file() for config in (protocol.random, protocol.mae) if config), protocol
+            assert all(find_config(config) for config in (protocol.random, protocol.mae) if config), protocol
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"--suite 'koko' is none of demo-classification, .*coco.*, demo, all"):
+    with pytest.raises(ValueError, match=r"--suite 'koko': must be one of demo-classification, .*coco.*, demo, all"):
         find_suites('koko', checkpoint(768))
     with pytest.raises(ValueError, match=r'192 wide.*--suite demo takes checkpoints'):
         find_suites('coco', checkpoint(192))
-    with pytest.raises(ValueError, match='no UperNet with ViT-H'):
-        find_suites('ade20k', checkpoint(1280))
-    with pytest.raises(ValueError, match='--suite partial: the recipes are for ViT-L'):
-        find_suites('partial', checkpoint(768))
+    for name, width in ('ade20k', 1280), ('partial', 768):
+        with pytest.raises(ValueError, match=f'--suite {name}: no recipe for an encoder of this size'):
+            find_suites(name, checkpoint(width))
