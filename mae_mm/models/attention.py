@@ -45,13 +45,13 @@ class Attention(timm.layers.Attention):
             attn_mask: added to the scores or, if bool, False hides a key; broadcast to (N, heads, T, T).
             is_causal: as in timm.
             grid: rows and columns of the patch tokens, which windows and relative positions need.
-            window_size: side in tokens of the windows in which each token attends; 0: to all. Takes no `attn_mask`.
+            window_size: side in tokens of the windows in which each token attends, without `attn_mask`; 0: to all.
 
         Returns:
             (N, T, D).
         """
         qkv = self.qkv(x)
-        if window_size and torch.is_grad_enabled():  # little work, but three copies that the backward pass would keep
+        if window_size and torch.is_grad_enabled():  # recomputed: the backward pass would keep three cheap copies
             x = checkpoint(
                 self._attend_in_windows, qkv, grid, window_size, use_reentrant=False, preserve_rng_state=False)
         elif window_size:
@@ -61,7 +61,7 @@ class Attention(timm.layers.Attention):
         return self.proj(x)
 
     def _attend_in_windows(self, qkv: Tensor, grid: tuple[int, int], size: int) -> Tensor:
-        """(N, L, 3 D) -> (N, L, D). Here, not around the block, padding costs neither MLP nor projections."""
+        """(N, L, 3 D) -> (N, L, D). Padding here, not around the block, costs neither MLP nor projections."""
         windows = to_windows(qkv, grid, size, self.qkv.bias)
         return from_windows(self._attend(windows, None, False, (size, size)), grid, size)
 
@@ -76,11 +76,17 @@ class Attention(timm.layers.Attention):
             v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
         elif self.rel_pos_bias is not None:
             attn_mask = offset_bias(self.rel_pos_bias, self.rel_pos_class_bias, grid).to(q.dtype)
-        if attn_mask is None and not is_causal and plain_is_faster(q):
-            x = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        x = attend(q, k, v, scale, attn_mask, is_causal)
         return x[..., :self.head_dim].transpose(1, 2).reshape(n, num_tokens, -1)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, attn_mask: Tensor | None = None, is_causal: bool = False,
+) -> Tensor:
+    """Attention of (N, heads, T, d) queries by the faster kernel."""
+    if attn_mask is None and not is_causal and plain_is_faster(q):
+        return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
 
 
 def plain_is_faster(q: Tensor) -> bool:

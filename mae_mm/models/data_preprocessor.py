@@ -16,11 +16,8 @@ class ImagePreprocessor(BaseDataPreprocessor):
     Args:
         mean, std: one number for each channel, in units of the loaded pixels (0 … 255 for uint8); one number serves
             all channels. ImageNet's by default.
-        to_rgb: whether the pipeline delivers BGR (OpenCV), to be turned into RGB; `mae_mm` transforms deliver RGB.
+        to_rgb: whether the pipeline delivers BGR (OpenCV), to be converted to RGB; `mae_mm` transforms deliver RGB.
         non_blocking: whether copies from pinned memory to a GPU overlap with computation.
-
-    Raises:
-        ValueError: if a deviation is not positive, or the numbers do not fit the images.
     """
 
     def __init__(
@@ -32,7 +29,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
     ) -> None:
         super().__init__(non_blocking=non_blocking)
         if min(std) <= 0 or len(mean) != len(std):
-            raise ValueError(f'mean={tuple(mean)} and std={tuple(std)} must be as long as each other, and std positive')
+            raise ValueError(f'mean={tuple(mean)} and std={tuple(std)} must have equal lengths and std be positive')
         self.to_rgb = to_rgb
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)

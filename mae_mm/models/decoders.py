@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from mae_mm.models.attention import Block, LayerNorm, init_vit_weights, plain_is_faster
+from mae_mm.models.attention import Block, LayerNorm, attend, init_vit_weights
 from mae_mm.models.masking import PatchMask, take
 from mae_mm.models.positions import fixed_table, resize_table
 from mae_mm.registry import MODELS
@@ -107,10 +107,7 @@ class PartialDecoder(MAEDecoder):
         return max(round(num_masked * self.predict_ratio), 1)
 
     def predicted(self, patch_mask: PatchMask) -> Tensor:
-        """Which patches count in the loss: (N, L) bool, M of an image's masked ones in training.
-
-        They are the first M after the visible ones in the shuffle, where the order of masked patches is random.
-        """
+        """Which patches count in the loss: (N, L) bool, in training the first M masked ones of the random shuffle."""
         if not self.training:
             return patch_mask.mask
         num_visible = patch_mask.ids_keep.shape[1]
@@ -150,11 +147,7 @@ class CrossAttention(nn.Module):
         """(N, M, D) and (N, T, D) -> (N, M, D)."""
         q = self._heads(self.q(x))
         k, v = (self._heads(part) for part in self.kv(memory).chunk(2, dim=-1))
-        if plain_is_faster(q):
-            x = (q @ k.transpose(-2, -1) * q.shape[-1]**-0.5).softmax(dim=-1) @ v
-        else:
-            x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, q.shape[-1]**-0.5).transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:  # (N, T, D) -> (N, heads, T, D / heads)
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -114,15 +114,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         return self.target_generator(imgs, self.data_preprocessor)
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
-        """Turn predictions into images.
-
-        Args:
-            pred: (N, L, P), in units of the target.
-            imgs: (N, C, H, W), the originals.
-
-        Returns:
-            (N, C, H, W) float32, in units of `imgs`.
-        """
+        """Predictions (N, L, P) for the (N, C, H, W) images as images of the same shape and units, float32."""
         return self.target_generator.to_images(pred, imgs)
 
     def predict(
@@ -208,12 +200,7 @@ class MAE(MaskedAutoencoder):
         super().init_weights()
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Hide patches, encode the rest, predict all.
-
-        Args:
-            imgs: (N, C, H, W) float.
-            noise: (N, L) float; the patches with the lowest scores stay visible.
-        """
+        """Hide patches, encode the rest, predict all; the patches with the lowest scores stay visible."""
         tokens, grid = self.backbone.embed(imgs), self.grid(imgs)  # (N, L, D)
         patch_mask = SAMPLERS[self.mask_sampling](self.draw_noise(imgs, noise), self.mask_ratio, grid)
         ids_seen = patch_mask.ids_keep

@@ -94,12 +94,7 @@ class MaskedConv(MaskedAutoencoder):
                 f'patch_size={patch_size}, norm_pix_loss={norm_pix_loss}')
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Hide pixels, encode the whole image, decode it.
-
-        Args:
-            imgs: (N, C, H, W) float.
-            noise: (N, L) float that decides the masks; for 'pixel' uniform in [0, 1), one score for each pixel.
-        """
+        """Hide pixels, encode the whole image, decode it; `noise` must be uniform in [0, 1) for 'pixel' masks."""
         noise = self.draw_noise(imgs, noise)
         if self.mask_sampling == 'pixel':
             mask = noise < self.mask_ratio
@@ -115,12 +110,7 @@ class MaskedConv(MaskedAutoencoder):
 
 
 def hide_pixels(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
-    """Set the pixels of masked patches to 0, the mean colour of normalised images.
-
-    Args:
-        imgs: (N, C, H, W) float.
-        mask: (N, L) bool, True = masked.
-    """
+    """Set the pixels of masked patches, (N, L) bool, to 0, the mean colour of normalised (N, C, H, W) images."""
     rows, cols = (side // patch_size for side in imgs.shape[2:])
     pixels = mask.view(-1, 1, rows, cols).repeat_interleave(patch_size, 2).repeat_interleave(patch_size, 3)
     return torch.where(pixels, torch.zeros_like(imgs), imgs)

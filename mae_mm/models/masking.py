@@ -21,25 +21,21 @@ def random_masking(noise: Tensor, mask_ratio: float) -> PatchMask:
     Args:
         noise: (N, L) float, one score per patch; the K lowest stay visible.
         mask_ratio: fraction of patches removed, in [0, 1); K = int(L * (1 - mask_ratio)).
-
-    Raises:
-        ValueError: if the ratio lies outside [0, 1) or no patch would stay visible.
     """
-    ids_shuffle = noise.argsort(dim=1)
-    return _hide_after(ids_shuffle, count_visible(noise.shape[1], mask_ratio))
+    return _hide_after(noise.argsort(dim=1), count_visible(noise.shape[1], mask_ratio))
 
 
 def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_area: float = 16 / 196) -> PatchMask:
-    """Mask rectangles until so many patches are hidden (BEiT, arXiv:2106.08254, algorithm 1; "block" in MAE, Table 1f).
+    """Mask rectangles until enough patches are hidden (BEiT, arXiv:2106.08254, algorithm 1; "block" in MAE, Table 1f).
 
-    Every patch is the centre of one candidate: the patches take turns in the order of their scores, and the scores of
-    two neighbours are the rectangle's area, uniform between `min_area` and what is still to be hidden, and the
-    logarithm of its height / width, uniform between 0.3 and 1 / 0.3. The last rectangle is cut, row by row.
-    Differs from the paper: BEiT stops when fewer patches are hidden than asked for; here K is exact.
+    The patches, in the order of their scores, are the centres of the rectangles. The scores of the next two patches
+    give a rectangle's area, uniform between `min_area` and what is still to be hidden, and the logarithm of its
+    height / width, uniform between those of 0.3 and 1 / 0.3. The last rectangle is cut, row by row.
+    Differs from the paper: BEiT may hide fewer patches than requested; here K is exact.
 
     Args:
         noise: (N, L) uniform numbers in [0, 1).
-        mask_ratio, K, Raises: as of `random_masking`.
+        mask_ratio: as of `random_masking`.
         grid: rows and columns of patches, their product is L.
         min_area: smallest rectangle, as a fraction of the grid.
     """
@@ -71,21 +67,18 @@ def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_a
 def grid_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int]) -> PatchMask:
     """Keep one patch of each 2x2, the same one all over an image (MAE, Fig. 6, right; Table 1f).
 
-    Which of the four is up to the scores: the lowest of the first 2x2. An odd last row or column is hidden.
+    It is the one with the lowest score in the first 2x2. An odd last row or column is hidden.
 
     Args:
         noise: (N, L) float.
-        mask_ratio: 0.75, for there is no other; K = (rows // 2) * (columns // 2).
+        mask_ratio: must be 0.75; K = (rows // 2) * (columns // 2).
         grid: rows and columns of patches, their product is L.
-
-    Raises:
-        ValueError: for another ratio, or a grid without any 2x2.
     """
     rows, cols = grid
     if mask_ratio != 0.75 or min(grid) < 2:
         raise ValueError(
-            f'grid masking keeps one patch of each 2x2: it needs mask_ratio=0.75, not {mask_ratio}, and a grid of 2x2 '
-            f'patches or more, not {rows}x{cols}')
+            f'grid masking keeps one patch of each 2x2: mask_ratio must be 0.75, got {mask_ratio}, and the grid 2x2 '
+            f'patches or more, got {rows}x{cols}')
     corner = noise[:, [0, 1, cols, cols + 1]].argmin(dim=1, keepdim=True)  # (N, 1)
     row, col = (axis.flatten() for axis in _axes(grid, noise.device))
     whole = (row < rows // 2 * 2) & (col < cols // 2 * 2)
@@ -101,18 +94,12 @@ SAMPLERS = {  # all take noise, ratio and grid
 
 
 def count_visible(num_patches: int, mask_ratio: float) -> int:
-    """K = int(L * (1 - mask_ratio)).
-
-    Raises:
-        ValueError: if the ratio lies outside [0, 1) or no patch would stay visible.
-    """
-    if not 0 <= mask_ratio < 1:
-        raise ValueError(f'mask_ratio={mask_ratio} is not in [0, 1): it is the fraction of patches hidden, e.g. 0.75')
-    num_visible = int(num_patches * (1 - mask_ratio))
-    if num_visible == 0:
+    """K = int(L * (1 - mask_ratio))."""
+    num_visible = int(num_patches * (1 - mask_ratio)) if 0 <= mask_ratio < 1 else 0
+    if not num_visible:
         raise ValueError(
-            f'mask_ratio={mask_ratio} leaves none of {num_patches} patches visible; lower it, '
-            'or make the image larger or the patch smaller')
+            f'mask_ratio={mask_ratio} must be in [0, 1) and leave one of {num_patches} patches visible, e.g. 0.75; '
+            'lower it, or use a larger image or a smaller patch')
     return num_visible
 
 
@@ -133,7 +120,7 @@ def take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def fixed_noise(sample_idx: list[int], num_patches: int, seed: int = 0) -> Tensor:
-    """Noise that depends on nothing but an image's number and a seed, so held-out masks never change.
+    """Noise that depends on an image's number and a seed alone, so held-out masks never change.
 
     Args:
         sample_idx: N numbers of images in their data set.

@@ -1,6 +1,6 @@
-"""From the single scale of a plain ViT to the four or five scales that detectors and segmentors want.
+"""Necks from the single scale of a plain ViT to the four or five scales of detectors and segmentors.
 
-Scales are relative to the patch: with 16-px patches the strides are 4, 8, 16, 32 (and 64). Both are necks.
+Scales are relative to the patch: with 16-px patches the strides are 4, 8, 16, 32 (and 64).
 """
 
 from collections.abc import Sequence
@@ -67,13 +67,11 @@ class SimplePyramid(BaseModule):
             1: (nn.Identity(), embed_dim),
             0.5: (nn.MaxPool2d(2), embed_dim),
         }
-        if unknown := set(scale_factors) - set(resize):
-            raise ValueError(f'scale_factors={scale_factors!r}: {min(unknown)} is none of 4, 2, 1 and 0.5')
         self.scales = nn.ModuleList(
             nn.Sequential(
                 layer, nn.Conv2d(width, out_channels, 1, bias=False), LayerNorm2d(out_channels),
                 nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), LayerNorm2d(out_channels))
-            for layer, width in map(resize.get, scale_factors))
+            for layer, width in (resize[factor] for factor in scale_factors))
         self.subsample = nn.MaxPool2d(1, stride=2)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -84,9 +82,9 @@ class SimplePyramid(BaseModule):
 
 @MODELS.register_module()
 class BatchNormMaps(BaseModule):
-    """A BatchNorm without affine on each map: all that linear probing puts between features and linear layer.
+    """A BatchNorm without affine on each map, so that a linear probe sees features of unit variance.
 
-    So the probe sees features of unit variance, as in MAE's linear probing of the class token (appendix A.1).
+    As in MAE's linear probing of the class token (appendix A.1).
 
     Args:
         embed_dim: width D of the ViT.

@@ -5,18 +5,14 @@ from torch import Tensor
 
 
 def grid_of(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `img_size` = (height, width) pixels.
-
-    Raises:
-        ValueError: if a side is no multiple of the patch size, or that is below 1.
-    """
+    """Rows and columns of patches in an image of `img_size` = (height, width) pixels."""
     height, width = img_size
     if patch_size < 1:
-        raise ValueError(f'patches of {patch_size} px: want a side of 1 pixel or more, e.g. 16')
+        raise ValueError(f'patch_size={patch_size} must be 1 pixel or more, e.g. 16')
     if height % patch_size or width % patch_size or not height or not width:
         nearest = [max(round(side / patch_size), 1) * patch_size for side in (height, width)]
         raise ValueError(
-            f'an image of {height}x{width} px (height x width) cannot be cut into patches of {patch_size} px; '
+            f'an image of {height}x{width} px (height x width) cannot be divided into patches of {patch_size} px; '
             f'resize or crop it to a multiple, e.g. {nearest[0]}x{nearest[1]}')
     return height // patch_size, width // patch_size
 
@@ -29,9 +25,6 @@ def patchify(imgs: Tensor, patch_size: int) -> Tensor:
 
     Returns:
         (N, L, P) with L = H/p * W/p and P = p * p * C; inside a patch: row, column, channel (the release's order).
-
-    Raises:
-        ValueError: if a side is no multiple of the patch size.
     """
     n, c, *img_size = imgs.shape
     h, w = grid_of(tuple(img_size), patch_size)
@@ -48,14 +41,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 
     Returns:
         (N, C, H, W).
-
-    Raises:
-        ValueError: if L or P does not fit the grid or the patch size.
     """
-    n, num_patches, values = patches.shape
-    h, w = grid
-    if num_patches != h * w or values % patch_size**2:
-        raise ValueError(
-            f'{num_patches} patches of {values} values do not fill a {h}x{w} grid of {patch_size}-px patches')
-    patches = patches.reshape(n, h, w, patch_size, patch_size, -1)
+    n, (h, w) = len(patches), grid
+    patches = patches.unflatten(1, grid).unflatten(3, (patch_size, patch_size, -1))
     return torch.einsum('nhwpqc->nchpwq', patches).reshape(n, -1, h * patch_size, w * patch_size)

@@ -29,32 +29,23 @@ def fit_pca(patches: Tensor) -> dict[str, Tensor]:
         variances=variances.flip(0).clamp_min(0).float())
 
 
-def sample_patches(cfg: Config, num_images: int, per_image: int = 64, seed: int = 0) -> Tensor:
-    """Patches of random training images, cropped and normalised as a pre-training config has it: (M, P) float32.
+def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
+    """`fit_pca` on random training images of a pre-training config, cropped and normalised as in training.
 
     Args:
         cfg: of pre-training.
-        num_images: how many; all, if there are fewer.
-        per_image: patches from each of them, at random; all, if there are fewer.
-        seed: of the choice; crops follow NumPy's global generator.
+        num_images: how many, with 64 random patches each; all, if there are fewer.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    patch_size = cfg.model.backbone.get('patch_size', 16)
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(dataset), generator=generator)[:num_images].tolist()
+    generator = torch.Generator().manual_seed(0)
     rows = []
-    for index in tqdm(chosen, desc='patches', unit='image', leave=False):
+    for index in tqdm(torch.randperm(len(dataset), generator=generator)[:num_images].tolist(), 'patches', leave=False):
         imgs = preprocessor(dict(inputs=dataset[index]['inputs'][None]))['inputs']
-        patches = patchify(imgs, patch_size).flatten(0, 1)
-        rows.append(patches[torch.randperm(len(patches), generator=generator)[:per_image]])
-    return torch.cat(rows)
-
-
-def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
-    """`fit_pca` on a sample of a config's training images."""
-    patches = sample_patches(cfg, num_images)
+        patches = patchify(imgs, cfg.model.backbone.get('patch_size', 16)).flatten(0, 1)
+        rows.append(patches[torch.randperm(len(patches), generator=generator)[:64]])
+    patches = torch.cat(rows)
     if len(patches) <= patches.shape[1]:
         raise ValueError(
             f'{len(patches)} patches are too few for components of {patches.shape[1]} values; give more images')

@@ -42,7 +42,7 @@ def resize_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, 
     """Resample a position table with a class row, (1, 1 + L, D), to another grid; the same grid is the identity.
 
     Differs from the release, whose bicubic resampling has no antialiasing (and so another kernel): of the sine-cosine
-    table of ViT-B, 14 x 14, the results for 12 x 12 to 64 x 64 differ by 1 % of its deviation (0.05 at most, of values
+    table of ViT-B, 14 x 14, the results for 12 x 12 to 64 x 64 differ by 1 % of its RMS (0.05 at most, of values
     in [-1, 1]), those for 7 x 7 by 3 % (0.17).
     """
     return resample_abs_pos_embed(table, list(new_grid), list(old_grid), num_prefix_tokens=1)

@@ -35,7 +35,7 @@ def test_sequence_is_row_major(c, rows, cols, p, data):
 
 def test_grid_is_rows_then_columns():
     assert grid_of((32, 64), 8) == (4, 8)
-    with pytest.raises(ValueError, match='patches of 0 px'):
+    with pytest.raises(ValueError, match='patch_size=0'):
         grid_of((32, 64), 0)
 
 
@@ -60,5 +60,5 @@ def test_patchify_refuses_what_does_not_divide():
 
 @pytest.mark.parametrize('shape, grid', [((1, 6, 12), (2, 4)), ((1, 8, 13), (2, 4))])
 def test_unpatchify_refuses_what_does_not_fit(shape, grid):
-    with pytest.raises(ValueError, match=f'{shape[1]} patches of {shape[2]} values .* 2x4 grid'):
+    with pytest.raises(RuntimeError, match='unflatten'):
         unpatchify(torch.zeros(shape), 2, grid)
