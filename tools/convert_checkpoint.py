@@ -23,7 +23,8 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', metavar='IN', help='file, folder of transformers, or URL')
     parser.add_argument('out', metavar='OUT', nargs='?', help='file to write; a folder for huggingface')
-    parser.add_argument('--to', choices=['mae_mm', 'mae', 'mmpretrain', 'timm', 'huggingface'], help='format of OUT')
+    parser.add_argument('--to', metavar='FORMAT',
+                        help='format of OUT: mae_mm, mae, mmpretrain, timm or huggingface')
     parser.add_argument('--encoder-only', action='store_true', help='omit decoder and classification head')
     parser.add_argument('--inspect', action='store_true', help='print what IN holds, and write nothing')
     parser.add_argument('--overwrite', action='store_true', help='overwrite OUT (never IN)')

@@ -174,12 +174,10 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
             tensors = {key.removeprefix('vit.'): tensor for key, tensor in tensors.items()}
         write_content(tensors, Path(path) / 'model.safetensors')
         (Path(path) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-    elif Path(path).suffix == '.safetensors' or form == 'timm':
-        write_content(tensors, path)
-    elif form == 'mae':
-        write_content(dict(model=tensors), path)
-    else:
-        write_content(dict(state_dict=tensors, meta=dict(mae_mm=checkpoint.settings)), path)
+        return
+    openmmlab = dict(state_dict=tensors, meta=dict(mae_mm=checkpoint.settings))
+    wrapped = dict(mae=dict(model=tensors), mae_mm=openmmlab, mmpretrain=openmmlab)
+    write_content(tensors if Path(path).suffix == '.safetensors' else wrapped.get(form, tensors), path)
 
 
 def _huggingface_config(checkpoint: Checkpoint) -> dict:

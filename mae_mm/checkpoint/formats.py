@@ -24,11 +24,11 @@ ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
 DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
 
 MOCO_V3 = 'base_encoder.'  # prefix of the encoder that MoCo v3 evaluates; the other one is momentum_encoder
-# Every name of the patch embedding, and the prefixes under which libraries have their encoder.
+# Each name of the patch embedding: its format ('' for several, see `recognise`), and the prefixes before it.
 PATCH_EMBEDS = {
-    'patch_embed.proj': ('', 'backbone.', MOCO_V3),
-    'patch_embed.projection': ('', 'backbone.'),
-    'embeddings.patch_embeddings.projection': ('', 'vit.'),
+    'patch_embed.proj': ('', ('', 'backbone.', MOCO_V3)),
+    'patch_embed.projection': ('mmpretrain', ('', 'backbone.')),
+    'embeddings.patch_embeddings.projection': ('huggingface', ('', 'vit.')),
 }
 MMPRETRAIN_BLOCK = {
     'norm1': 'ln1', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj', 'norm2': 'ln2',
@@ -164,14 +164,14 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
             f'it holds a BEiT or a similar model ({shorten(beit, 2)}), whose blocks scale their outputs, have no bias '
             'for keys and add relative position tables; the blocks of mae_mm.ViT do not. Start from a ViT of MAE, '
             'MoCo v3, DINO or DeiT instead')
-    known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
+    known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer][1]]
     if len(known) != 1:
         raise ValueError(
             f'its ViT has an unknown prefix: there are patch embeddings under {", ".join(map(repr, found))}, and not '
             f'at exactly one place that a known format uses; choose one, e.g. prefix={next(iter(found))!r}')
-    prefix, layer = known[0], found[known[0]]
-    if layer != 'patch_embed.proj':
-        return ('mmpretrain' if layer == 'patch_embed.projection' else 'huggingface'), ''
+    prefix = known[0]
+    if form := PATCH_EMBEDS[found[prefix]][0]:
+        return form, ''
     if prefix == MOCO_V3 or (prefix and wrapper in ('teacher', 'student')):
         return 'timm', prefix
     if prefix:
