@@ -204,8 +204,10 @@ def test_train_test_and_infer_on_own_data(
     for path in sorted((data / 'pictures').iterdir())[:3]:
         (folder / path.name).symlink_to(path)
     if name == 'vitdet_b_coco':
-        run_tool('detect', config, work / 'iter_2.pth', folder, '--out', tmp_path / 'out/vis', '--score-thr', '0',
+        run_tool('predict', config, work / 'iter_2.pth', folder, '--out', tmp_path / 'out/vis', '--score-thr', '0',
                  '--side', '192', '--panel', tmp_path / 'panel.jpg')
+        assert (tmp_path / 'out/vis/predictions.csv').read_text().startswith('image,class,score')
+        (tmp_path / 'out/vis/predictions.csv').unlink()
         assert {max(Image.open(path).size) for path in (tmp_path / 'out/vis').iterdir()} == {192}
         assert Image.open(tmp_path / 'panel.jpg').size[0] > 3 * 128
     else:
