@@ -1,10 +1,11 @@
 """Tables of ablations and their rows."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mae_mm.engine import runner as launch
 from mae_mm.registry import MODELS
@@ -60,6 +61,36 @@ def test_rows_have_the_numbers_of_the_paper_and_change_what_they_name(name):
         assert name not in CHANGES or CHANGES[name](cfg) == row.name
         unchanged += [row.name] if cfg.to_dict() == parent.to_dict() else []
     assert unchanged == [DEFAULTS[name]]
+
+
+def test_rows_of_table_7_differ_in_the_encoder_and_the_target():
+    """1600 epochs; each row names the transfers of its encoder. Only Table 3's numbers are at hand."""
+    rows = table('tokens').rows
+    assert {name: row.finetune for name, row in rows.items() if row.finetune or row.linear} == dict(
+        b_pixel_norm=83.6, l_pixel_norm=85.9, h_pixel_norm=86.9)
+    assert len(rows) == 9
+    for row in rows.values():
+        size, target = row.name.split('_', 1)
+        cfg = apply_row(row)
+        arch = dict(b='base', l='large', h='huge')[size]
+        assert (cfg.model.backbone.arch, cfg.train_cfg.max_epochs) == (arch, 1600)
+        assert ((cfg.model.get('target') or {}).get('type'), cfg.model.norm_pix_loss) == (
+            'mae_mm.TokenTarget' if target == 'token' else None, target == 'pixel_norm')
+        transfers = {key: backbone_of(path) for key, path in find_transfers(row, None, {}).items()}
+        assert list(transfers) == ['finetune', 'linear'] and {one.arch for one in transfers.values()} == {arch}
+        rates = dict(b=0.1, l=0.2, h=0.3) if target == 'pixel_norm' else dict(b=0.1, l=0.1, h=0.2)
+        assert transfers['finetune'].drop_path_rate == rates[size]
+
+
+def test_scratch_as_in_the_original_vit():
+    """arXiv:2010.11929, Table 3, the row of ImageNet."""
+    cfg = launch.load_config('configs/ablation/scratch_vit_l16_original.py')
+    assert (cfg.model.backbone.arch, cfg.model.backbone.drop_path_rate, cfg.model.train_cfg) == ('large', 0.0, None)
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='AdamW', lr=3e-3, betas=(0.9, 0.999), weight_decay=0.3, fused=True)
+    assert (cfg.optim_wrapper.clip_grad.max_norm, cfg.auto_scale_lr.base_batch_size) == (1.0, 4096)
+    assert round(10_000 / (1_281_167 / 4096)) == cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin
+    assert (cfg.train_cfg.max_epochs, cfg.custom_hooks, cfg.model.head.loss.type) == (300, [], 'CrossEntropyLoss')
 
 
 def test_raw_pixels_are_fine_tuned_with_the_drop_path_of_the_paper():
@@ -147,6 +178,11 @@ def test_a_base_names_its_transfers(tmp_path):
         (tmp_path / 'mine.py').write_text(f'transfers = {transfers}\n')
         with pytest.raises(ValueError, match=r'mine\.py: transfers must be dict\(finetune='):
             find_transfers(row, str(tmp_path / 'mine.py'), {})
+
+
+@cache
+def backbone_of(path: str) -> ConfigDict:
+    return launch.load_config(path).model.backbone
 
 
 def table(name: str) -> object:
