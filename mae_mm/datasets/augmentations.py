@@ -1,4 +1,4 @@
-"""The augmentations of MAE's ablation (arXiv:2111.06377, Table 1e) beside those of its recipe."""
+"""Augmentations of MAE's ablation (arXiv:2111.06377, Table 1e)."""
 
 import numpy as np
 from torchvision.transforms import ColorJitter as TorchvisionColorJitter
@@ -9,14 +9,14 @@ from mae_mm.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LoadRandomCrop(LoadView):
-    """Decode, resize, cut out a window of fixed size at random, and flip: "crop, fixed size".
+    """Decode, resize, crop a window of fixed size at random, and flip: "crop, fixed size".
 
     Adds `inputs` ((C, height, width) uint8, contiguous), `crop` ((top, left, height, width) in the resized image,
     pixels) and `flip` (bool). Each image takes three draws from NumPy's global generator.
 
     Args:
         size: pixels of the result, one number or (height, width).
-        resize: pixels of the image's short side before the crop; 256 for 224, and so in proportion, when None.
+        resize: pixels of the image's short side before the crop; by default in proportion to 256 for 224.
         flip_prob: probability of a horizontal flip, in [0, 1].
         interpolation: 'bicubic' or 'bilinear'.
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.

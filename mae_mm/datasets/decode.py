@@ -17,27 +17,26 @@ PILLOW_MODES = {'rgb': 'RGB', 'gray': 'L'}
 
 
 class DecodeError(ValueError):
-    """An image file that is broken, or of a kind that cannot be read."""
+    """An image file that is broken, or in a format that cannot be read."""
 
 
 def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     """Decode an image and apply its EXIF orientation.
 
-    JPEG and PNG go through torchvision, which gives Pillow's pixels in less time; Pillow reads everything else of
-    `FORMATS`, whatever torchvision refuses, and files that hide their size. 16-bit images keep their upper 8 bits.
-    Transparency is dropped.
+    torchvision decodes JPEG and PNG, to Pillow's pixels in less time; Pillow reads the other `FORMATS`, and what
+    torchvision refuses. 16-bit images keep their upper 8 bits. Transparency is dropped.
 
     Args:
-        data: the content of an image file, or of a `.npy` file that holds a uint8 array (H, W) or (H, W, C).
+        data: the content of an image file, or of a `.npy` file with a uint8 array (H, W) or (H, W, C).
         channels: 'rgb' (C = 3), 'gray' (C = 1) or 'unchanged' (as many bands as the file has; palettes become colours).
 
     Returns:
         (C, H, W) uint8, stored channels last.
 
     Raises:
-        DecodeError: a `ValueError` with the reason.
+        DecodeError: with the reason.
     """
-    size = header_size(data)  # torchvision would make room for any size that a header claims
+    size = header_size(data)  # torchvision would allocate any size that a header claims
     if size and size[0] * size[1] > MAX_PIXELS:
         raise DecodeError('{} x {} pixels, more than {:,}: a decompression bomb'.format(*size, MAX_PIXELS))
     turbo = TURBO_DECODERS.get(bytes(data[:3])) if size and channels in READ_MODES else None
@@ -47,29 +46,28 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
             img = turbo(encoded, mode=READ_MODES[channels], apply_exif_orientation=True)
             return img if img.dtype == torch.uint8 else torch.from_numpy(_upper_byte(img.numpy()))
         except RuntimeError:
-            pass  # Pillow reads it, or says why it cannot
+            pass  # Pillow reads it, or reports why it cannot
     try:
         array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else _decode_pillow(data, channels)
     except UnidentifiedImageError:
-        raise DecodeError(
-            f'not an image, begins with {bytes(data[:12])!r}; read are {", ".join(FORMATS)}' if data else 'empty file',
-        ) from None
+        start = f'not an image, begins with {bytes(data[:12])!r}; supported are {", ".join(FORMATS)}'
+        raise DecodeError(start if data else 'empty file') from None
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
         raise DecodeError(f'{error}' or type(error).__name__) from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
-    """Convert an array that another program decoded to what `decode` returns for the same image.
+    """Convert a decoded image to the `channels` of `decode`.
 
     Args:
-        img: (H, W) or (H, W, C) uint8, any strides; gray (C = 1), colours (C = 3), colours and transparency (C = 4).
-            With 'unchanged' any C; then only the colours of C = 3 are reordered.
-        channels: as of `decode`.
+        img: (H, W) or (H, W, C) uint8, any strides; C = 1 (gray), 3 (colours) or 4 (with transparency). With
+            'unchanged' any C; then only C = 3 is reordered.
+        channels: see `decode`.
         order: 'bgr' or 'rgb', the order of colours in `img`.
 
     Returns:
-        (H, W, C) uint8 in RGB order, no negative strides.
+        (H, W, C) uint8, RGB.
 
     Raises:
         ValueError: for another array.
@@ -99,7 +97,7 @@ def _decode_pillow(data: bytes, channels: str) -> np.ndarray:
     if img.mode.startswith('I;16'):
         img = Image.fromarray(_upper_byte(np.asarray(img)))
     if img.mode in ('I', 'F'):
-        raise DecodeError('32-bit pixels of unknown range, convert the file to 8 or 16 bits')
+        raise DecodeError('32-bit pixels of unknown range; convert the file to 8 or 16 bits')
     mode = PILLOW_MODES.get(channels, {'1': 'L', 'P': 'RGB', 'PA': 'RGBA'}.get(img.mode, img.mode))
     array = np.array(img.convert(mode))
     return array if array.ndim == 3 else array[..., None]
@@ -111,5 +109,5 @@ def _decode_npy(data: bytes, channels: str) -> np.ndarray:
     array = array[..., None] if array.ndim == 2 else array
     bands = {'rgb': 3, 'gray': 1}.get(channels, array.shape[-1])
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != bands:
-        raise DecodeError(f'array of {array.dtype} {array.shape}, want uint8 (H, W, C) with C = {bands}')
+        raise DecodeError(f'array of {array.dtype} {array.shape}, must be uint8 (H, W, C) with C = {bands}')
     return array

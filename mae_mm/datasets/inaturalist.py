@@ -31,14 +31,18 @@ class INaturalist(ListedImages):
 
     def __init__(self, data_root: str, year: int = 2018, split: str = 'train', **kwargs) -> None:
         if year not in YEARS or split not in SPLITS:
-            raise ValueError(f'year={year!r} is none of {YEARS}, or split={split!r} none of {SPLITS}')
+            raise ValueError(f'year={year!r} must be one of {YEARS}, and split={split!r} one of {SPLITS}')
         super().__init__(ann_file=f'{split}{year}.json', data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Read the annotations; one dictionary look-up for each image."""
-        content = self._read_json(self.ann_file)
-        categories = self._categories(content)
+        """Read the annotations, and the published names if they are there."""
+        content = read_json(self.found(self.ann_file))
+        published = os.path.join(os.path.dirname(self.ann_file), 'categories.json')
         try:
+            categories = {category['id']: str(category['name']) for category in content['categories']}
+            if os.path.exists(published):
+                categories |= {category['id']: str(category['name']) for category in read_json(published)
+                               if category['id'] in categories}
             labels = {category_id: label for label, category_id in enumerate(sorted(categories))}
             names = {image['id']: image['file_name'] for image in content['images']}
             listed = [(names[a['image_id']], labels[a['category_id']]) for a in content['annotations']]
@@ -47,20 +51,3 @@ class INaturalist(ListedImages):
             raise ValueError(
                 f'{self.ann_file}: {fault}; give the official train or val file (test files have no labels)') from error
         return [categories[i] for i in sorted(categories)], self.data_prefix['img_path'], listed
-
-    def _categories(self, content: dict) -> dict[int, str]:
-        """Give the names by id; those of `categories.json` where the file exists."""
-        try:
-            own = {category['id']: str(category['name']) for category in content['categories']}
-            path = os.path.join(os.path.dirname(self.ann_file), 'categories.json')
-            if not os.path.exists(path):
-                return own
-            published = {category['id']: str(category['name']) for category in self._read_json(path)}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f'{self.ann_file}: its categories need an id and a name each ({error})') from error
-        if published.keys() != own.keys():
-            raise ValueError(f'{path} has {len(published)} ids, {self.ann_file} {len(own)}: not of the same year')
-        return published
-
-    def _read_json(self, path: str) -> dict | list:
-        return read_json(self.found(path))

@@ -1,8 +1,8 @@
-"""Less than a whole JPEG: at a half, a quarter or an eighth of its size, or of a crop alone.
+"""Decode a JPEG partially: at a half, a quarter or an eighth of its size, or a crop alone.
 
 A JPEG of 8x8 blocks of cosine coefficients can be decoded to 4x4, 2x2 or 1x1 pixels a block, which skips most of the
-work. That is a box filter, not the antialiased one of a resize: worth it only where much more than the wanted pixels
-remain. A crop alone, in full size, is a matter of an optional extension (csrc/jpeg_crop.c).
+work. That is a box filter, not the antialiased one of a resize, so it is used only where many more pixels than needed
+remain. Decoding a crop alone, in full size, takes an optional extension (csrc/jpeg_crop.c).
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from mae_mm.datasets.limits import ORIENTATION, is_bomb, jpeg_size, open_image, 
 
 try:
     from mae_mm import _jpeg_crop
-except ImportError:  # without libjpeg's headers it was not built: whole images are decoded, with the same results
+except ImportError:  # not built without libjpeg's headers: whole images are decoded, with the same results
     _jpeg_crop = None
 
 REDUCTIONS = (8, 4, 2)
-MARGIN = 1.5  # a reduced crop keeps at least so many pixels for each one of the result, in height and in width
+MARGIN = 1.5  # pixels of a reduced crop for each pixel of the result, in height and in width
 APP1 = 0xE1  # the segment of EXIF
-END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a whole file has the marker among its last bytes
+END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a complete file has the marker among its last bytes
 REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
 REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """Read the EXIF orientation of a JPEG, 1 (upright) to 8; 1 where there is none."""
+    """EXIF orientation of a JPEG, 1 (upright) to 8; 1 if there is none."""
     for marker, start, end in segments(data):
         if marker == APP1 and data[start:start + 6] == b'Exif\0\0':
             exif = Image.Exif()
@@ -41,22 +41,22 @@ def jpeg_orientation(data: bytes) -> int:
 
 
 def whole_size(data: bytes) -> tuple[int, int] | None:
-    """Read the (height, width), as stored, of a JPEG that is no bomb and was not cut off; None for anything else."""
+    """(height, width), as stored, of a JPEG that is not a bomb and not truncated; None for anything else."""
     size = jpeg_size(data)
     return None if size is None or is_bomb(data) or END_OF_IMAGE not in data[-TAIL:] else size
 
 
 def croppable_size(data: bytes) -> tuple[int, int] | None:
-    """Tell whether `decode_crop` may take a crop from an image: its (height, width) if so, else None."""
+    """(height, width) of an image from which `decode_crop` may take a crop, else None."""
     size = whole_size(data) if _jpeg_crop else None
     try:
         return size if size and jpeg_orientation(data) == 1 else None
-    except Exception:  # Pillow's parser of EXIF raises anything
+    except Exception:  # Pillow's EXIF parser raises anything
         return None
 
 
 def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
-    """Decode a box of a JPEG that `croppable_size` accepts, to the very pixels that a whole decode has there.
+    """Decode a box of a JPEG that `croppable_size` accepts, to the same pixels as a decode of the whole image.
 
     Args:
         data: the content of a JPEG file.
@@ -64,24 +64,19 @@ def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
         channels: 'rgb' or 'gray'.
 
     Returns:
-        (height, width, C) uint8; None for a file that only the usual decoder reads, or says what is wrong with:
-        progressive, CMYK, damaged.
+        (height, width, C) uint8; None for progressive, CMYK and damaged files, which `decode` reads or reports.
     """
     crop = np.empty((*box[2:], 1 if channels == 'gray' else 3), np.uint8)
     return crop if _jpeg_crop.decode_crop(data, crop, crop.shape[2], *box) else None
 
 
 def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Tell whether any crop of an image to `size` could come from a reduced decode.
-
-    Args:
-        data: the content of an image file.
-        size: (height, width) of the result, in pixels.
+    """Whether a crop of an image to (height, width) `size` could come from a reduced decode.
 
     Returns:
         (height, width) of the upright image if it could, else None.
     """
-    stored = whole_size(data)  # OpenCV says nothing about a file that was cut off: the usual decoder shall
+    stored = whole_size(data)  # OpenCV does not report a truncated file
     if stored is None or min(stored) < MARGIN * REDUCTIONS[-1] * min(size):
         return None
     try:
@@ -89,24 +84,24 @@ def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None
             if img.mode not in ('RGB', 'L'):
                 return None
             orientation = img.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow's parsers raise anything
-        return None  # the usual decoder says what is wrong
+    except Exception:  # Pillow's parsers raise anything; `decode` reports what is wrong
+        return None
     if orientation != 1 and any(side % REDUCTIONS[0] for side in stored):
         return None  # the last, incomplete block would come first
     return stored[::-1] if orientation > 4 else stored
 
 
 def reduction(boxes: Sequence[Box], size: tuple[int, int]) -> int:
-    """Choose the largest of 8, 4, 2 that leaves each box `MARGIN` times `size`, or 1."""
+    """The largest of 8, 4, 2 that leaves each box `MARGIN` times `size`, or 1."""
     room = min(min(box[2] / size[0], box[3] / size[1]) for box in boxes)
     return next((factor for factor in REDUCTIONS if room >= MARGIN * factor), 1)
 
 
 def decode_reduced(data: bytes, factor: int, channels: str) -> np.ndarray:
-    """Decode a JPEG to 1 / factor of its size and apply its EXIF orientation; Pillow's `draft`, in less time.
+    """Decode a JPEG, RGB or gray, to 1 / factor of its size and apply its EXIF orientation.
 
     Args:
-        data: the content of a JPEG file, RGB or gray.
+        data: the content of the file.
         factor: 2, 4 or 8.
         channels: 'rgb' or 'gray'.
 

@@ -7,27 +7,28 @@ from mmengine.dataset import BaseDataset
 
 from mae_mm.datasets.limits import leaves_folder
 
-DIGITS = 6  # of a label; more than a million classes is a mistake that would take memory for each of them
+DIGITS = 6  # of a label; larger numbers are not classes
+
 
 class ListedImages(BaseDataset):
-    """Base of data sets whose images and labels stand in a file. A subclass tells its layout and reads its files.
+    """Base of data sets whose images and labels are listed in a file; a subclass reads the file.
 
     A sample is `dict(img_path, gt_label, sample_idx)` before the pipeline. `metainfo['classes']` are the names of the
     release unless the config gives others.
 
     Raises:
         FileNotFoundError: if a file of the layout, or the first image, is missing; the message shows the layout.
-        ValueError: if a file does not say what it should, or names an image outside its folder.
+        ValueError: if a file has wrong content, or names an image outside its folder.
     """
 
-    LAYOUT = ''  # what the folder must look like, for messages
+    LAYOUT = ''  # of the folder, for messages
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Give the class names in the order of their labels, the folder, and each image's name in it and label."""
+        """The class names in the order of their labels, the folder, and the name and label of each image."""
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:
-        """Join names and folder; called once by BaseDataset."""
+        """Join names and folder."""
         classes, folder, listed = self.read()
         self._metainfo.setdefault('classes', tuple(classes))
         samples = [dict(img_path=self._inside(folder, name), gt_label=label) for name, label in listed]
@@ -37,11 +38,7 @@ class ListedImages(BaseDataset):
         return samples
 
     def found(self, *candidates: str) -> str:
-        """Give the first path that exists.
-
-        Raises:
-            FileNotFoundError: if none does.
-        """
+        """The first path that exists; raises a FileNotFoundError with the layout if none does."""
         for path in candidates:
             if os.path.exists(path):
                 return path
@@ -58,11 +55,7 @@ class ListedImages(BaseDataset):
 
 
 def read_labels(path: str) -> Iterator[tuple[str, int]]:
-    """The lines 'name label' of a list.
-
-    Raises:
-        ValueError: for another line, with its number.
-    """
+    """The lines 'name label' of a list; raises a ValueError with the number of any other line."""
     with open(path, encoding='utf-8', errors='surrogateescape') as file:  # names are bytes to the file system
         for number, line in enumerate(file, 1):
             name, _, label = line.strip().rpartition(' ')

@@ -29,16 +29,16 @@ class Places365(ListedImages):
 
     def __init__(self, data_root: str, split: str = 'train', small: bool = True, **kwargs) -> None:
         if split not in LISTS:
-            raise ValueError(f'split={split!r} is none of {", ".join(LISTS)}')
+            raise ValueError(f'split={split!r} must be one of {", ".join(LISTS)}')
         self.folders = FOLDERS[split]['small' if small else 'large']
         super().__init__(ann_file=LISTS[split], data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Read both lists. Names of the train list start with a slash, which does not mean the file system's root."""
+        """Read both lists. Names in the train list start with a slash, which is not the file system's root."""
         names = self.found(os.path.join(self.data_root, 'categories_places365.txt'))
         categories = sorted(read_labels(names), key=lambda category: category[1])
         if [label for _, label in categories] != list(range(len(categories))):
-            raise ValueError(f'{names} does not number its classes from 0')
+            raise ValueError(f'{names} must number its classes from 0')
         listed = [(name.lstrip('/'), label) for name, label in read_labels(self.found(self.ann_file))]
         if max((label for _, label in listed), default=0) >= len(categories):
             raise ValueError(f'{self.ann_file} has labels beyond the {len(categories)} of categories_places365.txt')

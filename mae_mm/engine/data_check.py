@@ -32,7 +32,20 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
             for key, path in _data_paths(dataset):
                 if not path.exists():
                     raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{where}.{key}'))
+            check_channel_order(cfg, dataset, where)
         coco.check_loader(cfg, loader)
+
+
+def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
+    """Refuse a preprocessor that would turn the RGB of our transforms into BGR: every prediction would be worse."""
+    first = next(iter(dataset.get('pipeline') or []), {})
+    for key, preprocessor in (('data_preprocessor', cfg.get('data_preprocessor')),
+                              ('model.data_preprocessor', cfg.model.get('data_preprocessor'))):
+        for option in ('to_rgb', 'bgr_to_rgb'):
+            if (preprocessor or {}).get(option) and str(first.get('type')).startswith('mae_mm.Load'):
+                raise ValueError(
+                    f'{where}.pipeline begins with {first["type"]}, which delivers RGB, and {key}.{option}=True would '
+                    f'swap its channels: --cfg-options {key}.{option}=False')
 
 
 def missing_data_message(path: Path, dataset_type: str, key: str) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mae_mm.datasets.transforms import LoadResizeCenterCrop
+from mae_mm.engine.data_check import check_data
 from mae_mm.engine.loops.batches import build_dataset, build_loader
 
 COLOURS = dict(red=(200, 30, 10), blue=(10, 30, 200))  # RGB; the labels are 1 and 0 by the folders' order
@@ -88,6 +89,14 @@ def test_loaders_of_the_recipe(cfg: Config, model: nn.Module, loader: str) -> No
     labels = [int(sample.gt_label) for sample in batch['data_samples']]
     assert sorted(labels) == [0, 0, 0, 1, 1, 1]
     assert [int(sample.pred_label) for sample in model.test_step(batch)] == labels
+
+
+def test_a_preprocessor_that_swaps_the_channels_of_our_transforms_is_refused(cfg: Config) -> None:
+    check_data(cfg)
+    cfg.val_dataloader.dataset.pipeline[0] = dict(type='mae_mm.LoadResizeCenterCrop', size=224)
+    cfg.data_preprocessor.to_rgb = True
+    with pytest.raises(ValueError, match=r'val_dataloader.*mae_mm\.LoadResizeCenterCrop.* data_preprocessor\.to_rgb=F'):
+        check_data(cfg, ('val_dataloader', ))
 
 
 class Arrays(BaseDataset):

@@ -1,7 +1,6 @@
-"""iNaturalist: labels, names, messages, and time."""
+"""iNaturalist: labels, names, and messages."""
 
 import json
-import time
 from functools import partial
 from pathlib import Path
 
@@ -99,7 +98,7 @@ def test_missing_images_show_the_layout(tmp_path):
     (dict(annotations=[dict(id=1, image_id=10, category_id=3)]), '3 is missing'),
     (dict(annotations=None), 'test files have no labels'),
     (dict(annotations=[]), 'lists no image'),
-    (dict(categories=[dict(id=7)]), 'need an id and a name'),
+    (dict(categories=[dict(id=7)]), "'name' is missing"),
 ])
 def test_files_that_do_not_fit_are_refused(tmp_path, changes, message):
     write(tmp_path, **changes)
@@ -109,31 +108,11 @@ def test_files_that_do_not_fit_are_refused(tmp_path, changes, message):
 
 def test_broken_json_is_named(tmp_path):
     (write(tmp_path) / 'train2018.json').write_text('{"images": [')
-    with pytest.raises(ValueError, match=r'train2018\.json is no readable json'):
-        INaturalist(data_root=str(tmp_path))
-
-
-def test_names_of_another_year_are_refused(tmp_path):
-    write(tmp_path)
-    (tmp_path / 'categories.json').write_text(json.dumps([dict(id=1, name='Parus')]))
-    with pytest.raises(ValueError, match='not of the same year'):
+    with pytest.raises(ValueError, match=r'train2018\.json is not valid JSON'):
         INaturalist(data_root=str(tmp_path))
 
 
 @pytest.mark.parametrize('wrong', [dict(year=2020), dict(split='test')])
 def test_unknown_releases_are_refused(tmp_path, wrong):
-    with pytest.raises(ValueError, match='none of'):
+    with pytest.raises(ValueError, match='one of'):
         INaturalist(data_root=str(tmp_path), **wrong)
-
-
-def test_time_is_linear(tmp_path):
-    """40,000 images: 0.2 s with look-ups, minutes with a search for each image."""
-    n = 40_000
-    images = [dict(id=i, file_name='train_val2018/Aves/7/0.jpg') for i in range(n)]
-    write(tmp_path, images=images[:1], annotations=[])
-    content = json.loads((tmp_path / 'train2018.json').read_text())
-    content.update(images=images, annotations=[dict(id=i, image_id=n - 1 - i, category_id=7) for i in range(n)])
-    (tmp_path / 'train2018.json').write_text(json.dumps(content))
-    start = time.process_time()
-    assert len(INaturalist(data_root=str(tmp_path))) == n
-    assert time.process_time() - start < 10

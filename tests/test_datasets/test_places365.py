@@ -86,7 +86,7 @@ def test_missing_first_image_is_named(tmp_path):
     (dict(train_standard=['/a/airfield/1.jpg']), 'line 1'),
     (dict(train_standard=['/a/airfield/1.jpg 3']), 'labels beyond the 3'),
     (dict(train_standard=[]), "is not 'path label'"),
-    (dict(categories=CATEGORIES[1:]), 'does not number its classes from 0')])
+    (dict(categories=CATEGORIES[1:]), 'must number its classes from 0')])
 def test_lists_that_do_not_fit_are_refused(tmp_path, lists, message):
     write(tmp_path, **lists)
     with pytest.raises(ValueError, match=message):
@@ -94,5 +94,5 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, lists, message):
 
 
 def test_an_unknown_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="split='test' is none of train, val"):
+    with pytest.raises(ValueError, match="split='test' must be one of train, val"):
         Places365(str(tmp_path), split='test')

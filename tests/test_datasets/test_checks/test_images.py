@@ -178,7 +178,7 @@ def test_names_that_are_no_utf8(folder: Path, tmp_path: Path) -> None:
         pass
     (folder / 'annotations' / 'instances_sub.json').write_text(json.dumps(dict(
         images=[dict(file_name='bad\udcff.jpg')], annotations=[], categories=[])))
-    for kind, name in (('folder', b'/bad\xff.jpg\tempty file\n'), ('coco', b'/sub/bad\xff.jpg\t[Errno 2] ')):
+    for kind, name in (('folder', b'/bad\xff.jpg\tempty file\n'), ('coco', b'/bad\xff.jpg\tempty file\n')):
         result = subprocess.run(
             [sys.executable, 'tools/check_dataset.py', str(folder), '--kind', kind, '--workers', '1', '--out',
              str(tmp_path / 'bad.txt')], cwd=ROOT, capture_output=True, timeout=300,
