@@ -1,5 +1,6 @@
 """What the tests of checkpoints share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,16 @@ from torch import Tensor, nn
 from mae_mm.checkpoint import Checkpoint
 
 HEADS = dict(num_heads=2, decoder_num_heads=2)  # of the tiny models
+
+
+class Call:
+    """Is unpickled as a call of a function."""
+
+    def __init__(self, function: Callable, *args: object) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> tuple:
+        return self.call
 
 
 def canonical(module: nn.Module, **settings: object) -> Checkpoint:

@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.checkpoints import Call, saved
 from helpers.reliability import build, save_images, tiny_config
 from helpers.tools import DEMO, run, tiny
 
@@ -19,15 +21,14 @@ from mae_mm.engine.resume import checkpoints_of, choose_checkpoint, read_trainin
 TOLD = 'evil.pth was not loaded: it holds posix.system'
 
 
-class Evil:
-    def __reduce__(self) -> tuple:
-        return os.system, ('touch /tmp/mae_mm_was_here', )
-
-
 @pytest.fixture
-def evil(tmp_path: Path) -> Path:
-    torch.save(dict(meta=dict(epoch=1, iter=4), state_dict=dict(a=Evil()), message_hub={}), tmp_path / 'evil.pth')
-    return tmp_path / 'evil.pth'
+def evil(tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint that makes a file when it is unpickled: never in the test, and afterwards, to show that it would."""
+    victim, call = tmp_path / 'victim', Call(os.system, f'touch {tmp_path / "victim"}')
+    yield saved(dict(meta=dict(epoch=1, iter=4), state_dict=dict(a=call), message_hub={}), tmp_path / 'evil.pth')
+    assert not victim.exists()
+    torch.load(tmp_path / 'evil.pth', weights_only=False)
+    assert victim.exists()
 
 
 def test_resume_and_load_from(evil: Path, tmp_path: Path) -> None:
@@ -41,9 +42,8 @@ def test_resume_and_load_from(evil: Path, tmp_path: Path) -> None:
 
 def test_a_config_inside_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     state = dict(meta=dict(epoch=1, iter=4, config='raise SystemExit(9)'), state_dict={})
-    torch.save(state, tmp_path / 'iter_4.pth')
     with pytest.raises(ValueError, match='code in place of a config'):
-        read_training_state(tmp_path / 'iter_4.pth')
+        read_training_state(saved(state, tmp_path / 'iter_4.pth'))
 
 
 def test_the_test_command(evil: Path, tmp_path: Path) -> None:
