@@ -23,10 +23,6 @@ from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
 
 PUBLISHED_HEADS = {arch['embed_dim']: arch['num_heads'] for arch in ARCHS.values()}
-# Of the weights whose shapes give the sizes of the model.
-DIMENSIONS = {
-    'patch_embed.proj.weight': 4, 'pos_embed': 3, 'decoder_pos_embed': 3, 'decoder_embed.weight': 2,
-    'decoder_pred.weight': 2}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,33 +46,27 @@ class Checkpoint:
 
     @property
     def embed_dim(self) -> int:
-        """Width of the encoder."""
         return self.tensors['patch_embed.proj.weight'].shape[0]
 
     @property
-    def depth(self) -> int:
-        """Blocks of the encoder."""
-        return _depth(self.tensors, 'blocks')
-
-    @property
     def in_chans(self) -> int:
-        """Channels of the images."""
         return self.tensors['patch_embed.proj.weight'].shape[1]
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
         return self.tensors['patch_embed.proj.weight'].shape[2]
 
     @property
-    def has_decoder(self) -> bool:
-        """Whether images can be reconstructed."""
-        return 'decoder_pred.weight' in self.tensors
+    def depth(self) -> int:
+        return _depth(self.tensors, 'blocks')
 
     @property
     def decoder_depth(self) -> int:
-        """Blocks of the decoder."""
         return _depth(self.tensors, 'decoder_blocks')
+
+    @property
+    def has_decoder(self) -> bool:
+        return 'decoder_pred.weight' in self.tensors
 
     @property
     def num_positions(self) -> int:
@@ -134,9 +124,6 @@ def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> C
     check_weights({
         key: tensor for key, tensor in tensors.items() if key.startswith(inner) and read(key.removeprefix(inner))})
     known, others = to_canonical(tensors, FORMATS[form], inner)
-    for name, dims in DIMENSIONS.items():
-        if name in known and (known[name].ndim != dims or not known[name].numel()):
-            raise ValueError(f'{name} has the shape {tuple(known[name].shape)}, not {dims} dimensions of 1 or more')
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
     if form == 'huggingface':
         settings = settings_of_huggingface(hf_config)

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.model.weight_init import update_init_info
 from torch import nn
 
 from mae_mm.checkpoint.files import read_content, unwrap
 from mae_mm.checkpoint.formats import DECODER, FORMATS, Tensors, recognise, shorten, to_canonical
 from mae_mm.checkpoint.trust import check_weights, contents_of
-from mae_mm.registry import WEIGHT_INITIALIZERS
 
 
 def load_exactly(
@@ -45,31 +43,12 @@ def load_exactly(
         if faults := _faults(own, state):
             raise ValueError(
                 f'it does not fit {config or type(model).__name__}, and nothing was loaded: '
-                + explain_mismatch(content, classes, faults))
+                + _explain(content, classes, faults))
         check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
     for key, value in state.items():
         own[key].copy_(value)
     print_log(f'{checkpoint}: all {len(state)} tensors of {type(model).__name__} loaded', logger='current')
     return content
-
-
-@WEIGHT_INITIALIZERS.register_module()
-class PretrainedConv:
-    """`init_cfg=dict(type='mae_mm.PretrainedConv', checkpoint=…)` of a backbone, e.g. a ResNet, in any host.
-
-    Args: as of `load_exactly`.
-    """
-
-    def __init__(self, checkpoint: str, prefix: str = 'backbone.') -> None:
-        self.checkpoint, self.prefix = checkpoint, prefix
-
-    def __call__(self, module: nn.Module) -> None:
-        """Load into a backbone while mmengine initialises it."""
-        load_exactly(module, self.checkpoint, self.prefix)
-        if getattr(module, 'zero_init_residual', False):
-            module.zero_init_residual = False  # mmpretrain's ResNet would zero its last norms now, loaded or not
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, f'mae_mm.PretrainedConv: loaded from {self.checkpoint}')
 
 
 def _faults(own: Tensors, state: Tensors) -> str:
@@ -83,7 +62,7 @@ def _faults(own: Tensors, state: Tensors) -> str:
     return text and f'{text}; build the model as it was trained (depth, channels, number of classes)'
 
 
-def explain_mismatch(content: Mapping, classes: Sequence[str] | None, faults: str) -> str:
+def _explain(content: Mapping, classes: Sequence[str] | None, faults: str) -> str:
     """Why a checkpoint does not fit a config: what kind it is, or else the faults that were found."""
     if classes and is_pretraining(content):  # without classes the config is one of pre-training, too
         return (

@@ -67,7 +67,7 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
         FileNotFoundError: if there is nothing at `path`.
         ValueError: if the file is damaged, not a checkpoint, or holds objects other than tensors and plain data.
     """
-    files = weight_files(path)
+    files = _weight_files(path)
     contents = [_read_file(file) for file in files]
     content = contents[0] if len(contents) == 1 else {key: value for part in contents for key, value in part.items()}
     config = files[0].parent / 'config.json'
@@ -75,7 +75,7 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
         return content, json.loads(config.read_bytes()) if config.is_file() else {}
 
 
-def weight_files(path: str | Path) -> list[Path]:
+def _weight_files(path: str | Path) -> list[Path]:
     """The file at a path or URL, or the files with weights in a folder; FileNotFoundError if there is none."""
     if str(path).startswith(('http://', 'https://')):
         return [_download(str(path))]
@@ -89,15 +89,6 @@ def weight_files(path: str | Path) -> list[Path]:
         raise FileNotFoundError(
             f'{path.absolute()} is a folder without model*.safetensors or pytorch_model*.bin; give the checkpoint file')
     return files
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_content(content: Mapping, path: str | Path) -> None:

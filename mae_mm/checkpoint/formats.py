@@ -24,11 +24,11 @@ ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
 DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
 
 MOCO_V3 = 'base_encoder.'  # prefix of the encoder that MoCo v3 evaluates; the other one is momentum_encoder
-# Each name of the patch embedding: its format ('' for several, see `recognise`), and the prefixes before it.
+# A format is recognised by the name of its patch embedding and the prefix before it.
 PATCH_EMBEDS = {
-    'patch_embed.proj': ('', ('', 'backbone.', MOCO_V3)),
-    'patch_embed.projection': ('mmpretrain', ('', 'backbone.')),
-    'embeddings.patch_embeddings.projection': ('huggingface', ('', 'vit.')),
+    'patch_embed.proj': {'': 'timm', 'backbone.': 'mae_mm', MOCO_V3: 'timm'},
+    'patch_embed.projection': {'': 'mmpretrain', 'backbone.': 'mmpretrain'},
+    'embeddings.patch_embeddings.projection': {'': 'huggingface', 'vit.': 'huggingface'},
 }
 MMPRETRAIN_BLOCK = {
     'norm1': 'ln1', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj', 'norm2': 'ln2',
@@ -143,12 +143,11 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
     """Recognise a format by its keys.
 
     Args:
-        keys: of a state dict, as `files.unwrap` gives them.
-        wrapper: the key of the file under which the state dict was found.
+        keys, wrapper: from `files.unwrap`.
 
     Returns:
-        The name of the format, and the prefix before its keys, which only MoCo v3 ('base_encoder.') and DINO
-        ('backbone.') have: their encoders are timm's.
+        The name of the format, and the prefix of the encoder's keys, '' except for MoCo v3 and DINO, whose encoders are
+        timm's.
 
     Raises:
         ValueError: if the keys are not a ViT's, several ViTs', a ViT's under an unknown prefix, or BEiT's.
@@ -164,19 +163,17 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
             f'it holds a BEiT or a similar model ({shorten(beit, 2)}), whose blocks scale their outputs, have no bias '
             'for keys and add relative position tables; the blocks of mae_mm.ViT do not. Start from a ViT of MAE, '
             'MoCo v3, DINO or DeiT instead')
-    known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer][1]]
+    known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
     if len(known) != 1:
         raise ValueError(
             f'its ViT has an unknown prefix: there are patch embeddings under {", ".join(map(repr, found))}, and not '
             f'at exactly one place that a known format uses; choose one, e.g. prefix={next(iter(found))!r}')
-    prefix = known[0]
-    if form := PATCH_EMBEDS[found[prefix]][0]:
-        return form, ''
-    if prefix == MOCO_V3 or (prefix and wrapper in ('teacher', 'student')):
+    prefix, form = known[0], PATCH_EMBEDS[found[known[0]]][known[0]]
+    if prefix == MOCO_V3 or (form == 'mae_mm' and wrapper in ('teacher', 'student')):
         return 'timm', prefix
-    if prefix:
-        return 'mae_mm', ''
-    return 'mae' if wrapper == 'model' or any(key.startswith('decoder_') for key in keys) else 'timm', ''
+    if form == 'timm' and (wrapper == 'model' or any(key.startswith('decoder_') for key in keys)):
+        return 'mae', ''
+    return form, ''
 
 
 def shorten(names: Iterable[str], num: int = 4) -> str:
@@ -192,19 +189,14 @@ def _renaming(names: Mapping[str, str]) -> Rename:
         number = re.search(r'\.(\d+)\.', key)
         template = key.replace(number[0], '.#.', 1) if number else key
         layer, _, leaf = template.rpartition('.')
-        if template in names:
-            name = names[template]
-        elif layer in names:
-            name = f'{names[layer]}.{leaf}'
-        else:
-            return None
-        return name.replace('#', number[1]) if number else name
+        name = names.get(template) or (f'{names[layer]}.{leaf}' if layer in names else None)
+        return name.replace('#', number[1]) if name and number else name
 
     return rename
 
 
 def _reading(names: Mapping[str, str], normalise: Callable[[str], str]) -> Rename:
-    """The inverse of `_renaming(names)`, after variants of a library's keys were brought to one form."""
+    """The inverse of `_renaming(names)`; `normalise` brings variants of a library's keys to one form before."""
     rename = _renaming({theirs: ours for ours, theirs in names.items()})
     return lambda key: rename(normalise(key))
 

@@ -11,6 +11,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
+from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.models.positions import resize_rel_pos, resize_table
@@ -48,9 +49,11 @@ class LoadReport:
         return '\n'.join(lines)
 
 
-@WEIGHT_INITIALIZERS.register_module()
+@WEIGHT_INITIALIZERS.register_module(name=['Pretrained', 'PretrainedConv'])
 class Pretrained:
     """`init_cfg=dict(type='mae_mm.Pretrained', checkpoint=…)` of a `mae_mm.ViT`, or of a model with one inside.
+
+    `mae_mm.PretrainedConv` is the same. Other backbones, e.g. a ResNet, take the `backbone.` of a checkpoint exactly.
 
     Args: as of `load_pretrained`.
     """
@@ -60,11 +63,16 @@ class Pretrained:
 
     def __call__(self, module: nn.Module) -> None:
         """Initialise the parts of a module, then load."""
-        # mmengine runs this before the children's own initialisation, which must not overwrite the loaded weights.
-        for part in (*find_parts(module), getattr(module, 'target_generator', None)):
-            if part is not None and part is not module:
-                part.init_weights()
-        load_pretrained(module, self.checkpoint, self.prefix, self.grid_size)
+        if any(isinstance(part, ViT) for part in module.modules()):
+            # mmengine runs this before the children's own initialisation, which must not overwrite the loaded weights.
+            for part in (*find_parts(module), getattr(module, 'target_generator', None)):
+                if part is not None and part is not module:
+                    part.init_weights()
+            load_pretrained(module, self.checkpoint, self.prefix, self.grid_size)
+        else:
+            load_exactly(module, self.checkpoint, self.prefix or 'backbone.')
+            if getattr(module, 'zero_init_residual', False):
+                module.zero_init_residual = False  # mmpretrain's ResNet would zero its last norms now, loaded or not
         if hasattr(module, '_params_init_info'):
             update_init_info(module, f'mae_mm.Pretrained: loaded from {self.checkpoint}')
 
