@@ -36,11 +36,11 @@ def test_all_masked_patches_are_those_of_the_full_decoder(make, make_mae, imgs):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize(('ratio', 'asked'), [(1 / 3, 4), (0.25, 3), (1.0, 12), (0.01, 1)])
-def test_only_what_is_asked_counts(make, imgs, kind, ratio, asked):
+@pytest.mark.parametrize(('ratio', 'predicted'), [(1 / 3, 4), (0.25, 3), (1.0, 12), (0.01, 1)])
+def test_only_what_is_predicted_counts(make, imgs, kind, ratio, predicted):
     mae, noise = make(kind, ratio), torch.rand(2, 16)
     out, hidden = mae.reconstruct(imgs, noise), random_masking(noise, 0.75).mask
-    assert out.mask.sum(1).tolist() == [asked] * 2 and not (out.mask & ~hidden).any()
+    assert out.mask.sum(1).tolist() == [predicted] * 2 and not (out.mask & ~hidden).any()
     assert (out.pred[~out.mask] == 0).all() and (out.pred[out.mask] != 0).any(-1).all()
     error = (out.pred - mae.target(imgs)).square().mean(-1)
     torch.testing.assert_close(mae.loss(imgs, noise=noise)['loss'], error[out.mask].mean())
@@ -49,15 +49,15 @@ def test_only_what_is_asked_counts(make, imgs, kind, ratio, asked):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_masked_patch_is_asked_as_often(make, imgs, kind):
+def test_every_masked_patch_is_predicted_equally_often(make, imgs, kind):
     mae, noise = make(kind), torch.rand(4000, 16)
     patch_mask = random_masking(noise, 0.75)
     share = mae.neck.predicted(patch_mask).float().mean(0)
     assert (share - 4 / 16).abs().max() < 4 * (0.25 * 0.75 / 4000)**0.5  # four standard errors
 
 
-def test_cross_decoder_answers_each_patch_by_itself(make, imgs):
-    """Fewer questions, and questions in evaluation, give the same answers."""
+def test_cross_decoder_predicts_each_patch_by_itself(make, imgs):
+    """Fewer predictions, and those in evaluation, are the same."""
     some, every, noise = make(CrossDecoder), make(CrossDecoder, 1.0), torch.rand(2, 16)
     every.load_state_dict(some.state_dict())
     few, all_masked = some.reconstruct(imgs, noise), every.reconstruct(imgs, noise)
@@ -65,7 +65,7 @@ def test_cross_decoder_answers_each_patch_by_itself(make, imgs):
     some.eval()
     evaluated = some.reconstruct(imgs, noise)
     torch.testing.assert_close(evaluated.pred[all_masked.mask], all_masked.pred[all_masked.mask], rtol=1e-4, atol=1e-5)
-    assert (evaluated.pred != 0).any(-1).all()  # visible patches are answered, too
+    assert (evaluated.pred != 0).any(-1).all()  # visible patches are predicted, too
 
 
 def test_cross_attention_by_hand():

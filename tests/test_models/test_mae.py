@@ -89,7 +89,7 @@ def test_numpy_gradients_are_those_of_its_loss(make_mae):
         assert change / 2 == pytest.approx((grad * step).sum(), rel=1e-4, abs=1e-10), name
 
 
-# --- what is seen, and what is asked for
+# --- what is seen, and what is predicted
 
 
 def test_prediction_does_not_depend_on_masked_pixels(make_mae, imgs):
@@ -139,7 +139,7 @@ def test_loss_ignores_visible_targets(make_mae, imgs, monkeypatch):
 
 
 def test_decoder_restores_the_order(make_mae, imgs):
-    """Without blocks each token answers for itself, so every prediction can be told by hand."""
+    """Without blocks a prediction depends on its own token alone, so it can be computed by hand."""
     mae, noise = make_mae(backbone=dict(img_size=(16, 64)), neck=dict(depth=0)), torch.rand(1, 16)
     imgs = imgs[:1].reshape(1, 3, 16, 64)
     neck = mae.neck
@@ -381,7 +381,7 @@ def test_predict_reports_float32_numbers_under_autocast(make_mae):
             assert result[name].item() == pytest.approx(reference[name].item(), rel=1e-5), name
 
 
-def test_a_model_that_knows_the_answer_reports_no_loss(make_mae, imgs, monkeypatch):
+def test_a_perfect_prediction_has_no_loss(make_mae, imgs, monkeypatch):
     mae = make_mae()
     monkeypatch.setattr(mae.neck, 'forward', lambda latent, ids_restore, grid: mae.target(imgs))
     for result, img in zip(mae.predict(imgs), imgs, strict=True):

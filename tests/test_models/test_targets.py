@@ -286,6 +286,6 @@ def test_tokenizer_without_its_weights_is_refused(make_mae, tmp_path):
         make_mae(target=dict(TOKENS, weights=str(tmp_path / 'bad.pth')))
 
 
-def test_mae_is_an_nn_module_without_surprises(make_mae):
+def test_pixels_have_no_weights(make_mae):
     """Pixels need no weights: the default model has exactly the published ones."""
     assert isinstance(make_mae().target_generator, nn.Module) and not make_mae().target_generator.state_dict()
