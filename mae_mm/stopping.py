@@ -1,33 +1,33 @@
-"""How a training may end, other than well."""
+"""How a training may end other than by finishing."""
 
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-EXIT_STOPPED = 3  # the run stopped itself and said why: a full disk, too many unreadable files, numbers not finite
-EXIT_PREEMPTED = 75  # asked to stop by a signal, checkpoint written: start it again (EX_TEMPFAIL of sysexits.h)
+EXIT_STOPPED = 3  # the run stopped itself and reported why: full disk, too many unreadable files, NaN
+EXIT_PREEMPTED = 75  # stopped by a signal, checkpoint written: start it again (EX_TEMPFAIL of sysexits.h)
 
 
 class TrainingStopped(RuntimeError):
-    """A run that stops itself; the message says why and what to do, and needs no traceback."""
+    """A run stops itself; the message says why and what to do, so no traceback is printed."""
 
 
 class UnreadableData(TrainingStopped):
-    """So many images in a row cannot be read that the data must be gone; what was trained so far is good."""
+    """So many images in a row cannot be read that the data must be missing; the weights so far are good."""
 
 
 class RollBack(TrainingStopped):
-    """Raised by a hook inside an iteration: the loop goes back to the last good checkpoint, with another data order.
+    """A hook requests to return to the last good checkpoint, with another data order.
 
-    Under a loop that cannot go back it ends the run.
+    Under a loop that cannot return it ends the run.
     """
 
 
 def leave(code: int | str | None, message: str = '') -> NoReturn:
     """End the process with a code and a message on standard error.
 
-    Both go to `tools/dist_train.sh`, too: torchrun would tell it 1 for any code, and prints its own report below.
+    Both are also written for `tools/dist_train.sh`, because torchrun ends with 1 for any code.
     """
     if message:
         print(message, file=sys.stderr)

@@ -1,5 +1,6 @@
 """Tiny models and images for every test: 32 px, patches of 8, width 32, depth 2."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from helpers.tiny import DECODER, ENCODER
 from hypothesis import settings
+from mmengine.config import utils as config_utils
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
@@ -16,19 +18,21 @@ from mae_mm.models.mae import MAE
 from mae_mm.models.vit import ViT
 
 torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+# mmengine parses all metafiles of a host whenever a config inherits from it: seconds for a config.
+config_utils.load = functools.cache(config_utils.load)
 settings.register_profile('repeatable', deadline=None, derandomize=True)
 settings.load_profile('repeatable')
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """Every test starts from the same random numbers."""
+    """Start every test from the same random numbers."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def no_scope() -> Iterator[None]:
-    """A host that a test has made the default one is that no longer in the next."""
+    """Leave the default scope that a test has entered."""
     yield
     DefaultScope._instance_dict.clear()  # mmengine has no way to leave a scope that was entered for good
 
@@ -56,7 +60,7 @@ def imgs() -> Tensor:
 
 
 def _scramble(module: nn.Module) -> nn.Module:
-    """Initialise, then move every weight off its starting value: a zero bias or a unit norm can hide a mistake."""
+    """Initialise, then change every weight: a zero bias or a unit norm can hide a mistake."""
     module.init_weights()
     with torch.no_grad():
         for name, param in module.named_parameters():

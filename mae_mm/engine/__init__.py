@@ -1,1 +1,1 @@
-"""Training that can be stopped anywhere: from a config to a run and its end."""
+"""From a config to a training that can be stopped and resumed at any iteration."""

@@ -19,12 +19,12 @@ from mae_mm.registry import STRATEGIES
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineStrategy):
-    """mmengine's strategy for FlexibleRunner, mended for 0.10.7 and made for this model.
+    """mmengine's strategy for FlexibleRunner, fixed for 0.10.7 and adapted to this model.
 
-    Every transformer block is a unit that is gathered for its turn. Checkpoints are one file with the names and shapes
-    of the model itself: a transfer loads them as any other, and a run resumes from them on any number of processes.
-    Parameter groups are made from the whole parameters; mmengine makes them from the shards, which have lost their
-    shape, and with it the difference between weights and biases. Runs on CPUs, too (gloo).
+    Each transformer block is gathered when it runs. A checkpoint is one file with the model's own names and shapes: a
+    transfer loads it like any other, and a run resumes from it on any number of processes. Parameter groups are built
+    from the whole parameters; mmengine builds them from flat shards, where weights and biases look alike. Runs on CPUs,
+    too (gloo).
 
     Args:
         model_wrapper: arguments of `torch.distributed.fsdp.FullyShardedDataParallel`.
@@ -47,7 +47,7 @@ class FSDPStrategy(MMEngineStrategy):
         return super().prepare(model, optim_wrapper=optim_wrapper, **options)
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper, model: nn.Module) -> OptimWrapper:
-        """Put the shards in the place of the whole parameters."""
+        """Replace the whole parameters by their shards."""
         shards = {name.replace('_fsdp_wrapped_module.', ''): param for name, param in model.named_parameters()}
         for group in optim_wrapper.optimizer.param_groups:
             group['params'] = [shards[self.id_to_name[id(param)]] for param in group['params']]
@@ -69,7 +69,7 @@ class FSDPStrategy(MMEngineStrategy):
 
     @property
     def _whole(self) -> dcp.StateDictOptions:
-        """Whole tensors; from GPUs to the memory of the main process alone."""
+        """Whole tensors; from GPUs they go to the memory of the main process only."""
         return dcp.StateDictOptions(full_state_dict=True, cpu_offload=torch.cuda.is_available())
 
     def model_state_dict(self) -> dict:
@@ -91,7 +91,7 @@ class FSDPStrategy(MMEngineStrategy):
         try:
             dcp.set_model_state_dict(self.model, state_dict, options=options)
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f'a checkpoint of another model: {error}') from error
+            raise ValueError(f'the checkpoint is of another model: {error}') from error
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Give each process its shard of the optimizer state."""

@@ -7,15 +7,14 @@ images, `floor_lr` the one at the end.
 """
 
 from fnmatch import fnmatch
-from functools import cache
 from typing import Any
 
 import pytest
 from helpers import ROOT
+from helpers.configs import recipe
 from mmengine.config import Config
 from mmengine.fileio import load
 
-from mae_mm.engine.runner import load_config
 from mae_mm.transfer.published import read_metafiles
 from mae_mm.transfer.rows import read_table
 
@@ -25,11 +24,6 @@ FAMILIES = ('pretrain', 'classification', 'linear', 'partial', 'detection', 'seg
 RECIPES = ['mae_pretrain', *sorted(
     str(path.relative_to(ROOT / 'configs').with_suffix('')) for family in FAMILIES
     for path in (ROOT / 'configs' / family).rglob('*.py'))]
-
-
-@cache
-def recipe(name: str) -> Config:
-    return load_config(str(ROOT / 'configs' / f'{name}.py'))
 
 
 def matches(name: str, patterns: str) -> bool:

@@ -1,12 +1,11 @@
 """What recipes promise beyond published values: their data, the one difference to their other sides, their size."""
 
-from functools import cache
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.configs import recipe
 from helpers.layer_decay import LR, WD, assert_same, optimizer_of, published, rates_of
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mae_mm.engine.runner import load_config
@@ -17,11 +16,6 @@ CONFIGS = ROOT / 'configs'
 PARENTS = ('mae_pretrain', 'vit_b16_in1k', 'mask_rcnn_vit_b_coco', 'upernet_vit_b_ade20k')
 PATHS = [path for path in sorted(CONFIGS.rglob('*.py')) if path.parent.name not in ('ablation', 'partial')
          and path.parent.parent.name != 'ablation']
-
-
-@cache
-def recipe(name: str) -> Config:
-    return load_config(str(CONFIGS / f'{name}.py'))
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.configs import NAMES, recipe
 from helpers.reliability import ALONE, save_images, tiny_config
 
 from mae_mm.engine import reliability
@@ -18,9 +19,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_images(tmp_path_factory.mktemp('images') / 'all')
 
 
-@pytest.mark.parametrize('path', sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').rglob('*.py')))
-def test_every_config_passes(path: str) -> None:
-    check_values(launch.load_config(str(ROOT / path)))
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_passes(name: str) -> None:
+    check_values(recipe(name))
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -1,4 +1,4 @@
-"""Training that can be stopped anywhere: seeds, batches, loops, and the ways in which a run may end."""
+"""Training that can be stopped and resumed at any iteration: seeds, batches and loops."""
 
 from mae_mm.engine.loops.batches import start_worker
 from mae_mm.engine.loops.training import EpochTrainLoop, IterTrainLoop

@@ -1,4 +1,4 @@
-"""Batches that know their number: a loader can begin with any of them, and draws the same views in any worker."""
+"""Numbered batches: a loader can start with any of them, and draws the same views in any worker."""
 
 import copy
 import gc
@@ -96,15 +96,14 @@ class ReadableSamples(Dataset):
 
 
 class SeededSamples(ReadableSamples):
-    """A data set whose random transforms are seeded anew for each sample.
+    """A data set whose random transforms are seeded for each sample.
 
-    Whatever the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, and not on the
-    worker that makes it, nor on the samples which that worker made before; so does the image that takes the place of
-    one that cannot be read.
+    What the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, not on the worker or on
+    the worker's earlier samples; so does the replacement of an unreadable image.
 
     Args:
         dataset: any map-style data set.
-        length: how many samples it pretends to have (`num_batch_per_epoch` of mmengine); its own when None.
+        length: number of samples to report (`num_batch_per_epoch` of mmengine); its own when None.
     """
 
     def __init__(self, dataset: Sized, length: int | None = None) -> None:
@@ -149,11 +148,11 @@ class NumberedBatches:
 
     @property
     def endless(self) -> bool:
-        """Whether one pass goes on for ever, through all epochs."""
+        """Whether one pass never ends."""
         return isinstance(self.sampler, InfiniteSampler)
 
     def go_to(self, epoch: int, start: int) -> None:
-        """Let the next pass be that of an epoch, from a batch of it on."""
+        """Let the next pass be that of an epoch, starting with batch `start`."""
         self.epoch, self.start = epoch, start
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
@@ -217,30 +216,28 @@ def _function(config: dict | Callable | None) -> Callable | None:
 
 @FUNCTIONS.register_module()
 def start_worker(worker_id: int) -> None:
-    """Leave signals to the training process: it may ask for more batches before it stops.
+    """Let a loader's worker ignore signals: the training process may need more batches before it stops.
 
-    Ctrl-C and Slurm send theirs to all processes. SIGTERM is heeded when it comes from the parent alone, which ends
-    workers so that do not end by themselves.
+    Ctrl-C and Slurm signal all processes. SIGTERM ends the worker only if it comes from its parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        Thread(target=_end_when_told, args=(os.getppid(), ), daemon=True).start()
+        Thread(target=_end_on_sigterm, args=(os.getppid(), ), daemon=True).start()
 
 
 def end_workers() -> None:
-    """End the workers of all loaders of this process now, in order, wherever an error has left their iterators.
+    """End the workers of all loaders of this process, even if an error has lost their iterators.
 
-    The garbage collector would first close the queues through which workers are told to end, and then wait 5 s for
-    each of them.
+    The garbage collector would first close the queues that tell workers to end, and then wait 5 s for each of them.
     """
     for iterator in [found for found in gc.get_objects() if type(found) is _MultiProcessingDataLoaderIter]:
         iterator._shutdown_workers()
 
 
-def _end_when_told(parent: int) -> None:
-    """Wait for a SIGTERM of one process, and end this one."""
+def _end_on_sigterm(parent: int) -> None:
+    """Wait for a SIGTERM from the parent, then end this process."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of where a run is, so that no generator's state has to be saved."""
+"""Random numbers as a function of the place in a run, so that no generator's state has to be saved."""
 
 import hashlib
 import random
@@ -17,7 +17,7 @@ def derive_seed(*key: int) -> int:
 def seed_all(seed: int) -> None:
     """Seed Python, NumPy, and torch on the CPU and on the GPU in use.
 
-    Differs from `torch.manual_seed` in cost: that asks every kind of device whether it is there, 0.5 ms each time.
+    Faster than `torch.manual_seed`, which checks every kind of device: 0.5 ms each time.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)

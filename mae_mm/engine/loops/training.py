@@ -1,8 +1,7 @@
-"""mmengine's training loops, which a run can leave and enter again at any iteration.
+"""mmengine's training loops, resumable at any iteration.
 
-Every random number of an iteration comes from (seed, data order, rank, iteration), every one of a sample from (seed,
-data order, rank, epoch, batch, place): a resumed run has nothing to restore but its place. Images that were used
-are not read again.
+Random numbers of an iteration depend on (seed, data order, rank, iteration), those of a sample on (seed, data order,
+rank, epoch, batch, place): a resumed run restores nothing but its place. Used images are not read again.
 """
 
 import logging
@@ -22,10 +21,10 @@ from mae_mm.stopping import RollBack, TrainingStopped
 
 
 class _Resumable:
-    """What both loops share: the loader of a seed and a data order, and the way back to a checkpoint.
+    """What both loops share: the loader for a seed and a data order, and returning to a checkpoint.
 
-    `data_order` counts the returns to a checkpoint. It stands, as `batches_per_epoch` does, in the message hub, which
-    mmengine saves in every checkpoint and restores from it.
+    `data_order` counts the returns to a checkpoint. Like `batches_per_epoch` it is in the message hub, which mmengine
+    saves in every checkpoint and restores from it.
     """
 
     def _prepare(self, runner: Runner, config: dict | DataLoader) -> DataLoader:
@@ -36,7 +35,7 @@ class _Resumable:
         return self._loader()
 
     def _loader(self) -> DataLoader:
-        """The loader for the present seed and data order; the one that is there, if it is that."""
+        """The loader for the current seed and data order, rebuilt only if they have changed."""
         if not isinstance(self._loader_config, dict):
             raise TypeError(f'{type(self).__name__} builds its loader from a config, got {self._loader_config}')
         seed = [self.runner.seed]
@@ -50,7 +49,7 @@ class _Resumable:
         return self.dataloader
 
     def run(self):
-        """Train; go back to a checkpoint as often as a hook asks for it."""
+        """Train; return to a checkpoint whenever a hook requests it."""
         again = False
         while True:
             try:
@@ -61,15 +60,15 @@ class _Resumable:
                 again = True
 
     def _go_back(self, reason: str) -> None:
-        """Restore the last good checkpoint, and shuffle the images in another way from there on.
+        """Restore the last good checkpoint, and continue with the images in another order.
 
-        One that was gone back to in vain is not tried again while there is an older one: its weights may be finite, and
-        no good all the same.
+        A checkpoint that did not help is not tried again while there is an older one: its weights may be finite and
+        useless.
         """
         order, last = self.data_order + 1, self._iter
         checkpoint = newest_checkpoint(self.runner.work_dir, self._gone_back_to)
         if checkpoint is None:
-            raise TrainingStopped(f'{reason}; no checkpoint was written yet, so there is none to go back to')
+            raise TrainingStopped(f'{reason}; no checkpoint was written yet, so there is none to return to')
         self._gone_back_to.add(checkpoint)
         self.runner.resume(str(checkpoint), map_location='cpu')
         self.runner.message_hub.update_info('data_order', order)
@@ -84,7 +83,7 @@ class _Resumable:
         super().run_iter(*args)
 
     def _validate(self) -> None:
-        """Validate, if it is time."""
+        """Validate if due."""
         self._decide_current_val_interval()
         if self.runner.val_loop is not None and self._validation_is_due():
             self.runner.val_loop.run()
@@ -92,7 +91,7 @@ class _Resumable:
 
 @LOOPS.register_module()
 class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
-    """`EpochBasedTrainLoop` that resumes inside an epoch, and makes up for a validation that was cut off."""
+    """`EpochBasedTrainLoop` that resumes inside an epoch, and repeats a validation that was interrupted."""
 
     def __init__(self, runner: Runner, dataloader: dict, max_epochs: int, **options) -> None:
         super().__init__(runner, self._prepare(runner, dataloader), max_epochs, **options)
@@ -110,7 +109,7 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.call_hook('after_train')
 
     def _first_batch(self) -> int:
-        """Batches of the epoch that the checkpoint had behind it."""
+        """Number of batches of the epoch that the checkpoint has used."""
         length, hub = len(self.dataloader), self.runner.message_hub
         before = hub.get_info('batches_per_epoch', length)
         hub.update_info('batches_per_epoch', length)
@@ -120,13 +119,13 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         if self._iter != self._epoch * before:
             print_log(
                 f'an epoch had {before} batches when the checkpoint was written and has {length} now (other data, '
-                f'batch or number of processes): epoch {self._epoch + 1} is started from its beginning',
+                f'batch size or number of processes): epoch {self._epoch + 1} starts from its beginning',
                 'current', logging.WARNING)
         self._iter = self._epoch * length
         return 0
 
     def run_epoch(self, start: int = 0) -> None:
-        """Train an epoch, from a batch of it on."""
+        """Train an epoch, from batch `start` on."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self.dataloader.batch_sampler.go_to(self._epoch, start)
@@ -142,11 +141,11 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterTrainLoop(_Resumable, IterBasedTrainLoop):
-    """`IterBasedTrainLoop` that resumes without reading the images which were used."""
+    """`IterBasedTrainLoop` that resumes without reading used images again."""
 
     def __init__(self, runner: Runner, dataloader: dict, max_iters: int, **options) -> None:
         loader = self._prepare(runner, dataloader)
-        # IterBasedTrainLoop would start the workers now, before it is known with which batch.
+        # IterBasedTrainLoop would start the workers now, before the first batch is known.
         super().__init__(runner, _Unread(loader.dataset), max_iters, **options)
         self.dataloader = loader
 
@@ -178,7 +177,7 @@ class IterTrainLoop(_Resumable, IterBasedTrainLoop):
 
 
 class _Unread:
-    """Stands for a loader that nobody reads yet."""
+    """Replaces a loader until it is read."""
 
     def __init__(self, dataset) -> None:
         self.dataset = dataset

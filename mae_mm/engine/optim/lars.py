@@ -15,8 +15,8 @@ class LARS(Optimizer):
 
     For a weight w with gradient g, weight decay d and trust coefficient t:
     g' = g + d w;  m <- momentum m + t |w| / |g'| g';  w <- w - lr m. Vectors (biases) take g itself in place of the
-    scaled g', and so do weights where a norm is zero. mmpretrain's LARS scales biases too, which holds a bias that
-    starts from zero back for ever, and keeps lr inside m, where a change of lr reaches the step only slowly.
+    scaled g', and so do weights where a norm is zero. mmpretrain's LARS scales biases too, so that a bias
+    that starts from zero stays there, and keeps lr inside m, where a change of lr reaches the step only slowly.
 
     Args:
         params: parameters, or groups of them.

@@ -1,4 +1,4 @@
-"""Optimizer wrappers: steps that are not finite are left out, forward passes run in bfloat16 on any device."""
+"""Optimizer wrappers: steps that are not finite are skipped, forward passes run in bfloat16 on any device."""
 
 from contextlib import contextmanager
 
@@ -15,12 +15,12 @@ from mae_mm.registry import OPTIM_WRAPPERS
 class GuardedOptimWrapper(OptimWrapper):
     """`OptimWrapper` that takes no step on a loss or gradient which is not finite, on any rank.
 
-    The decision stays on the device: fused optimizers of PyTorch take it as `found_inf`, as they do from its
-    GradScaler, and leave weights and state as they are. Others are asked for on the host, which then waits for the
-    device. `mae_mm.NonFiniteHook` counts the steps left out.
+    The decision stays on the device: fused optimizers of PyTorch take it as `found_inf`, as from GradScaler, and leave
+    weights and state unchanged. Other optimizers need it on the host, which waits for the device.
+    `mae_mm.NonFiniteHook` counts the skipped steps.
 
     Attributes:
-        bad_step: () bool on the device, whether the latest step was left out; None while gradients accumulate.
+        bad_step: () bool on the device, whether the latest step was skipped; None while gradients accumulate.
     """
 
     bad_step: Tensor | None = None
