@@ -64,17 +64,14 @@ def ablate(
     """Make the runs of tables that are not made yet, then write `out/TABLE/table.md`, `table.csv`, `results.json` and,
     for tables with an axis, `plot.png`.
 
-    A run that was interrupted resumes from its newest checkpoint, complete ones are not repeated, one that fails does
-    not stop the others.
+    Complete runs are not repeated, others resume from their newest checkpoint; one that fails does not stop the others.
 
     Args:
-        tables: files of tables.
         base: pre-training config that the rows change (default: that of each row).
         given: configs of transfers, `finetune` and `linear`, instead of those that the base names.
-        seeds: runs of each row, with seeds 0, 1, …
         only: names of the rows to run, see `read_tables`.
         options, transfer_options: of `--cfg-options`, for pre-training and for the transfers.
-        tokenizer: weights for rows that predict tokens; without them such rows are named and left out.
+        tokenizer: weights for rows that predict tokens; without them such rows are left out.
         workers, gpus: as of `comparison.compare`.
 
     Returns:
@@ -111,11 +108,7 @@ def ablate(
 def make_plan(
     row: Row, base: str | None, given: dict[str, str], options: dict, tokenizer: str | None, out: Path,
 ) -> Plan:
-    """The configs of a row; looks for its images and fits the principal components that it predicts.
-
-    Raises:
-        FileNotFoundError, ValueError: as `apply_row`, `find_transfers`, `check_data`.
-    """
+    """The configs of a row; looks for its images and fits the principal components that it predicts."""
     cfg = apply_row(row, base, options)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     target = cfg.model.get('target') or {}
@@ -183,11 +176,7 @@ def scratch_key(plan: Plan, options: dict) -> str:
 
 
 def check_encoder(plan: Plan, path: str, transfer: Config) -> None:
-    """Refuse a transfer of another encoder than the row pre-trains, before the pre-training is done.
-
-    Raises:
-        ValueError: naming the key, both values, and the option.
-    """
+    """Refuse a transfer of another encoder than the row pre-trains, before the pre-training is done."""
     mine, other = (cfg.get('model', {}).get('backbone') or {} for cfg in (plan.cfg, transfer))
     for key in ('arch', 'patch_size'):
         if mine.get(key) != other.get(key):

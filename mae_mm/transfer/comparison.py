@@ -21,23 +21,22 @@ def compare(
     """Make the runs that are not made yet, then write `results.json`, `table.md` and, for suites with an axis,
     `plot.png`.
 
-    Every run has a folder of its own in `out`: its log, its config and, once it is complete, `result.json`. A run of
-    the same config and the same checkpoint is not made twice. A run that fails does not stop the others.
+    Every run has a folder of its own in `out`. A run of the same config and the same checkpoint is not made twice; one
+    that fails does not stop the others.
 
     Args:
         pretrained: checkpoint in any format that fits the suite's encoder.
-        out: folder to write.
         seeds: runs of each kind, with seeds 0, 1, … (default: the suite's).
         options: of `--cfg-options`, for every config.
-        workers: runs at a time; with more than one, each has one thread.
-        gpus: train each run on so many GPUs with `tools/dist_train.sh`; 0 and 1 train in a process of this machine.
-
-    Raises:
-        ValueError: if a folder holds checkpoints of another run.
+        workers: runs at a time.
+        gpus: train each run on so many GPUs with `tools/dist_train.sh`; 0 and 1 train in one process.
 
     Returns:
         What `results.json` holds: `results` has, for each protocol and start, a list of {metric: percent}, one for
         each seed; `caption` and `rows` are the table; `failed` maps the names of failed runs to their errors.
+
+    Raises:
+        ValueError: if a folder holds checkpoints of another run.
     """
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
     checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()

@@ -22,14 +22,11 @@ BAR = '{desc:<22}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 
 
 def complete(jobs: dict[R, Job], make: Make, workers: int) -> tuple[dict[R, dict], dict[R, str]]:
-    """Make the jobs whose folder does not hold their result yet.
+    """Make the jobs whose folder does not hold their result yet; results, in their order, and errors of failed ones.
 
     Args:
         make: a function of a module, so that another process finds it.
         workers: jobs at a time; with more than one, each has one thread.
-
-    Returns:
-        Results, in the order of the jobs, and the errors of those that failed.
 
     Raises:
         ValueError: if a folder holds checkpoints of another job.
@@ -76,13 +73,17 @@ def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R,
                     running[receiver] = run, process
                 for receiver in wait(running, 1):
                     run, process = running[receiver]
-                    message = receive(receiver, process)
+                    try:
+                        message = receiver.recv()
+                    except EOFError:
+                        message = None
                     if isinstance(message, float):
                         done[run] = message
                         continue
                     process.join()
                     del running[receiver]
                     done[run] = 1.0
+                    message = message or dict(error=f'its process ended with exit code {process.exitcode}')
                     record(run, message)
                     bar.write(f'{jobs[run].name:<26}{outcome(message, jobs[run])}', file=sys.stderr)
                 bar.n = sum(job.cost * done[run] for run, job in jobs.items())
@@ -93,17 +94,12 @@ def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R,
             raise
 
 
-def receive(receiver: Connection, process: object) -> float | dict:
-    """The next message of a process: the share that is done, or how it ended."""
-    try:
-        return receiver.recv()
-    except EOFError:
-        process.join()
-        return dict(error=f'the process ended with exit code {process.exitcode} and without a message')
-
-
 def work(make: Make, job: Job, sender: Connection, threads: int) -> None:
-    """Make a job in this process, and send how far it is and how it ends."""
+    """Make a job in this process, send how far it is and how it ends; ends with the process that started this one."""
+    def end_with_parent() -> None:
+        parent_process().join()
+        os._exit(1)  # a signal would be taken as a request to end the training in good order
+
     Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
@@ -111,12 +107,6 @@ def work(make: Make, job: Job, sender: Connection, threads: int) -> None:
     except BaseException as error:  # SystemExit, too: a training that stops itself has no result
         message = dict(error=f'{type(error).__name__}: {error}')
     sender.send(message)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it ends, however it does."""
-    parent_process().join()
-    os._exit(1)  # a signal would be taken as a request to end the training in good order
 
 
 def outcome(message: dict, job: Job) -> str:

@@ -36,7 +36,7 @@ class Row:
 
 
 class Table(NamedTuple):
-    """A table: the names `title`, `rows` and, optionally, `source`, `axis`, `base` and `transfers` of a Python file."""
+    """A table: `title`, `rows` and `axis` of its file; `source`, `base` and `transfers` of the file are in the rows."""
 
     name: str  # of the file
     title: str
@@ -99,9 +99,6 @@ def apply_row(row: Row, base: str | None = None, options: dict | None = None) ->
 
     Args:
         options: of `--cfg-options`, over those of the row.
-
-    Raises:
-        FileNotFoundError, ValueError: as `launch.load_config`.
     """
     parent = launch.load_config(base or row.base)
     changes = fill(row.options, parent)
@@ -137,21 +134,16 @@ def find_transfers(row: Row, base: str | None, given: dict[str, str]) -> dict[st
         given: replaces some of them.
 
     Raises:
-        FileNotFoundError: if a config is not there.
         ValueError: if there are none.
     """
     where = base or row.base
     transfers = (not base and row.transfers) or launch.load_config(where).get('transfers') or {}
     if not isinstance(transfers, dict) or set(transfers) - {*PROTOCOLS, 'scratch'}:
-        raise ValueError(f"{where}: transfers must be dict(finetune='…', linear='…', scratch='…'), got {transfers!r}")
+        raise ValueError(f"{where}: transfers must be dict(finetune='…', linear='…', scratch='…'), got {transfers}")
     if 'finetune' in given:  # `scratch` is the other side of the base's own
         transfers = {key: path for key, path in transfers.items() if key != 'scratch'}
-    transfers = {**transfers, **given}
-    for key, path in transfers.items():
-        if find_config(path) is None:
-            raise FileNotFoundError(f'{f"--{key}" if key in given else f"transfers.{key} of {where}"}: no file {path}')
-    if not transfers:
+    if not {**transfers, **given}:
         raise ValueError(
             f'{where} does not name the configs that transfer its encoder; add --finetune CONFIG --linear CONFIG, or '
             "write transfers = dict(finetune='…', linear='…') into it, as configs/demo/ablation.py does")
-    return transfers
+    return {**transfers, **given}

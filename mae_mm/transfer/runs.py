@@ -56,7 +56,7 @@ def make_run(job: Job, report: Callable[[float], None]) -> dict:
         report: is called with the share of the training that is done, about once a second.
 
     Returns:
-        metrics: {metric: percent} on the held-out images at the end; train_images, val_images: how many; seconds.
+        metrics: {metric: percent} on the held-out images at the end; seconds; train_images, val_images: how many.
     """
     begun = time.time()
     if job.pretrained and Path(job.pretrained).is_dir():
@@ -89,11 +89,7 @@ def train(job: Job, report: Callable[[float], None]) -> tuple[dict[str, float], 
 
 
 def train_distributed(job: Job, log: object) -> dict[str, float]:
-    """Train on several GPUs of this machine; the metrics are those of the last validation in the log.
-
-    Raises:
-        RuntimeError: if the training ends with an error.
-    """
+    """Train on several GPUs of this machine; the metrics are those of the last validation in the log."""
     config = job.folder / 'config.py'
     job.cfg.dump(config)
     command = ['bash', ROOT / 'tools/dist_train.sh', config, str(job.gpus), '--work-dir', job.cfg.work_dir, '--resume']
@@ -114,10 +110,7 @@ def last_scalars(work_dir: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
-    """Draw held-out images, evenly from the validation set, with predictions and, where the visualiser can, the truth.
-
-    Classification has nothing to draw.
-    """
+    """Draw predictions on held-out images, evenly from the validation set; classification has nothing to draw."""
     if 'out_file' not in inspect.signature(runner.visualizer.add_datasample).parameters:
         return
     dataset = runner.val_dataloader.dataset

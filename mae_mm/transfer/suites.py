@@ -119,37 +119,34 @@ def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:
     return {'accuracy/top1': evaluate_encoder(cfg, pretrained, ks=(20, ))['mean_patch/k20']}
 
 
-def _demo(name: str) -> str:
-    return f'configs/demo/{name}.py'
-
-
 SUITES = {
     'demo-classification': Suite(
         'Few-label classification of demo images',
         dict(
-            finetune=Protocol('fine-tuning', _demo('classification_scratch'), _demo('classification')),
-            linear=Protocol('linear probing', *[_demo('classification_linear')] * 2, cost=0.45),
-            partial1=Protocol('partial fine-tuning, k = 1', None, _demo('classification_partial'), cost=0.5),
+            finetune=Protocol(
+                'fine-tuning', 'configs/demo/classification_scratch.py', 'configs/demo/classification.py'),
+            linear=Protocol('linear probing', *['configs/demo/classification_linear.py'] * 2, cost=0.45),
+            partial1=Protocol('partial fine-tuning, k = 1', None, 'configs/demo/classification_partial.py', cost=0.5),
             partial4=Protocol(
-                'partial fine-tuning, k = 4', None, _demo('classification_partial'), {TUNED: 4}, cost=0.8),
-            knn=Protocol('k-NN, k = 20', *[_demo('classification')] * 2, cost=0.05, measure=measure_knn)),
+                'partial fine-tuning, k = 4', None, 'configs/demo/classification_partial.py', {TUNED: 4}, cost=0.8),
+            knn=Protocol('k-NN, k = 20', *['configs/demo/classification.py'] * 2, cost=0.05, measure=measure_knn)),
         TOP1, 'Chance is 8.3.'),
     'demo-partial': Suite(
         'Partial fine-tuning on few labels of demo images',
         {f'k{k}': Protocol(f'the last {k} of 6 blocks', None, config, options, at=k) for k, config, options in (
-            (0, _demo('classification_linear'), {}),
-            *((k, _demo('classification_partial'), {TUNED: k}) for k in (0.5, 1, 2, 4)),
-            (6, _demo('classification'), {}))},
+            (0, 'configs/demo/classification_linear.py', {}),
+            *((k, 'configs/demo/classification_partial.py', {TUNED: k}) for k in (0.5, 1, 2, 4)),
+            (6, 'configs/demo/classification.py', {}))},
         TOP1, 'Chance is 8.3.', starts=('mae', ), axis=BLOCKS),
     'demo-detection': Suite(
         'Mask R-CNN on demo images',
-        dict(mask_rcnn=Protocol('Mask R-CNN', _demo('detection_scratch'), _demo('detection'))),
+        dict(mask_rcnn=Protocol('Mask R-CNN', 'configs/demo/detection_scratch.py', 'configs/demo/detection.py')),
         {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/bbox_mAP_50': Metric('box AP50', 100.0),
          'coco/segm_mAP': Metric('mask AP', 100.0), 'coco/segm_mAP_50': Metric('mask AP50', 100.0)},
         'AP: mean over IoU 0.50:0.95, pycocotools.', seeds=2),
     'demo-segmentation': Suite(
         'UperNet on demo images',
-        dict(upernet=Protocol('UperNet', _demo('segmentation_scratch'), _demo('segmentation'))),
+        dict(upernet=Protocol('UperNet', 'configs/demo/segmentation_scratch.py', 'configs/demo/segmentation.py')),
         {**MIOU, 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')},
         'Twenty classes; mIoU and class accuracy are means over them.', seeds=2),
 }

@@ -148,6 +148,8 @@ def test_mistakes_in_transfers_show_before_the_pretraining(world):
         world(transfer_options={'train_cfg.max_epochs.deep': 1})
     with pytest.raises(ValueError, match='seeds=0: must be 1 or more'):
         world(seeds=0)
+    with pytest.raises(FileNotFoundError, match=r'no config file gone\.py'):
+        world(given=dict(linear='gone.py'))
     late = [dict(type='CosineAnnealingLR', begin=5)]
     with pytest.raises(ValueError, match=r'max_epochs=2 ends before .*: --transfer-options param_scheduler'):
         world(transfer_options={'param_scheduler': late})

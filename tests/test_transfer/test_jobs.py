@@ -31,7 +31,7 @@ def test_each_job_has_a_process_of_its_own(jobs):
     results, errors = complete(jobs, helpers.make, 2)
     assert results['good']['metrics'] == {'map': 50.0}
     assert errors == dict(
-        fails='RuntimeError: out of luck', dies='the process ended with exit code 7 and without a message')
+        fails='RuntimeError: out of luck', dies='its process ended with exit code 7')
     pids = Path('made.txt').read_text().split()
     assert len(set(pids)) == 3 and str(os.getpid()) not in pids
     good = dict(good=jobs['good'])
