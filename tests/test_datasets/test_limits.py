@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.images import encode
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
 from mae_mm.datasets import DecodeError, ImageTar, LoadRandomResizedCrop, decode
@@ -24,6 +27,7 @@ from mae_mm.datasets.limits import (
     header_size,
     is_bomb,
     jpeg_size,
+    leaves_folder,
     open_image,
     read_file,
     upright_size,
@@ -38,11 +42,6 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 HIDING = [b'\xff', b'\xff' * 99, b'\xff\x01', b'\xff\xd0', b'\xff\xd7\xff\x01', b'stray', b'\xff\x00',
           b'\xff\xfe\x00\x02', b'\xff\xfe\x00\x00', b'\xff\xe1\x00\x01']
-
-
-def encode(img: Image.Image, form: str, **options) -> bytes:
-    img.save(file := io.BytesIO(), form, **options)
-    return file.getvalue()
 
 
 @pytest.fixture
@@ -167,3 +166,17 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
         with pytest.raises(OSError, match='not a regular file'):
             read_file(str(tmp_path / name))
         assert what_is_wrong(str(tmp_path / name)) == 'not a regular file'
+
+
+@given(st.text(max_size=12) | st.from_regex(r'[./\\a]{1,9}', fullmatch=True))
+@example('../a.jpg')
+@example('a/../../b.jpg')
+@example('/etc/passwd')
+@example('a\\..\\b.jpg')
+@example('C:/a.jpg')
+@example('a\0.jpg')
+def test_a_listed_name_stays_in_its_folder(name: str) -> None:
+    if not leaves_folder(name):
+        joined = os.path.normpath(os.path.join('/data/root', name))
+        assert joined == '/data/root' or joined.startswith('/data/root/')
+        assert '\0' not in name

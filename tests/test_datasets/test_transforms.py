@@ -1,113 +1,21 @@
-"""Decoding against Pillow, crops against torchvision, resizing against Pillow."""
+"""Crops against torchvision, resizing against Pillow."""
 
 import math
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from helpers.images import photo, pixels
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 from torchvision.transforms import CenterCrop, RandomResizedCrop, Resize
 
-from mae_mm.datasets import DecodeError, LoadRandomResizedCrop, LoadResizeCenterCrop, decode
+from mae_mm.datasets import DecodeError, LoadRandomResizedCrop, LoadResizeCenterCrop
 from mae_mm.datasets.transforms import crop_box, resize
-
-
-def photo(height=120, width=160, channels=3, seed=0):
-    """(H, W, C) uint8: smooth waves with noise on top."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    waves = np.stack([np.sin(x / rng.uniform(3, 20) + y / rng.uniform(3, 20)) for _ in range(channels)], -1)
-    return (128 + 90 * waves + rng.normal(0, 12, waves.shape)).clip(0, 255).astype(np.uint8)
-
-
-def encode(img, fmt, **options):
-    buffer = BytesIO()
-    img.save(buffer, fmt, **options)
-    return buffer.getvalue()
-
-
-def pixels(img):
-    """(C, H, W) of a Pillow image."""
-    array = np.array(img)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
-
 
 RGB = Image.fromarray(photo())
 RGBA = RGB.copy()
 RGBA.putalpha(Image.fromarray(photo(channels=1, seed=1)[..., 0]))
-
-
-@pytest.mark.parametrize('img, fmt, options', [
-    (RGB, 'JPEG', {}),
-    (RGB, 'JPEG', {'progressive': True, 'subsampling': 0}),
-    (RGB.convert('L'), 'JPEG', {}),
-    (RGB.convert('CMYK'), 'JPEG', {}),
-    (RGB, 'PNG', {}),
-    (RGB.convert('P'), 'PNG', {'transparency': 3}),
-    (RGB.convert('1'), 'PNG', {}),
-    (RGBA, 'PNG', {}),
-    (RGBA.convert('LA'), 'PNG', {}),
-    (RGB, 'WEBP', {}),
-    (RGB, 'TIFF', {}),
-    (RGB.convert('CMYK'), 'TIFF', {}),
-    (RGB, 'BMP', {}),
-    (RGB.convert('P'), 'GIF', {}),
-], ids=lambda x: getattr(x, 'mode', x) if not isinstance(x, dict) else ','.join(x))
-def test_decode_gives_pillows_pixels(img, fmt, options):
-    data = encode(img, fmt, **options)
-    reference = Image.open(BytesIO(data))
-    rgb, gray = decode(data), decode(data, 'gray')
-    assert rgb.dtype == gray.dtype == torch.uint8
-    assert torch.equal(rgb, pixels(reference.convert('RGB')))
-    # JPEG's own luma rather than the luma of clipped RGB, hence some grey levels.
-    assert gray.shape == (1, *rgb.shape[1:])
-    assert (gray.float() - pixels(reference.convert('L')).float()).abs().mean() < 1
-
-
-@pytest.mark.parametrize('fmt', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
-@pytest.mark.parametrize('orientation', range(1, 9))
-def test_decode_applies_the_exif_orientation(fmt, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(RGB, fmt, exif=exif)
-    img = decode(data)
-    assert img.shape[1:] == ((120, 160) if orientation < 5 else (160, 120))
-    assert torch.equal(img, pixels(ImageOps.exif_transpose(Image.open(BytesIO(data)))))
-
-
-@pytest.mark.parametrize('fmt', ['PNG', 'TIFF'])
-def test_decode_keeps_the_upper_byte_of_16_bit_images(fmt):
-    low, high = photo(channels=1, seed=2)[..., 0], photo(channels=1)[..., 0]
-    data = encode(Image.fromarray(high.astype(np.uint16) * 256 + low), fmt)
-    want = torch.from_numpy(high)[None]
-    assert torch.equal(decode(data, 'gray'), want)
-    assert torch.equal(decode(data), want.expand(3, -1, -1))
-
-
-def test_decode_unchanged_keeps_every_band():
-    array = photo(channels=7)
-    buffer = BytesIO()
-    np.save(buffer, array)
-    assert torch.equal(decode(buffer.getvalue(), 'unchanged'), torch.from_numpy(array).permute(2, 0, 1))
-    assert torch.equal(decode(encode(RGBA, 'PNG'), 'unchanged'), pixels(RGBA))
-    assert torch.equal(decode(encode(RGB.convert('P'), 'PNG'), 'unchanged'), pixels(RGB.convert('P').convert('RGB')))
-    with pytest.raises(DecodeError, match=r'array of uint8 \(120, 160, 7\), must be uint8 \(H, W, C\) with C = 3'):
-        decode(buffer.getvalue())
-
-
-@pytest.mark.parametrize('data, reason', [
-    (b'', 'empty file'),
-    (b'hello, I am no image', 'not an image, begins with'),
-    (encode(RGB, 'JPEG')[:2000], 'truncated'),
-    (encode(RGB, 'PNG')[:2000], 'truncated'),
-    (b'\xff\xd8\xff' + bytes(100), 'not an image'),
-    (encode(Image.fromarray(photo(channels=1)[..., 0].astype(np.float32)), 'TIFF'), '32-bit pixels'),
-])
-def test_decode_says_why_it_cannot(data, reason):
-    with pytest.raises(ValueError, match=reason):
-        decode(data)
 
 
 def test_crop_box_by_hand():

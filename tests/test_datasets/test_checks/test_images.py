@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.images import encode, photo
+from helpers.reliability import save_images
 from PIL import Image
 
 from mae_mm.datasets import ImageFolder, INaturalist, Places365
@@ -19,6 +21,7 @@ from mae_mm.datasets.image_folder import find_images
 from mae_mm.datasets.limits import exceeds_share
 from mae_mm.datasets.pack import pack
 
+PNG = encode(Image.fromarray(photo(20, 20)), 'PNG')
 DEEP = '[' * 100_000
 
 
@@ -185,3 +188,64 @@ def test_names_that_are_no_utf8(folder: Path, tmp_path: Path) -> None:
             env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
         assert result.returncode == 0 and b'1 of ' in result.stdout, result.stderr
         assert (tmp_path / 'bad.txt').read_bytes().startswith(os.fsencode(folder) + name)
+
+
+def test_lists_cannot_reach_outside(tmp_path: Path) -> None:
+    (tmp_path / 'annotations').mkdir()
+    content = dict(images=[dict(id=1, file_name='../../secret.jpg')], annotations=[], categories=[])
+    (tmp_path / 'annotations' / 'instances_val2017.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='not the name of a file inside'):
+        list_files('coco', str(tmp_path))
+
+
+LAYOUTS = {
+    'folder': ['a/1.jpg', 'b.png'],
+    'coco': ['train2017/1.jpg'],
+    'ade20k': ['images/training/1.jpg', 'annotations/training/1.png'],
+    'inaturalist': ['train_val2018/x/1.jpg'],
+    'places': ['data_256/a/1.jpg'],
+}
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_check_dataset_finds_the_bad_files_of_each_layout(kind: str, tmp_path: Path) -> None:
+    names = LAYOUTS[kind]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    lists = {
+        'coco': ('annotations/instances_train2017.json', dict(
+            images=[dict(id=1, file_name='1.jpg')], annotations=[], categories=[])),
+        'inaturalist': ('train2018.json', dict(images=[dict(id=1, file_name='train_val2018/x/1.jpg')])),
+        'places': ('places365_train_standard.txt', '/a/1.jpg 0\n')}
+    if kind in lists:
+        file, content = tmp_path / lists[kind][0], lists[kind][1]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    files = list_files(kind, str(tmp_path))
+    assert files == sorted(str(tmp_path / name) for name in names)
+    assert check_files(files, 2, progress=False) == []
+    (tmp_path / names[0]).write_bytes(PNG[:200])
+    bad, = check_files(files, 2, progress=False)
+    assert bad.path == str(tmp_path / names[0]) and bad.reason
+    assert f'1 of {len(files)} files cannot be read' in report(files, [bad], 0.01)
+
+
+def test_check_dataset_sees_broken_links_and_missing_folders(tmp_path: Path) -> None:
+    (tmp_path / 'link.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+    assert 'No such file' in what_is_wrong(list_files('folder', str(tmp_path))[0])
+    with pytest.raises(FileNotFoundError, match='in the layout of places'):
+        list_files('places', str(tmp_path))
+
+
+@pytest.mark.integration
+def test_check_dataset_command(tmp_path: Path) -> None:
+    data = save_images(tmp_path / 'data')
+    for name in ('00.jpg', '01.jpg'):
+        (data / name).write_bytes(b'')
+    result = subprocess.run(
+        [sys.executable, 'tools/check_dataset.py', str(data), '--out', str(tmp_path / 'bad.txt'), '--workers', '1'],
+        cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert result.returncode == 1, result.stderr
+    assert '2 of 24 files cannot be read (8.33%)' in result.stdout and '2  empty file …' in result.stdout
+    assert (tmp_path / 'bad.txt').read_text().splitlines()[0] == f'{data / "00.jpg"}\tempty file'

@@ -1,0 +1,28 @@
+"""Images as arrays, files and tensors."""
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def photo(height: int = 120, width: int = 160, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """(H, W, C) uint8: smooth waves with noise on top."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / rng.uniform(3, 20) + y / rng.uniform(3, 20)) for _ in range(channels)], -1)
+    return (128 + 90 * waves + rng.normal(0, 12, waves.shape)).clip(0, 255).astype(np.uint8)
+
+
+def encode(img: Image.Image, form: str, **options) -> bytes:
+    """The content of a file of an image."""
+    img.save(file := BytesIO(), form, **options)
+    return file.getvalue()
+
+
+def pixels(img: Image.Image) -> Tensor:
+    """(C, H, W) of a Pillow image."""
+    array = np.array(img)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
