@@ -14,6 +14,7 @@ from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
+from mae_mm.models.decoders import MAEDecoder
 from mae_mm.models.positions import resize_rel_pos, resize_table
 from mae_mm.models.vit import ViT
 from mae_mm.registry import WEIGHT_INITIALIZERS
@@ -139,8 +140,7 @@ def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
     if len(vits) != 1:
         raise ValueError(
             f'{type(module).__name__} has {len(vits)} mae_mm.ViT, not one; give init_cfg to each mae_mm.ViT instead')
-    # Recognised by its weights: importing the class would import mmpretrain into detectors and segmentors, too.
-    return vits[0], next((part for part in module.modules() if hasattr(part, 'decoder_pred')), None)
+    return vits[0], next((part for part in module.modules() if isinstance(part, MAEDecoder)), None)
 
 
 def fit(
