@@ -1,8 +1,8 @@
-"""Feed mutilated files to the readers: nothing may come out but the documented errors.
+"""Feed damaged files to the readers, which may only raise their documented errors.
 
-    python tests/fuzz/fuzz.py all --minutes 10            # each reader for 10 minutes; figures into docs/reliability.md
+    python tests/fuzz/fuzz.py all --minutes 10            # each reader for 10 minutes; results into docs/reliability.md
     python tests/fuzz/fuzz.py image --minutes 1 --no-docs
-    python tests/fuzz/fuzz.py image --engine atheris      # coverage-guided, where `pip install atheris` works
+    python tests/fuzz/fuzz.py image --engine atheris      # coverage-guided, if `pip install atheris` works
 
 Each reader runs in a process of its own, which keeps its present input in a file: a crash of the interpreter is found
 as well, and can be repeated with --repeat FILE.
@@ -40,7 +40,7 @@ def mutations(samples: list[bytes]):
                 data[place:place] = new
             elif kind == 'double':
                 data[place:place] = data[place:place + 64 * len(new)]
-            else:  # a length or size that promises far too much
+            else:  # a length or size that is far too large
                 data[place:place + 4] = b'\xff\xff\xff\x7f'
         return bytes(data)
 
@@ -49,7 +49,7 @@ def mutations(samples: list[bytes]):
 
 
 def fuzz(reader: str, seconds: float, present: Path, at_least: int = 30) -> Counter:
-    """Feed one reader for a time, and with so many inputs at least; how often each outcome came.
+    """Feed one reader for some time and with a minimum of inputs; returns how often each outcome occurred.
 
     Raises:
         Exception: whatever came out that is not documented.
@@ -77,7 +77,7 @@ def fuzz(reader: str, seconds: float, present: Path, at_least: int = 30) -> Coun
 
 
 def fuzz_by_coverage(reader: str, seconds: float) -> None:
-    """The same with atheris, until the time is over or something undocumented comes out."""
+    """The same with atheris, until the time is over or an undocumented error occurs."""
     import atheris
     with atheris.instrument_imports(include=['mae_mm', 'PIL']):
         import targets
@@ -122,9 +122,9 @@ def main() -> None:
 
 
 def run_child(reader: str, minutes: float) -> tuple[str, bool]:
-    """Fuzz a reader in a process; a line of figures, and whether something undocumented happened."""
+    """Fuzz a reader in a process; returns a line of results, and whether an undocumented error occurred."""
     present = Path(tempfile.gettempdir()) / f'mae_mm_fuzz_{reader}'
-    log = present.with_suffix('.log')  # libjpeg and libpng complain of every input
+    log = present.with_suffix('.log')  # libjpeg and libpng complain about every input
     with log.open('w') as errors:
         child = subprocess.run(
             [sys.executable, '-X', 'faulthandler', __file__, reader, '--minutes', str(minutes), '--child',

@@ -27,7 +27,7 @@ def _folder() -> Path:
 
 
 def outcome(readers: list[Callable[[], object]], documented: tuple[type[Exception], ...]) -> str:
-    """Call readers of one input: 'read' if any of them takes it, else the name of the last one's documented error."""
+    """Call readers of one input: 'read' if any of them accepts it, else the name of the last documented error."""
     name, taken = '', False
     for reader in readers:
         try:
@@ -39,7 +39,7 @@ def outcome(readers: list[Callable[[], object]], documented: tuple[type[Exceptio
 
 
 def replaced(content: object, values: list) -> Iterator[object]:
-    """Nested dicts and lists with one thing in them, at any depth, replaced by each of the values."""
+    """Copies of nested dicts and lists in which one item, at any depth, is replaced by each of the values."""
     yield from values
     places = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for place, inner in places:
@@ -50,7 +50,7 @@ def replaced(content: object, values: list) -> Iterator[object]:
 
 
 def odd_tensors() -> list[torch.Tensor]:
-    """What is a tensor, but no weight."""
+    """Tensors that are not valid weights."""
     plain = torch.ones(1, 5, 8)
     return [
         plain.to_sparse(), plain.to('meta'), plain.to(torch.complex64), plain.int(), plain.double() * 1e300,
@@ -59,7 +59,7 @@ def odd_tensors() -> list[torch.Tensor]:
 
 
 def checkpoint() -> Target:
-    """Loading into a ViT, and what a resumed run reads: documented are ValueError and FileNotFoundError."""
+    """Loading into a ViT and reading for resumption; documented: ValueError and FileNotFoundError."""
     from mmengine.logging import HistoryBuffer
 
     from mae_mm.checkpoint import load_pretrained
@@ -103,8 +103,7 @@ def checkpoint() -> Target:
 
 
 def annotations() -> Target:
-    """INaturalist, Places365 and COCO files, and the check ahead of time: documented are ValueError and
-    FileNotFoundError."""
+    """INaturalist, Places365 and COCO files, and tools/check_dataset.py; documented: ValueError, FileNotFoundError."""
     from mae_mm.datasets import INaturalist, Places365
     from mae_mm.datasets.checks.coco import check_categories
     from mae_mm.datasets.checks.coco_entries import check_entries, read_annotations
@@ -129,7 +128,7 @@ def annotations() -> Target:
     coco_file = root / 'annotations' / 'instances_train2017.json'
     coco_file.parent.mkdir()
 
-    gc.freeze()  # mmengine collects garbage for each data set, a second where much is imported
+    gc.freeze()  # mmengine collects garbage for each data set, which takes a second if much is imported
 
     def read_coco() -> None:
         content = read_annotations(coco_file)
@@ -152,7 +151,7 @@ def annotations() -> Target:
 
 
 def image() -> Target:
-    """`decode` and two views for training, of a reduced image and of a crop alone: documented is DecodeError."""
+    """`decode` and two crops for training, from a reduced image and from a part of one; documented: DecodeError."""
     from mae_mm.datasets import DecodeError, LoadRandomResizedCrop, decode
 
     logging.disable()

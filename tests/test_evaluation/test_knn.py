@@ -39,7 +39,7 @@ def test_neighbours_by_hand():
     assert [vote(similarities, labels, t, 3).tolist() for t in (0.07, 1.0)] == [[0], [2]]
 
 
-def test_chunks_do_not_change_the_answer(monkeypatch):
+def test_chunks_do_not_change_the_prediction(monkeypatch):
     """Against NumPy with the whole matrix in memory."""
     generator = torch.Generator().manual_seed(0)
     train, feats = torch.randn(101, 8, generator=generator), torch.randn(37, 8, generator=generator)
