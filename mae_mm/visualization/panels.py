@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
 from mae_mm.checkpoint.contents import read_checkpoint
+from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.loading import load_pretrained
 from mae_mm.engine.runner import load_config
 from mae_mm.models.masking import SAMPLERS, fixed_noise
@@ -60,6 +61,9 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
         ValueError: if the checkpoint is not a complete masked autoencoder, or does not fit the model.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    if cfg.model.type != 'mae_mm.MAE':  # mae_mm.MaskedConv, which other libraries do not have
+        load_exactly(model := MODELS.build(cfg.model), checkpoint, config=cfg.filename)
+        return model.to(device).eval()
     weights = read_checkpoint(checkpoint)
     if not weights.has_decoder:
         raise ValueError(

@@ -111,6 +111,8 @@ def build(cfg: Config, checkpoint: str, device: str, options: Options) -> Predic
     """The predictor of a config's task, with all weights of a checkpoint."""
     if cfg.model.type in ('mae_mm.MAE', 'mae_mm.MaskedConv'):
         return reconstructor(cfg, checkpoint, device)
+    if any(step.type == 'TestTimeAug' for step in cfg.test_dataloader.dataset.pipeline):
+        raise ValueError(f'{cfg.filename} uses TestTimeAug, which inferencers do not support; use its base config')
     scope = cfg.get('default_scope') or 'mmpretrain'
     init_default_scope(scope)
     if 'visualizer' in cfg:

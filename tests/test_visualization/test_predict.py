@@ -20,6 +20,7 @@ from torch import nn
 
 from mae_mm.engine.runner import load_config
 from mae_mm.models.mae import MAE
+from mae_mm.registry import MODELS
 from mae_mm.visualization.panels import load_images, load_model, reconstruction_panel
 from mae_mm.visualization.predict import Options, build, overlay, picture_names, predict, read_rgb, true_labels
 
@@ -158,14 +159,23 @@ def test_classes_are_those_of_the_model(trained: dict, tmp_path: Path) -> None:
     assert picture[30:].min() < 100  # text
 
 
-def test_detections_in_picture_and_table(trained: dict, tmp_path: Path) -> None:
+def test_detections_in_picture_and_table(trained: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmdet.visualization import DetLocalVisualizer
+
+    drawn, draw = [], DetLocalVisualizer.add_datasample
+    monkeypatch.setattr(DetLocalVisualizer, 'add_datasample', lambda self, name, image, sample, **options: (
+        drawn.append((image.shape, sample.pred_instances)), draw(self, name, image, sample, **options)))
     image = write_image(tmp_path / 'in/a.png', (80, 60))
     run(trained['mmdet'], [image], tmp_path / 'out', score_thr=0.0, side=160)
     rows = read_table(tmp_path / 'out')
     assert 0 < len(rows) <= 5 and {row['class'] for row in rows} <= {'boat', 'ant', 'cup'}
     assert all(0 <= float(row['left']) <= float(row['right']) <= 80 and float(row['bottom']) <= 60 for row in rows)
     picture = np.array(Image.open(tmp_path / 'out/a.png'))
-    assert picture.shape == (120, 160, 3) and (picture[10, 10] != (255, 0, 0)).any()
+    (shape, found), = drawn
+    assert picture.shape == shape == (120, 160, 3) and found.masks.shape[1:] == (120, 160)
+    boxes = [[float(row[key]) for key in ('left', 'top', 'right', 'bottom')] for row in rows]
+    torch.testing.assert_close(found.bboxes, 2 * torch.tensor(boxes), atol=0.11, rtol=0)
+    assert (picture != np.array(Image.open(image).resize((160, 120), Image.Resampling.BICUBIC))).any()
     low = sorted(float(row['score']) for row in rows)[0]
     run(trained['mmdet'], [image], tmp_path / 'high', score_thr=low + 1e-3)
     assert 0 < len(rows) - len(read_table(tmp_path / 'high')) < 6
@@ -206,6 +216,22 @@ val_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterC
     model = load_model(cfg, str(tmp_path / 'mae.pth'))
     expected = reconstruction_panel(model, load_images(cfg.val_dataloader.dataset.pipeline, [str(image)]))
     assert np.array_equal(np.array(Image.open(tmp_path / 'out/a.png')), expected)
+
+
+def test_reconstructions_of_a_masked_conv_net(tmp_path: Path) -> None:
+    cfg = load_config(str(ROOT / 'configs/demo/masked_conv.py'))
+    init_default_scope('mmpretrain')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'conv.pth')
+    image = write_image(tmp_path / 'in/a.png', (64, 64))
+    run((ROOT / 'configs/demo/masked_conv.py', tmp_path / 'conv.pth'), [image], tmp_path / 'out')
+    assert Image.open(tmp_path / 'out/a.png').size == (6 + 4 * (192 + 6), 24 + 192 + 6)
+
+
+def test_configs_with_augmentation_are_refused(trained: dict, tmp_path: Path) -> None:
+    config = tmp_path / 'tta.py'
+    config.write_text(f"_base_ = '{ROOT}/configs/segmentation/upernet_vit_b_ade20k_ms.py'")
+    with pytest.raises(ValueError, match=r'tta\.py uses TestTimeAug'):
+        run((config, trained['mmseg'][1]), [write_image(tmp_path / 'in/a.png')], tmp_path / 'out')
 
 
 def test_overlay_by_hand() -> None:
