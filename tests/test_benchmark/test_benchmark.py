@@ -11,6 +11,8 @@ from mae_mm.benchmark.timing import interleave
 from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.registry import MODELS
 
+pytestmark = pytest.mark.integration
+
 
 def test_interleave_takes_turns_by_the_clock_given():
     calls, ticks = [], iter(range(100))

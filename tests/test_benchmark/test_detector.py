@@ -11,6 +11,8 @@ from mmengine.registry import init_default_scope
 from mae_mm.benchmark.detector import OURS, PEER, backbone_config, build_detector, make_batch, make_step
 from mae_mm.registry import MODELS
 
+pytestmark = pytest.mark.integration
+
 
 def test_contestants_have_equal_blocks_taps_and_maps() -> None:
     init_default_scope('mmdet')

@@ -6,6 +6,8 @@ import torch
 
 from mae_mm.benchmark.table2 import PATCH_SIZES, ROWS, build, compare_table2, count_flops
 
+pytestmark = pytest.mark.integration
+
 
 def test_flops_by_hand():
     """A ViT-Ti on 32 px, 16-px patches: 4 patches, 1 visible, a decoder of 1 block, 512 wide."""

@@ -14,6 +14,8 @@ from mae_mm.demo_data.generate import make_demo_data
 from mae_mm.engine import runner as launch
 from mae_mm.registry import DATASETS
 
+pytestmark = pytest.mark.integration
+
 CONFIGS = ROOT / 'configs'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 WNIDS = ['n01440764', 'n01443537', 'n01484850', 'n01491361', 'n01494475', 'n01496331', 'n01498041', 'n01514668',

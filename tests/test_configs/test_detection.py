@@ -33,6 +33,8 @@ from mae_mm.models.mae import MAE
 from mae_mm.models.vit import ViT
 from mae_mm.registry import DATASETS
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(autouse=True)
 def scope(monkeypatch: pytest.MonkeyPatch) -> None:

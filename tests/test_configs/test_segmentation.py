@@ -35,6 +35,8 @@ from mae_mm.engine.data_check import check_data
 from mae_mm.transfer.suites import SUITES
 from mae_mm.visualization.predict import predict as predict_files
 
+pytestmark = pytest.mark.integration
+
 CONFIGS = ROOT / 'configs'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 TINY = dict(embed_dim=32, depth=4, num_heads=2)
@@ -404,7 +406,6 @@ def run(*command: str, **env: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-@pytest.mark.integration
 def test_train_and_test_from_the_command_line(data: Path, tmp_path: Path) -> None:
     config, work = 'configs/demo/segmentation.py', tmp_path / 'work'
     trained = run(sys.executable, 'tools/train.py', config, '--work-dir', str(work), *options(data))
@@ -426,7 +427,6 @@ def test_train_and_test_from_the_command_line(data: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.integration
 def test_two_processes_on_the_cpu(data: Path, tmp_path: Path) -> None:
     """Every parameter gets its gradient in DistributedDataParallel, and BN stays BN."""
     result = run('bash', 'tools/dist_train.sh', 'configs/demo/segmentation.py', '2', '--work-dir', str(tmp_path),

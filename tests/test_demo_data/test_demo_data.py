@@ -24,6 +24,8 @@ from mae_mm.demo_data.scenes import Instance, Scene, make_scene, rim
 from mae_mm.demo_data.shapes import SHAPES, draw_shape
 from mae_mm.demo_data.textures import TEXTURES, draw_texture
 
+pytestmark = pytest.mark.integration
+
 TOOL = ROOT / 'tools' / 'make_demo_data.py'
 SCALE = 0.008  # 2 train scenes and 1 val scene of each category
 COUNTS = dict(train=24, val=12)

@@ -30,6 +30,8 @@ from mae_mm.engine.hooks.checkpoint import AtomicBackend
 from mae_mm.engine.resume import broken_part, check_unused, choose_checkpoint, newest_checkpoint, read_training_state
 from mae_mm.stopping import EXIT_PREEMPTED, TrainingStopped
 
+pytestmark = pytest.mark.integration
+
 
 class Signal(Hook):
     """Asks this process to stop in an iteration, or in a validation."""

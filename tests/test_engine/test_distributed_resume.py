@@ -9,8 +9,9 @@ import pytest
 from helpers import ROOT
 from helpers.reliability import save_images
 
+pytestmark = pytest.mark.integration
 
-@pytest.mark.integration
+
 def test_two_processes_stop_together_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29617',

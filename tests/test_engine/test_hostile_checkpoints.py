@@ -18,6 +18,8 @@ from helpers.tools import DEMO, run, tiny
 from mae_mm.engine.exits import exit_on_user_error
 from mae_mm.engine.resume import checkpoints_of, choose_checkpoint, read_training_state
 
+pytestmark = pytest.mark.integration
+
 TOLD = 'evil.pth was not loaded: it holds posix.system'
 
 

@@ -21,6 +21,8 @@ from mae_mm.models.masking import fixed_noise
 from mae_mm.models.vit import ViT
 from mae_mm.registry import TRANSFORMS
 
+pytestmark = pytest.mark.integration
+
 
 @TRANSFORMS.register_module()
 class AddNoise:

@@ -36,6 +36,8 @@ from mae_mm.engine.loops.batches import NumberedBatches, SeededSamples, build_lo
 from mae_mm.engine.loops.seeding import derive_seed
 from mae_mm.engine.resume import changes_without_effect, read_settings
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -201,7 +203,6 @@ def command(images: Path, work: Path, *flags: str, **options: object) -> list[st
             *(f'{key}={value}' for key, value in {**TINY, **paths, **cfg}.items())]
 
 
-@pytest.mark.integration
 def test_sigterm_writes_a_checkpoint_and_ends_with_75(images: Path, tmp_path: Path) -> None:
     """The whole process group gets the signal, workers too, as Ctrl-C and Slurm send it."""
     process = subprocess.Popen(

@@ -136,6 +136,7 @@ def test_what_ends_a_command(error: BaseException, code: int, text: str, capsys:
     assert stop.value.code == code and text in message and 'Traceback' not in message
 
 
+@pytest.mark.integration
 def test_a_full_disk_under_a_log_ends_with_one_message(images: Path, tmp_path: Path) -> None:
     """A file-size limit stands for it: the log, then scalars.json take no line more."""
     limit = 8 * 1024
@@ -154,6 +155,7 @@ def test_programming_errors_keep_their_traceback() -> None:
         exit_on_user_error(lambda: 1 + 'a')
 
 
+@pytest.mark.integration
 def test_missing_data_ends_with_one_message_and_code_2() -> None:
     result = run('tools/train.py', 'configs/mae_pretrain.py', '--cfg-options',
                  'train_dataloader.dataset.data_root=/nowhere')
@@ -183,6 +185,7 @@ def test_bad_values_are_named(options: dict, text: str) -> None:
         MODELS.build(cfg.model)
 
 
+@pytest.mark.integration
 def test_train_resume_and_test(images: Path, tmp_path: Path) -> None:
     """Two epochs, then two more from the checkpoint: the same count of steps as four at once, and the same weights."""
     work = tmp_path / 'work'
@@ -222,6 +225,7 @@ def test_batch_larger_than_the_data_is_named(images: Path, tmp_path: Path) -> No
         launch.check_batches(launch.build_runner(cfg))
 
 
+@pytest.mark.integration
 def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:
     """`tools/dist_train.sh` with two gloo processes makes half as many steps an epoch, and one checkpoint."""
     work = tmp_path / 'work'

@@ -27,6 +27,8 @@ from mae_mm.engine import reliability
 from mae_mm.engine.exits import exit_on_user_error
 from mae_mm.stopping import TrainingStopped, UnreadableData
 
+pytestmark = pytest.mark.integration
+
 SHORT = {**ALONE, 'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 1}
 
 

@@ -16,6 +16,8 @@ from helpers.tiny import ENCODER
 
 from mae_mm.models.mae import MAE
 
+pytestmark = pytest.mark.integration
+
 PAGE = (ROOT / 'docs/extending.md').read_text()
 IGNORED = shutil.ignore_patterns('.mim', '__pycache__', 'benchmark', '.pytest_cache')
 
@@ -50,7 +52,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.integration
 def test_every_example_passes_its_test(clone: Path) -> None:
     (clone / 'tests/test_names.py').write_text(NAMES)
     done = subprocess.run(

@@ -12,6 +12,8 @@ import pytest
 from helpers import ROOT
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.integration
+
 IGNORED = shutil.ignore_patterns('.*', 'data', 'work_dirs', 'build', 'dist', '*.egg-info', '__pycache__')
 PIP = [sys.executable, '-m', 'pip', '-q', '--disable-pip-version-check']
 
@@ -68,7 +70,6 @@ def files(folder: Path, pattern: str) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.glob(pattern) if '__pycache__' not in path.parts}
 
 
-@pytest.mark.integration
 def test_the_wheel_carries_every_module_config_and_tool(site):
     package = site / 'mae_mm'
     assert files(package, '**/*.py') - files(package, '.mim/**/*.py') == files(ROOT / 'mae_mm', '**/*.py') - files(
@@ -79,7 +80,6 @@ def test_the_wheel_carries_every_module_config_and_tool(site):
     assert not (site / 'tests').exists()
 
 
-@pytest.mark.integration
 def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PROBE], cwd=tmp_path, env={'PYTHONPATH': str(site)},
                           capture_output=True, text=True)
@@ -96,7 +96,6 @@ def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
         assert 'usage:' in out, tool
 
 
-@pytest.mark.integration
 def test_pre_training_and_classification_need_no_compiled_operators():
     recipes = [ROOT / 'configs' / 'demo' / name for name in ('mae_pretrain.py', 'classification.py')]
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', LITE, *recipes], capture_output=True, text=True)

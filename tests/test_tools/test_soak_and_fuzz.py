@@ -11,6 +11,8 @@ sys.path.insert(0, str(ROOT / 'tests' / 'fuzz'))
 import fuzz
 import targets
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize('reader', targets.TARGETS)
 def test_readers_give_documented_errors_for_mutilated_files(reader: str, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from mae_mm.transfer import ablation
 from mae_mm.transfer import jobs as job_runner
 from mae_mm.transfer.ablation import ablate
 
+pytestmark = pytest.mark.integration
+
 TABLES = {
     'mask_ratio': """
 title, source, axis = 'Ratio', 'Fig. 5', 'ratio'

@@ -17,6 +17,8 @@ from mmengine.config import Config
 from mae_mm.transfer.jobs import claim, complete, outcome, read_result
 from mae_mm.transfer.types import Job, Metric
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Job]:

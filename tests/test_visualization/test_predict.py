@@ -24,6 +24,8 @@ from mae_mm.registry import MODELS
 from mae_mm.visualization.panels import load_images, load_model, reconstruction_panel
 from mae_mm.visualization.predict import Options, build, overlay, picture_names, predict, read_rgb, true_labels
 
+pytestmark = pytest.mark.integration
+
 HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
 ARCH = dict(embed_dim=32, depth=4, num_heads=2)
 PALETTE = np.array([[200, 0, 0], [0, 100, 0]], np.uint8)

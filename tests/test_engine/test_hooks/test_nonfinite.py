@@ -14,6 +14,8 @@ from mae_mm.engine.hooks.nonfinite import file_names
 from mae_mm.engine.optim.lars import LARS
 from mae_mm.stopping import TrainingStopped
 
+pytestmark = pytest.mark.integration
+
 BAD = [float('nan'), float('inf'), float('-inf')]
 OPTIMIZERS = [
     lambda params: torch.optim.AdamW(params, lr=1e-2, fused=True), lambda params: torch.optim.AdamW(params, lr=1e-2),
