@@ -11,14 +11,8 @@ from mmengine.runner import Runner
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.files import allow_mmengine_objects, read_content
 from mae_mm.datasets.checks import coco
+from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
-from mae_mm.engine.data_check import (  # noqa: F401
-    LOADERS,
-    check_data,
-    datasets_of,
-    missing_data_message,
-)
-from mae_mm.engine.exits import exit_on_user_error  # noqa: F401  (until all branches have landed)
 from mae_mm.paths import ROOT, find_config
 
 
