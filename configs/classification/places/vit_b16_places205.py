@@ -1,6 +1,6 @@
-"""Fine-tuning on Places205, ViT-B/16; lr and epochs, not published, are ImageNet-1K's (`ours`).
+"""Fine-tuning on Places205, ViT-B/16; lr and epochs are ImageNet-1K's (`ours`).
 
-Drop path is that of Table 9 (appendix A.5, `paper`).
+Drop path is that of Table 9 (appendix A.5, `paper`); the paper tuned lr and epochs and did not publish them.
 Run: bash tools/dist_train.sh configs/classification/places/vit_b16_places205.py 8 --pretrained CHECKPOINT
 """
 _base_ = '../vit_b16_in1k.py'
