@@ -118,6 +118,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
 def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
     """The contents of a file as weights of a masked autoencoder; fails in any way if they are something else."""
     tensors, wrapper = unwrap(content)
+    moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     form, inner = recognise(tensors, wrapper)
     read = FORMATS[form].read
@@ -127,7 +128,7 @@ def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> C
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
     if form == 'huggingface':
         settings = settings_of_huggingface(hf_config)
-    elif inner == MOCO_V3 and len(known['patch_embed.proj.weight']) == 384:
+    elif moco_v3 and len(known['patch_embed.proj.weight']) == 384:
         settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
     else:
         settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))

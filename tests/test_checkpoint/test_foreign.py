@@ -141,11 +141,12 @@ def test_other_methods_start_a_vit(tmp_path: Path, name: str, options: dict, wra
     assert ignored is None or ignored in report.ignored
 
 
-def test_moco_v3_small_has_12_heads(tmp_path: Path) -> None:
+@pytest.mark.parametrize('prefix', ['', 'base_encoder.', 'momentum_encoder.'])
+def test_moco_v3_small_has_12_heads(tmp_path: Path, prefix: str) -> None:
     torch.save(moco_v3_file(release('vit_small_patch16_224', num_classes=0)), tmp_path / 'vit-s-300ep.pth.tar')
     vit = ViT(arch=dict(embed_dim=384, depth=2, num_heads=6))
     with pytest.raises(ValueError, match=r'384 wide, 2 deep, 12 heads, the model 384 wide, 2 deep, 6 heads'):
-        load_pretrained(vit, tmp_path / 'vit-s-300ep.pth.tar')
+        load_pretrained(vit, tmp_path / 'vit-s-300ep.pth.tar', prefix)
 
 
 @pytest.mark.parametrize('options', [dict(use_rel_pos_bias=True), dict(use_shared_rel_pos_bias=True)])
