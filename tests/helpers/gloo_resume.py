@@ -1,6 +1,6 @@
 """Two gloo processes train, are stopped in the middle of an epoch, resume, and compare with those that were not.
 
-Run by test_distributed_resume.py under torchrun: gloo_resume.py IMAGES WORK_DIR. Prints `equal` on rank 0.
+Run by test_distributed_resume.py under torchrun: -m helpers.gloo_resume IMAGES WORK_DIR. Prints `equal` on rank 0.
 """
 
 import os

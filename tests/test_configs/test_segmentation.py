@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT
+from helpers import ROOT, free_port
 from helpers.layer_decay import LR, WD, assert_same, optimizer_of, published, rates_of
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -430,6 +430,6 @@ def test_train_and_test_from_the_command_line(data: Path, tmp_path: Path) -> Non
 def test_two_processes_on_the_cpu(data: Path, tmp_path: Path) -> None:
     """Every parameter gets its gradient in DistributedDataParallel, and BN stays BN."""
     result = run('bash', 'tools/dist_train.sh', 'configs/demo/segmentation.py', '2', '--work-dir', str(tmp_path),
-                 *options(data), PORT='29634')
+                 *options(data), PORT=str(free_port()))
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     assert 'mIoU' in result.stdout + result.stderr and (tmp_path / 'iter_2.pth').exists()

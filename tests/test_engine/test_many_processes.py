@@ -1,7 +1,6 @@
 """One training on one, two and four processes of a CPU; sharded weights; a process that dies."""
 
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, free_port
 from mmengine.config import Config
 from PIL import Image
 from torch import multiprocessing
@@ -84,10 +83,7 @@ def _train_as(rank: int, cfg: Config, processes: int, port: int) -> None:
 
 def train_on(processes: int, cfg: Config) -> None:
     """Train in forked processes, which need not import anything."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(_train_as, (cfg, processes, port), processes, start_method='fork')
+    multiprocessing.start_processes(_train_as, (cfg, processes, free_port()), processes, start_method='fork')
 
 
 def result(work_dir: Path, epoch: int) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
@@ -164,7 +160,7 @@ def test_clipping_by_the_norm_of_a_shard_is_refused(images, tmp_path):
 
 def dist_train(folder: Path, name: str, *flags: str, processes: int = 2, **env: str) -> subprocess.CompletedProcess:
     """tools/dist_train.sh with a config of a folder, to its end."""
-    env = {**os.environ, 'PORT': '29617', 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1',
+    env = {**os.environ, 'PORT': str(free_port()), 'PYTHONPATH': str(folder), 'OMP_NUM_THREADS': '1',
            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', **env}
     return subprocess.run(
         ['bash', 'tools/dist_train.sh', str(folder / name), str(processes), '--work-dir', str(folder / 'work'), *flags],
@@ -177,7 +173,7 @@ def test_machines_agree_on_their_ranks_at_a_rendezvous(images, alone, tmp_path):
     cfg = config(images, tmp_path / 'work', batch=4, epochs=2)
     cfg.custom_imports = dict(imports=['test_many_processes'])
     cfg.dump(str(tmp_path / 'config.py'))
-    env = dict(NNODES='2', RDZV_ENDPOINT='127.0.0.1:29618', PYTHONPATH=str(ROOT / 'tests'))
+    env = dict(NNODES='2', RDZV_ENDPOINT=f'127.0.0.1:{free_port()}', PYTHONPATH=str(ROOT / 'tests'))
     with ThreadPoolExecutor() as pool:
         machines = [pool.submit(dist_train, tmp_path, 'config.py', processes=1, **env) for _ in range(2)]
     assert [machine.result().returncode for machine in machines] == [0, 0], machines[0].result().stdout[-3000:]

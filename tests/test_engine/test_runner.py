@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, free_port
 from helpers.tools import DEMO, run, tiny
 from mmengine.config import Config
 from PIL import Image
@@ -233,7 +233,7 @@ def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:
         ['bash', 'tools/dist_train.sh', DEMO, '2', '--work-dir', str(work),
          *tiny(images, **{'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2})],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-        env={**os.environ, 'PORT': '29611', 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        env={**os.environ, 'PORT': str(free_port()), 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
              'PYTHONFAULTHANDLER': '1'})
     assert result.returncode == 0, result.stdout[-9000:]
     assert '[2][1/1]' in result.stdout and 'recon/loss' in result.stdout

@@ -31,10 +31,11 @@ def check_labels(runner: Runner, loaders: tuple[str, ...]) -> None:
         ValueError: on every rank, with what rank 0 found first.
     """
     messages = ['']
+    # On every rank: building a loader is a step that all ranks take together.
+    datasets = {key: getattr(runner, key).dataset for key in loaders if runner.cfg.get(key)}
     if is_main_process():
         try:
-            for key in loaders:
-                dataset = getattr(runner, key).dataset if runner.cfg.get(key) else None
+            for key, dataset in datasets.items():
                 if 'reduce_zero_label' in getattr(dataset, 'metainfo', {}):
                     check_label_maps(dataset, f'{key}.dataset')
                     check_heads(runner.model, len(dataset.metainfo['classes']), key)
