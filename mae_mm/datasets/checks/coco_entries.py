@@ -83,7 +83,7 @@ def check_entries(content: dict, path: Path, with_masks: bool, training: bool = 
                'annotations have no segmentation, which a mask head learns from; add them, or train on boxes alone '
                '(docs/detection.md, "Boxes alone")')
         refuse([f'{a["id"]}: {str(a["segmentation"])[:60]}' for a, (width, height) in zip(
-            annotations, shapes, strict=True) if not _is_mask(a.get('segmentation'), height, width)], path,
+            annotations, shapes.tolist(), strict=True) if not _is_mask(a.get('segmentation'), height, width)], path,
             f'annotations have a wrong segmentation; {SEGMENTATION}')
     if not ids.all():
         warnings.append('an annotation has the id 0, which pycocotools takes for "not found": number them from 1')
