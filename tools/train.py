@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 
 from mmengine.config import DictAction
 
@@ -42,6 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
         help='override keys of the config, e.g. train_cfg.max_epochs=10 model.mask_ratio=0.6')
+    parser.add_argument('--device', choices=['auto', 'cpu'], default='auto',
+                        help='cpu: leave a GPU alone (default: auto, a GPU where there is one)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what starts the processes (tools/dist_train.sh: pytorch)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -50,6 +53,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.device == 'cpu' and os.environ.get('CUDA_VISIBLE_DEVICES') != '-1':
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # mmengine chose a device when it was imported: start again
+        os.execv(sys.executable, [sys.executable, *sys.argv])
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import reliability, resume
     from mae_mm.engine import runner as launch  # after --help, which does not need torch

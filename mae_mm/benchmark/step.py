@@ -18,7 +18,7 @@ MMPRETRAIN_DECAY = dict(
 
 DTYPES = ('float32', 'bfloat16')
 DECODERS = {'full': 'mae_mm.MAEDecoder', 'partial': 'mae_mm.PartialDecoder', 'cross': 'mae_mm.CrossDecoder'}
-MMPRETRAIN_ARCHS = {'base': 'b', 'large': 'l', 'huge': 'h'}
+MMPRETRAIN_ARCHS = {'tiny': 'deit-tiny', 'base': 'b', 'large': 'l', 'huge': 'h'}
 
 
 def build_ours(arch: str, img_size: int, patch_size: int, decoder: str = 'mae_mm.MAEDecoder') -> nn.Module:
@@ -53,18 +53,21 @@ def mmpretrain_model(arch: str | dict, embed_dim: int, img_size: int, patch_size
             loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2')))
 
 
-def train_step(model: nn.Module, imgs: torch.Tensor, autocast: bool, ours: bool, device: str) -> Callable[[], None]:
-    """A call that makes one optimizer step on uint8 images (N, C, H, W).
+def train_step(
+    model: nn.Module, imgs: torch.Tensor, autocast: bool, ours: bool, device: str, wait: bool = True, **options,
+) -> Callable[[], None]:
+    """A call that makes one optimizer step on uint8 images (N, C, H, W), and waits for it unless told not to.
 
     mmpretrain's own mixed precision needs a GPU (`AmpOptimWrapper`, float16); on a CPU it gets bfloat16 by hand.
+    `options` are of our optimizer.
     """
     model.init_weights()
     model.to(device).train()
-    imgs = imgs.pin_memory() if device == 'cuda' else imgs
+    imgs = imgs.pin_memory() if device == 'cuda' and not imgs.is_cuda else imgs
     by_hand = autocast and not ours and device == 'cpu'
     if ours:
         wrapper_type = 'mae_mm.AutocastOptimWrapper' if autocast else 'mae_mm.GuardedOptimWrapper'
-        cfg = dict(type=wrapper_type, optimizer=dict(**OPTIMIZER, fused=True),
+        cfg = dict(type=wrapper_type, optimizer=dict(**OPTIMIZER, fused=True, **options),
                    constructor='mae_mm.LayerDecayOptimWrapperConstructor')
     else:
         cfg = dict(type='AmpOptimWrapper' if autocast and not by_hand else 'OptimWrapper', optimizer=OPTIMIZER,
@@ -74,7 +77,7 @@ def train_step(model: nn.Module, imgs: torch.Tensor, autocast: bool, ours: bool,
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=by_hand):
             model.train_step(dict(inputs=imgs, data_samples=None), optim_wrapper)
-        if device == 'cuda':
+        if device == 'cuda' and wait:
             torch.cuda.synchronize()
 
     return step

@@ -32,7 +32,7 @@ def interleave(
         Name -> seconds a call.
     """
     seconds = {name: [] for name in contestants}
-    bar = tqdm(total=(rounds + warmup) * len(contestants), unit='call', leave=False)
+    bar = tqdm(total=(rounds + warmup) * len(contestants), unit='call', leave=False, disable=None)
     for i in range(rounds + warmup):
         for name, call in contestants.items():
             start = clock()

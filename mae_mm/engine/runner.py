@@ -1,6 +1,7 @@
 """From a config file to a Runner: what tools share before a training or a test begins."""
 
 import difflib
+import os
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
 from mae_mm.paths import ROOT, find_config
+
+DEVICES = Path('/dev')  # where Linux shows GPUs
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -162,6 +165,26 @@ def adapt_to_machine(cfg: Config) -> None:
         cfg.model_wrapper_cfg.pop('static_graph', None)
 
 
+def prepare_gpu() -> None:
+    """Let float32 products on a GPU use TensorFloat-32, and refuse a GPU that this torch cannot use.
+
+    Raises:
+        ValueError: if there is a GPU, not hidden by CUDA_VISIBLE_DEVICES, and torch sees none: training would silently
+            use the CPU.
+    """
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision('high')
+        return
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1')
+    if not hidden and (gpus := sorted(DEVICES.glob('nvidia[0-9]*'))):
+        release = torch.__version__.split('+')[0]
+        raise ValueError(
+            f'{gpus[0]} is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it. If '
+            'nvidia-smi shows an older CUDA version, install the build for it, for example: pip install '
+            f'--force-reinstall torch=={release} torchvision --index-url https://download.pytorch.org/whl/cu126 (V100 '
+            'and older, too). To train on the CPU: --device cpu, or CUDA_VISIBLE_DEVICES=-1 in the environment')
+
+
 def start_cpu_group(cfg: Config) -> None:
     """Without a GPU, join a gloo group: Runner would require a CUDA device."""
     if cfg.launcher == 'none' or torch.cuda.is_available():
@@ -178,6 +201,7 @@ def start_cpu_group(cfg: Config) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """The Runner that a config describes."""
+    prepare_gpu()
     check_values(cfg)
     if cfg.get('load_from') and not cfg.get('resume'):
         check_readable(cfg.load_from, 'load_from')

@@ -11,6 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mae_mm.models.positions import extend_with_axes, offset_bias
 
+try:
+    from mae_mm.models.short_attention import attend_short
+except ImportError:  # no Triton: torch for CPUs only, or another system than Linux
+    attend_short = None
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of every published ViT
 
 
@@ -69,8 +74,11 @@ class Attention(timm.layers.Attention):
         """(N, T, 3 D) -> (N, T, D)."""
         n, num_tokens, _ = qkv.shape
         qkv = qkv.view(n, num_tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         scale = self.scale
+        plain = attn_mask is None and not is_causal and self.rel_pos_h is None and self.rel_pos_bias is None
+        if plain and fits_on_chip(qkv):
+            return attend_short(qkv, scale).flatten(2)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         if self.rel_pos_h is not None:
             q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
             v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
@@ -95,6 +103,13 @@ def plain_is_faster(q: Tensor) -> bool:
     Only for short sequences, where the T x T scores are small.
     """
     return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[-2] <= 256 and torch.is_grad_enabled()
+
+
+def fits_on_chip(qkv: Tensor) -> bool:
+    """Whether `attend_short` is faster than torch's kernels: few tokens (N, T, 3, heads, d), and narrow heads."""
+    _, num_tokens, _, _, width = qkv.shape
+    small = width in (16, 32, 64) and num_tokens <= (64 if width == 64 else 256)
+    return small and qkv.device.type == 'cuda' and qkv.dtype == torch.bfloat16 and attend_short is not None
 
 
 def to_windows(tokens: Tensor, grid: tuple[int, int], size: int, fill: Tensor) -> Tensor:
@@ -130,12 +145,39 @@ def from_windows(windows: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     return x.reshape(len(x), down * size, across * size, -1)[:, :rows, :cols].flatten(1, 2)
 
 
-class Block(vision_transformer.Block):
-    """timm's pre-norm transformer block as ViT uses it: biases in qkv, LayerNorm with eps 1e-6."""
+class DropPath(timm.layers.DropPath):
+    """timm's stochastic depth, with the same random numbers; under `torch.compile` its rate is a tensor.
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
-        super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=LayerNorm)
+    A number would be compiled in, so that each block of a stack, whose rates differ, would be compiled on its own.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__(drop_prob)
+        self.register_buffer('rate', torch.tensor(drop_prob), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, …) -> the same, some of the N set to 0 and the others scaled up, in training."""
+        if not torch.compiler.is_compiling():
+            return super().forward(x)
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate)).to(x.dtype)
+
+
+class Block(vision_transformer.Block):
+    """timm's pre-norm transformer block as ViT uses it: biases in qkv, LayerNorm with eps 1e-6.
+
+    Args:
+        dim, num_heads, mlp_ratio: as in timm.
+        drop_path: rate of stochastic depth; None leaves it out, 0 is for the first block of a stack that has it.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float | None = None) -> None:
+        super().__init__(dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=LayerNorm)
         self.attn = Attention(dim, num_heads)
+        if drop_path is not None:
+            self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor, **how: object) -> Tensor:
         """Any tokens, (N, T, D) -> (N, T, D); keywords as of `Attention.forward`."""

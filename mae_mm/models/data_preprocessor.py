@@ -56,7 +56,11 @@ class ImagePreprocessor(BaseDataPreprocessor):
                 'give one number for each channel, or one for all')
         if self.to_rgb:
             imgs = imgs.flip(1)
-        return {**batch, 'inputs': (imgs.float() - self.mean) / self.std}
+        return {**batch, 'inputs': self.normalize(imgs)}
+
+    def normalize(self, imgs: Tensor) -> Tensor:
+        """Pixels (N, C, H, W), any dtype -> float32 with the mean taken off, in units of the deviation."""
+        return (imgs.float() - self.mean) / self.std
 
     def denormalize(self, imgs: Tensor) -> Tensor:
         """Back to pixels: (N, C, H, W) float -> the same shape, uint8."""

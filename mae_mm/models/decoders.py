@@ -73,13 +73,21 @@ class MAEDecoder(BaseModule):
         Returns:
             (N, L, P).
         """
+        x = self.fill_gaps(latent, ids_restore, grid)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.predict(x)
+
+    def fill_gaps(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens of the decoder, class token first, mask tokens where patches were hidden: (N, 1 + L, width)."""
         x = self.decoder_embed(latent)
         n, num_patches = ids_restore.shape
         mask_tokens = self.mask_token.to(x.dtype).expand(n, num_patches + 1 - x.shape[1], -1)
         patches = take(torch.cat([x[:, 1:], mask_tokens], dim=1), ids_restore)  # (N, L, decoder width), in image order
-        x = torch.cat([x[:, :1], patches], dim=1) + resize_table(self.decoder_pos_embed, self.grid_size, grid)
-        for block in self.decoder_blocks:
-            x = block(x)
+        return torch.cat([x[:, :1], patches], dim=1) + resize_table(self.decoder_pos_embed, self.grid_size, grid)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(N, 1 + L, width) -> (N, L, P)."""
         return self.decoder_pred(self.decoder_norm(x)[:, 1:])
 
 

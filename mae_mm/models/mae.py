@@ -10,7 +10,7 @@ import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from mae_mm.models.masking import SAMPLERS, fixed_noise, take
+from mae_mm.models.masking import SAMPLERS, PatchMask, fixed_noise, take
 from mae_mm.models.patches import grid_of
 from mae_mm.models.targets import PixelTarget, masked_means
 from mae_mm.registry import MODELS
@@ -83,9 +83,13 @@ class MaskedAutoencoder(BaseSelfSupervisor):
     def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
         pred, mask = self.reconstruct(inputs, noise)
-        with torch.autocast(inputs.device.type, enabled=False):
-            errors = self.target_generator.errors(pred, self.target(inputs))  # (N, L)
-            return dict(loss=(errors * mask).sum() / mask.sum() if self.loss_on == 'masked' else errors.mean())
+        return dict(loss=self.compare(pred, mask, inputs))
+
+    def compare(self, pred: Tensor, mask: Tensor, imgs: Tensor) -> Tensor:
+        """The loss of predictions (N, L, P) for images (N, C, H, W), float32, over the patches of `mask` (N, L)."""
+        with torch.autocast(imgs.device.type, enabled=False):
+            errors = self.target_generator.errors(pred, self.target(imgs))  # (N, L)
+            return (errors * mask).sum() / mask.sum() if self.loss_on == 'masked' else errors.mean()
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide patches, encode the rest, predict all.
@@ -96,11 +100,21 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         """
         raise NotImplementedError
 
-    def draw_noise(self, imgs: Tensor, noise: Tensor | None = None) -> Tensor:
-        """One score for each patch of (N, C, H, W) images, from the device's own generator unless given: (N, L)."""
+    def draw_mask(self, imgs: Tensor, noise: Tensor | None = None) -> PatchMask:
+        """Masks for (N, C, H, W) images, from `noise` (N, L) or the device's own generator (blocks: the CPU's)."""
+        # Block masks end when enough is hidden: on a GPU every step would wait for that.
+        on_cpu = noise is None and self.mask_sampling == 'block' and imgs.device.type == 'cuda'
+        noise = self.draw_noise(imgs, noise, 'cpu' if on_cpu else imgs.device)
+        patch_mask = SAMPLERS[self.mask_sampling](noise, self.mask_ratio, self.grid(imgs))
+        if on_cpu:
+            return PatchMask(*(part.pin_memory().to(imgs.device, non_blocking=True) for part in patch_mask))
+        return patch_mask
+
+    def draw_noise(self, imgs: Tensor, noise: Tensor | None, device: str | torch.device) -> Tensor:
+        """One score for each patch of (N, C, H, W) images, (N, L), drawn on the device unless given."""
         rows, cols = self.grid(imgs)
         if noise is None:
-            return torch.rand(len(imgs), rows * cols, device=imgs.device)
+            return torch.rand(len(imgs), rows * cols, device=device)
         if noise.shape != (len(imgs), rows * cols):  # it would broadcast
             raise ValueError(f'noise of shape {tuple(noise.shape)} must be {(len(imgs), rows * cols)}')
         return noise
@@ -202,7 +216,7 @@ class MAE(MaskedAutoencoder):
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide patches, encode the rest, predict all; the patches with the lowest scores stay visible."""
         tokens, grid = self.backbone.embed(imgs), self.grid(imgs)  # (N, L, D)
-        patch_mask = SAMPLERS[self.mask_sampling](self.draw_noise(imgs, noise), self.mask_ratio, grid)
+        patch_mask = self.draw_mask(imgs, noise)
         ids_seen = patch_mask.ids_keep
         if self.mask_token is not None:  # [M] in the encoder: all L tokens, the visible ones first
             hidden = (self.mask_token + self.backbone.positions(grid)).to(tokens.dtype)

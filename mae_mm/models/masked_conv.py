@@ -11,7 +11,6 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mae_mm.models.mae import MaskedAutoencoder, Reconstruction
-from mae_mm.models.masking import SAMPLERS
 from mae_mm.models.patches import patchify
 from mae_mm.models.targets import PixelTarget
 from mae_mm.registry import MODELS
@@ -95,11 +94,10 @@ class MaskedConv(MaskedAutoencoder):
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Hide pixels, encode the whole image, decode it; `noise` must be uniform in [0, 1) for 'pixel' masks."""
-        noise = self.draw_noise(imgs, noise)
         if self.mask_sampling == 'pixel':
-            mask = noise < self.mask_ratio
+            mask = self.draw_noise(imgs, noise, imgs.device) < self.mask_ratio
         else:
-            mask = SAMPLERS[self.mask_sampling](noise, self.mask_ratio, self.grid(imgs)).mask
+            mask = self.draw_mask(imgs, noise).mask
         pred = self.neck(self.backbone(hide_pixels(imgs, mask, self.patch_size))[-1])
         if pred.shape != imgs.shape:
             raise ValueError(

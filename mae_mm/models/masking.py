@@ -79,7 +79,8 @@ def grid_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int]) -> Pat
         raise ValueError(
             f'grid masking keeps one patch of each 2x2: mask_ratio must be 0.75, got {mask_ratio}, and the grid 2x2 '
             f'patches or more, got {rows}x{cols}')
-    corner = noise[:, [0, 1, cols, cols + 1]].argmin(dim=1, keepdim=True)  # (N, 1)
+    # A list of indices would be copied to the GPU, which waits for it.
+    corner = torch.stack([noise[:, i] for i in (0, 1, cols, cols + 1)], dim=1).argmin(dim=1, keepdim=True)  # (N, 1)
     row, col = (axis.flatten() for axis in _axes(grid, noise.device))
     whole = (row < rows // 2 * 2) & (col < cols // 2 * 2)
     visible = (row % 2 * 2 + col % 2 == corner) & whole  # (N, L)
@@ -115,8 +116,25 @@ def _axes(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Pick tokens by position: (N, L, D) and (N, K) int64 -> (N, K, D)."""
-    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    """Pick tokens by position, none twice: (N, L, D) and (N, K) int64, different in each row -> (N, K, D)."""
+    return _Take.apply(tokens, ids)
+
+
+class _Take(torch.autograd.Function):
+    """`gather`, whose own gradient adds up where a token was picked twice: slow on a GPU, and in no fixed order."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.num_tokens = tokens.shape[1]
+        return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        ids, = ctx.saved_tensors
+        n, _, width = grad.shape
+        index = ids.unsqueeze(-1).expand(-1, -1, width)
+        return grad.new_zeros(n, ctx.num_tokens, width).scatter(1, index, grad), None
 
 
 def fixed_noise(sample_idx: list[int], num_patches: int, seed: int = 0) -> Tensor:

@@ -99,6 +99,7 @@ class PCATarget(BaseModule):
         self.num_values, self.fitted, self.patch_size = num_values, fitted, patch_size
         self.register_buffer('mean', torch.zeros(size))
         self.register_buffer('components', torch.zeros(num_values, size))  # orthonormal rows, the largest first
+        self._is_fitted = False
 
     def init_weights(self) -> None:
         """Read the components from the file."""
@@ -124,7 +125,9 @@ class PCATarget(BaseModule):
 
     def project(self, patches: Tensor) -> Tensor:
         """Coefficients of patches: (N, L, P) -> (N, L, `num_values`)."""
-        if not self.components.any():
+        if not self._is_fitted:  # read once: each reading waits for the device
+            self._is_fitted = bool(self.components.any())
+        if not self._is_fitted:
             raise ValueError('the PCA target has no components: set model.target.fitted, see tools/fit_pca.py --help')
         return (patches - self.mean) @ self.components.t()
 

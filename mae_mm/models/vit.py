@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ class ViT(BaseModule):
         self.patch_embed = PatchEmbed(None, patch_size, in_chans, self.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.pos_embed = nn.Parameter(fixed_table(self.embed_dim, self.grid_size))
-        drop_paths = torch.linspace(0, drop_path_rate, self.depth).tolist()
+        drop_paths = torch.linspace(0, drop_path_rate, self.depth).tolist() if drop_path_rate else [None] * self.depth
         self.blocks = nn.ModuleList(
             Block(self.embed_dim, dims['num_heads'], dims.get('mlp_ratio', 4.0), drop_path=p) for p in drop_paths)
         # A norm that no output passes through would make DistributedDataParallel wait for its gradient for ever.
@@ -111,7 +112,18 @@ class ViT(BaseModule):
             raise ValueError(
                 f'images have {imgs.shape[1]} channels, the model takes {self.in_chans}; set backbone.in_chans and the '
                 'mean and std of the data_preprocessor to the data, or load the images in that many channels')
-        return self.patch_embed(imgs) + self.positions(grid_of(tuple(imgs.shape[2:]), self.patch_size))
+        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        project = self.patch_embed if imgs.device.type == 'cpu' else self._project
+        return project(imgs) + self.positions(grid)
+
+    def _project(self, imgs: Tensor) -> Tensor:
+        """`patch_embed` as one matrix product, (N, C, H, W) -> (N, L, D): faster on a GPU than cuDNN's convolution."""
+        rows, cols = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        if torch.is_autocast_enabled(imgs.device.type):
+            imgs = imgs.to(torch.get_autocast_dtype(imgs.device.type))  # before it is copied
+        imgs = imgs.reshape(len(imgs), -1, rows, self.patch_size, cols, self.patch_size)
+        patches = imgs.permute(0, 2, 4, 1, 3, 5).reshape(len(imgs), rows * cols, -1)
+        return F.linear(patches, self.patch_embed.proj.weight.flatten(1), self.patch_embed.proj.bias)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position of every patch in a grid of rows and columns: (1, L, D)."""

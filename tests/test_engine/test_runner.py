@@ -239,3 +239,25 @@ def test_two_processes_on_the_cpu(images: Path, tmp_path: Path) -> None:
     assert '[2][1/1]' in result.stdout and 'recon/loss' in result.stdout
     weights = torch.load(work / 'epoch_2.pth', weights_only=False)['state_dict']
     assert not any(key.startswith('module.') for key in weights)
+
+
+@pytest.mark.parametrize(('hidden', 'refused'), [(None, True), ('-1', False), ('', False), ('0', True)])
+def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path, monkeypatch, hidden: str | None, refused: bool) -> None:
+    (tmp_path / 'nvidia0').touch()
+    monkeypatch.setattr(launch, 'DEVICES', tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if hidden is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+    if not refused:
+        return launch.prepare_gpu()
+    with pytest.raises(ValueError, match=r'nvidia0 is a GPU, .* cannot use it\..*--index-url .*--device cpu'):
+        launch.prepare_gpu()
+
+
+def test_without_a_gpu_nothing_is_refused_and_float32_stays_exact(tmp_path, monkeypatch) -> None:
+    (tmp_path / 'nvidiactl').touch()  # the driver's, also where no GPU is given to a container
+    monkeypatch.setattr(launch, 'DEVICES', tmp_path)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launch.prepare_gpu()
+    assert torch.get_float32_matmul_precision() == 'highest'

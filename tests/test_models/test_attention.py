@@ -231,3 +231,21 @@ def test_windows_equal_a_loop_over_padded_windows(grid: tuple[int, int], rel_pos
         torch.testing.assert_close(ours, theirs)
     with torch.no_grad():
         torch.testing.assert_close(attn(x, grid=grid, window_size=3), fast)
+
+
+def test_compiled_drop_path_keeps_the_mean_and_its_rate():
+    """Compiled, the rate is a tensor: two blocks of different rates share one graph."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    x = torch.ones(4000, 2, 3)
+    for rate in (0.25, 0.5):
+        drop = attention.DropPath(rate).train()
+        drop.compile(dynamic=False, backend='aot_eager')
+        out = drop(x)
+        assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - rate)).item()}
+        assert (out == out[:, :1, :1]).all()  # whole images
+        assert abs((out[:, 0, 0] == 0).float().mean() - rate) < 0.04
+        drop.eval()
+        assert torch.equal(drop(x), x)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 2  # one for training, one for evaluation
+    torch.compiler.reset()

@@ -170,3 +170,11 @@ def test_grid_by_hand():
 def test_grid_that_cannot_be_is_refused(ratio, grid):
     with pytest.raises(ValueError, match=r'mask_ratio must be 0\.75, got .* got \d+x\d+'):
         grid_masking(torch.rand(1, 36), ratio, grid)
+
+
+def test_take_gives_each_token_its_own_gradient():
+    tokens, ids = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True), draw(2, 7, 0).argsort(1)[:, :4]
+    assert torch.autograd.gradcheck(lambda tokens: take(tokens, ids), tokens)
+    grad, = torch.autograd.grad(take(tokens, ids).sum(), tokens)
+    taken = torch.zeros(2, 7).scatter(1, ids, 1.0)
+    assert torch.equal(grad, taken[..., None].double().expand(-1, -1, 3))

@@ -6,35 +6,40 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from torch import nn
 
 from mae_mm.models.attention import Block
-from mae_mm.models.decoders import CrossBlock
+from mae_mm.models.data_preprocessor import ImagePreprocessor
+from mae_mm.models.decoders import CrossBlock, MAEDecoder
+from mae_mm.models.mae import MAE
+from mae_mm.models.vit import ViT
 from mae_mm.registry import HOOKS
+
+# What is computed around the stacks: a kernel or two in place of one for each operation.
+AROUND = {ImagePreprocessor: ('normalize',), ViT: ('embed',), MAEDecoder: ('fill_gaps', 'predict'), MAE: ('compare',)}
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
     """Compile every block of encoder and decoder, for the one shape that training has.
 
-    Blocks of a stack share one compilation, parameters keep their names, and everything around the blocks stays
-    uncompiled, as does validation. Where torch.compile does not work, for example because there is no C++ compiler, the
-    log says so in one line and training continues without it.
+    Blocks of a stack share one compilation, embedding, target and loss have their own, parameters keep their names, and
+    the rest (masks, hooks, gradients of several processes) stays uncompiled, as does validation. Where torch.compile does
+    not work, for example because there is no C++ compiler, the log says so in one line and training continues without it.
 
     Use: `--cfg-options default_hooks.compile.type=mae_mm.CompileHook`.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Compile; the work is done in the first iteration."""
-        blocks = [module for module in runner.model.modules() if isinstance(module, Block | CrossBlock)]
         reason = why_not(next(runner.model.parameters()).device)
         if reason:
             print_log(
                 f'torch.compile does not work here, training continues without it: {reason}', 'current',
                 logging.WARNING)
             return
-        for block in blocks:
-            block.compile(dynamic=False)
-        print_log(f'{len(blocks)} blocks are compiled in the first iteration, which may take minutes', 'current')
+        count = compile_model(runner.model)
+        print_log(f'{count} blocks are compiled in the first iteration, which may take minutes', 'current')
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Do not compile for the shapes of validation."""
@@ -43,6 +48,25 @@ class CompileHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Use the compiled blocks again."""
         torch.compiler.set_stance('default')
+
+
+def compile_model(model: nn.Module, **options) -> int:
+    """Compile every block in place, each stack once, and what is around the stacks of a masked autoencoder.
+
+    Args:
+        model: any; methods of its modules that are in `AROUND` are compiled, too.
+        options: of `torch.compile`.
+
+    Returns:
+        The number of blocks.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block | CrossBlock)]
+    for block in blocks:
+        block.compile(dynamic=False, **options)
+    for module in model.modules():
+        for name in AROUND.get(type(module), ()):
+            setattr(module, name, torch.compile(getattr(module, name), dynamic=False, **options))
+    return len(blocks)
 
 
 def why_not(device: torch.device) -> str:

@@ -50,11 +50,12 @@ class NonFiniteHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Keep the step's flag on the device; read all of them once in an interval."""
-        self.names += file_names(data_batch)
-        bad = getattr(runner.optim_wrapper, 'bad_step', None)
-        if bad is not None:
-            self.steps.append((runner.iter + 1, self.names, bad))
-            self.names = []
+        wrapper = runner.optim_wrapper
+        if hasattr(wrapper, 'bad_step'):  # AmpOptimWrapper, for example, has no flag, and then no name is needed
+            self.names += file_names(data_batch)
+            if wrapper.bad_step is not None:  # None while gradients accumulate
+                self.steps.append((runner.iter + 1, self.names, wrapper.bad_step))
+                self.names = []
         if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
             self._look(runner)
             if self.longest > self.patience:

@@ -37,8 +37,10 @@ class RuntimeInfoHook(_Readings, mmengine_hooks.RuntimeInfoHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Start the sums."""
+        """Start the sums; a norm of gradients is added up with the losses."""
         super().before_train(runner)
+        if hasattr(runner.optim_wrapper, 'reports_norm'):
+            runner.optim_wrapper.reports_norm = False
         self._start()
 
     def _start(self) -> None:
@@ -64,7 +66,11 @@ class RuntimeInfoHook(_Readings, mmengine_hooks.RuntimeInfoHook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None,
     ) -> None:
         """Add the model's numbers up on its device; read them when due."""
-        for name, value in (outputs or {}).items():
+        outputs = dict(outputs or {})
+        norm = getattr(runner.optim_wrapper, 'grad_norm', None)
+        if norm is not None:  # of the latest step, also while gradients accumulate for the next
+            outputs['grad_norm'] = norm
+        for name, value in outputs.items():
             value = torch.as_tensor(value).detach().float().mean()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1

@@ -21,9 +21,14 @@ class GuardedOptimWrapper(OptimWrapper):
 
     Attributes:
         bad_step: () bool on the device, whether the latest step was skipped; None while gradients accumulate.
+        grad_norm: () float on the device, norm of the latest gradient before clipping; None without `clip_grad`.
+        reports_norm: whether each step writes that norm into the message hub, which waits for the device.
+            `mae_mm.RuntimeInfoHook` turns this off and reads the norm when it reads the loss.
     """
 
     bad_step: Tensor | None = None
+    grad_norm: Tensor | None = None
+    reports_norm: bool = True
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         """Spread a loss that is not finite to all gradients: a gradient may be finite where its loss is not."""
@@ -36,8 +41,9 @@ class GuardedOptimWrapper(OptimWrapper):
         if not params:
             return super().step(**kwargs)
         if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
-            norm = self.clip_func(params, **self.clip_grad_kwargs)
-            self.message_hub.update_scalar('train/grad_norm', float(norm))
+            norm = self.grad_norm = self.clip_func(params, **self.clip_grad_kwargs)
+            if self.reports_norm:
+                self.message_hub.update_scalar('train/grad_norm', float(norm))
         else:
             norm = torch.nn.utils.get_total_norm([param.grad for param in params])
             if self.clip_grad_kwargs:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 
-from mae_mm.engine.hooks.nonfinite import file_names
+from mae_mm.engine.hooks.nonfinite import NonFiniteHook, file_names
 from mae_mm.engine.optim.lars import LARS
 from mae_mm.stopping import TrainingStopped
 
@@ -172,3 +173,16 @@ def test_file_names_of_every_host() -> None:
 
     assert file_names(dict(img_path=['a.jpg'])) == file_names(dict(data_samples=[Sample()])) == ['a.jpg']
     assert file_names(None) == file_names(dict(data_samples=[object()])) == []
+
+
+def test_names_are_kept_only_for_a_wrapper_that_reports_bad_steps() -> None:
+    """With mmengine's AmpOptimWrapper nobody asks for them, and they would grow for ever."""
+    hook = NonFiniteHook(interval=100)
+    hook.names, hook.steps = [], []
+    runner = SimpleNamespace(optim_wrapper=SimpleNamespace(), iter=0, max_iters=1000, train_loop=None)
+    for runner.iter in range(3):
+        hook.after_train_iter(runner, 0, dict(img_path=['a.jpg']))
+    assert hook.names == [] and hook.steps == []
+    runner.optim_wrapper = SimpleNamespace(bad_step=None)  # accumulates: kept for the step to come
+    hook.after_train_iter(runner, 0, dict(img_path=['a.jpg']))
+    assert hook.names == ['a.jpg']

@@ -91,3 +91,14 @@ def test_compiled_blocks_train_the_same(run, tmp_path, monkeypatch):
     assert '3 blocks are compiled' in log_of(compiled)
     for name, weight in plain.model.state_dict().items():
         torch.testing.assert_close(compiled.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_of_gradients_are_read_with_the_loss(run):
+    """With mmengine's hook each step writes its norm; with ours the mean is read in the same iterations as the loss."""
+    clip = dict(optim_wrapper=dict(
+        type='mae_mm.GuardedOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), clip_grad=dict(max_norm=0.1)))
+    ours, theirs = run(**OURS, **clip), run('theirs', **clip)
+    each = theirs.message_hub.get_scalar('train/grad_norm').data[0]
+    read = ours.message_hub.get_scalar('train/grad_norm').data[0]
+    assert len(each) == 6 and len(read) == 3
+    np.testing.assert_allclose(read, [each[:2].mean(), each[2:5].mean(), each[5]], rtol=1e-5)
