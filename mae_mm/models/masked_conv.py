@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mae_mm.models.mae import MaskedAutoencoder, Reconstruction
+from mae_mm.models.masking import SAMPLERS
 from mae_mm.models.patches import patchify
 from mae_mm.models.targets import PixelTarget
 from mae_mm.registry import MODELS

@@ -9,23 +9,21 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mae_mm.models.attention import Block
-from mae_mm.models.data_preprocessor import ImagePreprocessor
-from mae_mm.models.decoders import CrossBlock, MAEDecoder
-from mae_mm.models.mae import MAE
-from mae_mm.models.vit import ViT
+from mae_mm.models.decoders import CrossBlock
 from mae_mm.registry import HOOKS
 
-# What is computed around the stacks: a kernel or two in place of one for each operation.
-AROUND = {ImagePreprocessor: ('normalize',), ViT: ('embed',), MAEDecoder: ('fill_gaps', 'predict'), MAE: ('compare',)}
+# Methods around the stacks, by class: importing the classes would import mmpretrain into detectors.
+AROUND = dict(ImagePreprocessor=('normalize',), ViT=('embed',), MAEDecoder=('fill_gaps', 'predict'), MAE=('compare',))
 
 
 @HOOKS.register_module()
 class CompileHook(Hook):
     """Compile every block of encoder and decoder, for the one shape that training has.
 
-    Blocks of a stack share one compilation, embedding, target and loss have their own, parameters keep their names, and
-    the rest (masks, hooks, gradients of several processes) stays uncompiled, as does validation. Where torch.compile does
-    not work, for example because there is no C++ compiler, the log says so in one line and training continues without it.
+    Blocks of a stack share one compilation; embedding, target and loss have their own. Parameters keep their names, and
+    the rest (masks, hooks, gradients of several processes) stays uncompiled, as does validation. Where torch.compile
+    does not work, for example because there is no C++ compiler, the log says so in one line and training continues
+    without it.
 
     Use: `--cfg-options default_hooks.compile.type=mae_mm.CompileHook`.
     """
@@ -64,7 +62,7 @@ def compile_model(model: nn.Module, **options) -> int:
     for block in blocks:
         block.compile(dynamic=False, **options)
     for module in model.modules():
-        for name in AROUND.get(type(module), ()):
+        for name in AROUND.get(type(module).__name__, ()):
             setattr(module, name, torch.compile(getattr(module, name), dynamic=False, **options))
     return len(blocks)
 
