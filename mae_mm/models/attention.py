@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mae_mm.models.positions import extend_with_axes, offset_bias
 
 try:
-    from mae_mm.models.short_attention import attend_short
+    from mae_mm.models.short_attention import attend_short, is_measured
 except ImportError:  # no Triton: torch for CPUs only, or another system than Linux
     attend_short = None
 
@@ -29,6 +29,7 @@ class Attention(timm.layers.Attention):
         super().__init__(dim, num_heads, qkv_bias=True)
         for name in ('rel_pos_h', 'rel_pos_w', 'rel_pos_bias', 'rel_pos_class_bias'):
             self.register_parameter(name, None)
+        self.has_short_kernel = attend_short is not None and is_measured()  # read here, not in compiled code
 
     def add_axis_tables(self, grid: tuple[int, int]) -> None:
         """Decomposed relative positions for a grid of tokens without class token (`positions.axis_scores`)."""
@@ -76,7 +77,7 @@ class Attention(timm.layers.Attention):
         qkv = qkv.view(n, num_tokens, 3, self.num_heads, self.head_dim)
         scale = self.scale
         plain = attn_mask is None and not is_causal and self.rel_pos_h is None and self.rel_pos_bias is None
-        if plain and fits_on_chip(qkv):
+        if plain and self.has_short_kernel and fits_on_chip(qkv):
             return attend_short(qkv, scale).flatten(2)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
         if self.rel_pos_h is not None:
@@ -109,7 +110,7 @@ def fits_on_chip(qkv: Tensor) -> bool:
     """Whether `attend_short` is faster than torch's kernels: few tokens (N, T, 3, heads, d), and narrow heads."""
     _, num_tokens, _, _, width = qkv.shape
     small = width in (16, 32, 64) and num_tokens <= (64 if width == 64 else 256)
-    return small and qkv.device.type == 'cuda' and qkv.dtype == torch.bfloat16 and attend_short is not None
+    return small and qkv.device.type == 'cuda' and qkv.dtype == torch.bfloat16
 
 
 def to_windows(tokens: Tensor, grid: tuple[int, int], size: int, fill: Tensor) -> Tensor:

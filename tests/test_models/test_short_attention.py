@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from mae_mm.models.attention import fits_on_chip
+from mae_mm.models.attention import Block, fits_on_chip
 
 CODE = """
 import torch
@@ -49,7 +49,13 @@ def test_values_and_gradients_are_those_of_attention() -> None:
 def test_it_is_used_where_it_was_measured_to_be_faster(tokens, width, device, dtype, wanted) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if find_spec('triton') is None and wanted:
-        pytest.skip('no Triton here')
     with FakeTensorMode():
         assert fits_on_chip(torch.empty(2, tokens, 3, 4, width, device=device, dtype=dtype)) is wanted
+
+
+@pytest.mark.skipif(find_spec('triton') is None, reason='no Triton here')
+@pytest.mark.parametrize(('capability', 'wanted'), [((9, 0), True), ((8, 0), False), (None, False)])
+def test_other_gpus_keep_the_kernels_of_torch(monkeypatch, capability: tuple[int, int] | None, wanted: bool) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    assert Block(32, 2).attn.has_short_kernel is wanted
