@@ -46,7 +46,7 @@ def main() -> None:
         if not torch.cuda.is_available():
             sys.exit('gpu_check: torch sees no GPU here (make doctor); --device cpu --small needs none')
     from mae_mm.benchmark.throughput import markdown
-    from mae_mm.benchmark.timing import environment, markdown_table
+    from mae_mm.transfer.tables import environment, markdown_table
 
     names = [name for name in args.only or CHECKS if name not in args.skip]
     done = []

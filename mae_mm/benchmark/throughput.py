@@ -10,7 +10,8 @@ from torch import nn
 
 from mae_mm.benchmark.gpu_check import Context
 from mae_mm.benchmark.step import build_mmpretrain, build_ours, matmul, step_flops, train_step
-from mae_mm.benchmark.timing import interleave, markdown_table
+from mae_mm.benchmark.timing import interleave
+from mae_mm.transfer.tables import markdown_table
 
 # ViT, patch size, batch, steps to time together, in the order of interest; the images/s wanted on one H200 (issue 17).
 MODES = ('eager', 'compiled', 'mmpretrain')
