@@ -23,4 +23,3 @@ def make(job: Job, report: Callable[[float], None]) -> dict:
     if job.cfg.fate == 'hangs':
         time.sleep(600)
     return dict(metrics={'map': 50.0})
-

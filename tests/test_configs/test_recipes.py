@@ -140,4 +140,3 @@ def test_robustness(published: Published):
     assert backbone.img_size == steps['CenterCrop'].crop_size == pixels
     scale = steps['ResizeEdge'].scale if 'ResizeEdge' in steps else None
     assert scale == (448 if pixels == 448 else None if corrupted else 256)  # the images of ImageNet-C have 224 px
-

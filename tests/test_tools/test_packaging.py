@@ -80,6 +80,12 @@ def test_the_wheel_carries_every_module_config_and_tool(site):
     assert not (site / 'tests').exists()
 
 
+def test_the_wheel_carries_its_licence(site):
+    info = next(site.glob('mae_mm-*.dist-info'))
+    assert {path.name for path in info.rglob('*')} >= {'LICENSE', 'NOTICE'}
+    assert re.search(r'^License(-Expression)?: Apache-2.0$', (info / 'METADATA').read_text(), re.MULTILINE)
+
+
 def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', PROBE], cwd=tmp_path, env={'PYTHONPATH': str(site)},
                           capture_output=True, text=True)
