@@ -12,8 +12,8 @@ formats (IN is recognised by its keys, not by its name; details: docs/checkpoint
 Read as well: MoCo v3, DINO and DeiT.
 
 examples:
-  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_64.pth --inspect
-  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_64.pth vit.safetensors --to timm --encoder-only
+  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_40.pth --inspect
+  python tools/convert_checkpoint.py work_dirs/demo/mae_pretrain/epoch_40.pth vit.safetensors --to timm --encoder-only
   python tools/convert_checkpoint.py mae_visualize_vit_large.pth vit_mae --to huggingface --set norm_pix_loss=False
 """
 

@@ -18,7 +18,7 @@ The panel has a row for each image and these columns:
 CHECKPOINT must contain the decoder, as the files written by pre-training do. Encoders extracted for transfer do not.
 
 examples:
-  python tools/visualize.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_64.pth \\
+  python tools/visualize.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_40.pth \\
       data/demo/flat/val --out panel.png
   python tools/visualize.py CONFIG CHECKPOINT cat.jpg dog.jpg --out harder.png --mask-ratio 0.9 --seed 3
 """

@@ -12,7 +12,7 @@ PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
 LINK = re.compile(r'\]\(([^)\s]+)\)')
 PATH = re.compile(r'(?<![\w./-])(?:configs|tools|docs|mae_mm|tests)/[\w./{},*…-]*(?![\w<])')
 TOOL = re.compile(r'(?:python|bash) (tools/\w+\.(?:py|sh))((?:[^\n`]*\\\n)*[^\n`#]*)')
-TYPE = re.compile(r'\bmae_mm\.([A-Z]\w+)')
+TYPE = re.compile(r'\bmae_mm\.([A-Z]\w+)(?![\w…])')
 PLACEHOLDER = re.compile(r'/[A-Z]+\.py|csv_images')  # the second is made in an example of docs/extending.md
 
 

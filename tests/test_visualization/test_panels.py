@@ -176,7 +176,7 @@ def test_tool_draws_files_and_folders(files: Path, make_mae: Callable) -> None:
     ('model.pth', 'nowhere', [], 'nowhere: no such file or folder'),
     ('model.pth', 'empty', [], 'empty: no image in this folder'),
     ('model.pth', 'config.py', [], 'config.py: not an image'),
-    ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 is not in (0, 1)'),
+    ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 must be in (0, 1)'),
     ('model.pth', 'photos', ['--num', 0], '--num must be 1 or more, got 0'),
     ('model.pth', 'photos', [], 'x: not the extension of an image format; use e.g. '),
     ('none.pth', 'photos', [], 'none.pth'),
