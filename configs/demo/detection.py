@@ -1,27 +1,31 @@
-"""Mask R-CNN at demo scale: 12 categories, 64 px, patch 8, ViTDet's pyramid without windows (`ours`).
+"""Mask R-CNN at demo scale: 12 categories, 64 px, patch 8, ViTDet's pyramid without windows, light heads (`ours`).
 
-Heads and weight decay are those of the parent (Li et al.), narrower. No finest scale of the pyramid, one sample in each
-bin of RoIAlign and 16 boxes for each image leave time for more images. Boxes and masks do not depend on the class.
+No finest scale of the pyramid, one sample in each bin of RoIAlign, 16 boxes for each image and light heads leave time
+for more images. Boxes and masks do not depend on the class. The heads of Li et al. were tried: docs/detection.md.
 Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two seeds, about 20 minutes on 2 cores
      python tools/train.py configs/demo/detection.py --pretrained CHECKPOINT
 """
 _base_ = '../detection/mask_rcnn_vit_b_coco.py'
 classes = 'json'
 strides = [4, 8, 16]
+norm = dict(_delete_=True, type='mae_mm.LayerNorm2d', eps=1e-6)  # without norms, the mask head dies early
 model = dict(
     data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(
         arch=dict(_delete_=True, embed_dim=192, depth=6, num_heads=3), img_size=64, patch_size=8,
         out_indices=(5, ), drop_path_rate=0.0, window_size=0, rel_pos=False),
     neck=dict(_delete_=True, type='mae_mm.SimplePyramid', embed_dim=192, out_channels=64, scale_factors=(2, 1, 0.5)),
-    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], strides=[*strides, 32])),
+    rpn_head=dict(
+        num_convs=1, in_channels=64, feat_channels=64,
+        anchor_generator=dict(scales=[4], strides=[*strides, 32])),
     roi_head=dict(
         bbox_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=64, conv_out_channels=64, fc_out_channels=256, reg_class_agnostic=True),
+        bbox_head=dict(
+            type='Shared2FCBBoxHead', norm_cfg=None, in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
         mask_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True)),
+        mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True, norm_cfg=norm)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
@@ -51,7 +55,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/demo/coco/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
-optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.85))
+optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=0.85))
 auto_scale_lr = dict(base_batch_size=8)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=100),
@@ -59,4 +63,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=1700, val_interval=1700)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1700))
-del strides
+del strides, norm
