@@ -109,9 +109,10 @@ def test_plot_has_the_best_protocol_of_each_place(tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, 'draw_plot', lambda path, panels, *labels: drawn.extend(panels))
     suite = Suite('Fine-tuning', dict(
         k1=Protocol('1', None, 'a', published={'top1': 81.0}, at=1), k1_long=Protocol('1', None, 'a', at=1),
+        k1_short=Protocol('1', None, 'a', at=1),
         missing=Protocol('2', None, 'a', at=2), knn=Protocol('k-NN', None, 'a')), {'top1': Metric('top-1')}, axis='k')
     results = {name: dict(mae=[{'top1': value} for value in mae]) for name, mae in dict(
-        k1=[30.0, 34.0], k1_long=[33.0], missing=[], knn=[1.0]).items()}
+        k1=[30.0, 34.0], k1_long=[33.0], k1_short=[20.0], missing=[], knn=[1.0]).items()}
     comparison.plot(suite, dict(results=results), tmp_path / 'plot.png')
     assert [(panel.points, panel.published) for panel in drawn] == [({1: [33.0]}, {1: 81.0})]
 
