@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 EXAMPLES = """examples:
-  python tools/knn.py configs/demo/classification.py work_dirs/demo/mae_pretrain/epoch_64.pth
+  python tools/knn.py configs/demo/classification.py work_dirs/demo/mae_pretrain/epoch_40.pth
   python tools/knn.py configs/demo/classification.py                 # a random encoder, to compare with
   python tools/knn.py configs/classification/vit_b16_in1k.py mae_pretrain_vit_base.pth --out knn.json
 

@@ -6,7 +6,7 @@ import os
 from mmengine.config import DictAction
 
 EXAMPLES = """examples:
-  python tools/test.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_64.pth    # held-out masked loss
+  python tools/test.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_40.pth    # held-out masked loss
   python tools/test.py CONFIG CHECKPOINT --out result.json
   bash tools/dist_test.sh CONFIG CHECKPOINT 8"""
 
