@@ -103,13 +103,9 @@ def exceeds_share(bad: int, total: int, max_share: float) -> bool:
 
 
 def read_json(path: str | Path) -> object:
-    """Parse a JSON file.
-
-    Raises:
-        ValueError: if it is not valid JSON, or nested too deep; names the file.
-    """
+    """Parse a JSON file in UTF-8; raises a ValueError that names the file if it is not valid JSON."""
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_text('utf-8'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not valid JSON: {error}') from error
 

@@ -105,8 +105,7 @@ def checkpoint() -> Target:
 def annotations() -> Target:
     """INaturalist, Places365 and COCO files, and tools/check_dataset.py; documented: ValueError, FileNotFoundError."""
     from mae_mm.datasets import INaturalist, Places365
-    from mae_mm.datasets.checks.coco import check_categories
-    from mae_mm.datasets.checks.coco_entries import check_entries, read_annotations
+    from mae_mm.datasets.checks.coco import check_annotations, check_categories, read_annotations
     from mae_mm.datasets.checks.images import list_files
 
     coco = dict(
@@ -132,11 +131,8 @@ def annotations() -> Target:
 
     def read_coco() -> None:
         content = read_annotations(coco_file)
-        try:
-            check_entries(content, coco_file, with_masks=True)
-            check_categories(content, coco_file, ['a'], {})
-        except (KeyError, TypeError, OverflowError) as error:  # as check_loader does
-            raise ValueError(str(error)) from error
+        check_annotations(content, coco_file, with_masks=True)
+        check_categories(content, coco_file, ['a'], {})
 
     def read(data: bytes) -> str:
         for file in (json_file, list_file, coco_file):

@@ -67,7 +67,7 @@ def test_postscript_is_never_run(ghostscript: Path, tmp_path: Path) -> None:
     assert 'not an image' in what_is_wrong(str(path))
     with pytest.raises(OSError, match='cannot identify'):
         upright_size(path)
-    assert [fault.kind for fault in find_faults(path, path, np.ones(256, bool))] == ['unreadable file']
+    assert [kind for kind, _ in find_faults(path, path, np.ones(256, bool))] == ['unreadable file']
     assert not ghostscript.exists()
     with pytest.raises(OSError):
         Image.open(path).load()  # the fault itself, without the list of formats

@@ -5,27 +5,31 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
 
-from mae_mm.datasets.checks.coco_entries import check_entries, read_annotations, refuse, some
 from mae_mm.datasets.configs import LOADERS, datasets_of
-from mae_mm.datasets.limits import leaves_folder, upright_size
+from mae_mm.datasets.limits import leaves_folder, read_json, upright_size
 
 NUM_SIZES = 100  # images of a file whose size is compared with the file's; all of them would take minutes
 PALETTE_SIZE = 80  # colours of mmdet's COCO palette
+SLACK = 0.02  # of an image's side, at least 2 px: boxes in real data reach this far beyond it
+OUTSIDE_SHARE, CORNER_SHARE = 0.5, 0.2  # tolerated share of boxes outside; of those that would fit as corners
 FIX = ('make the categories equal to the classes, in their order, or use those of the training file: --cfg-options '
        "classes=json, or classes = 'json' in the config")
+NUMBER, ID = int | float, int | float | str
+KEYS = dict(images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER), categories=dict(id=ID, name=str),
+            annotations=dict(id=NUMBER))
+BOX = '[x, y, width, height] in pixels'
+SEGMENTATION = (
+    'polygons [[x1, y1, x2, y2, x3, y3, …], …] in pixels or a run-length code {"size": [height, width], "counts": …} '
+    'of the whole image (to train on boxes alone: docs/detection.md, "Boxes alone")')
 
 
-def coco_datasets(cfg: Config, loader: str) -> list[ConfigDict]:
-    """Configs of the CocoDatasets of a loader, wrapped ones included."""
-    return [dataset for _, dataset in datasets_of(cfg, loader)
-            if dataset.get('type', '').rsplit('.', 1)[-1] == 'CocoDataset']
-
-
-def annotation_path(dataset: ConfigDict) -> Path:
-    """The annotation file of a data set."""
-    return Path(dataset.get('data_root') or '', dataset['ann_file'])
+def coco_datasets(cfg: Config, loader: str) -> list[tuple[ConfigDict, Path]]:
+    """The CocoDatasets of a loader, wrapped ones included, each with its annotation file."""
+    return [(dataset, Path(dataset.get('data_root') or '', dataset['ann_file']))
+            for _, dataset in datasets_of(cfg, loader) if dataset.get('type', '').rsplit('.', 1)[-1] == 'CocoDataset']
 
 
 def adopt_classes(cfg: Config) -> None:
@@ -33,24 +37,19 @@ def adopt_classes(cfg: Config) -> None:
 
     The names are set in every CocoDataset and their number in every box and mask head; the key is removed. It stays
     only if the training file is missing (`check_loader` reports that).
-
-    Raises:
-        ValueError: if the file cannot be read, or `classes` is something else.
     """
     names = cfg.get('classes')
-    datasets = [dataset for loader in LOADERS for dataset in coco_datasets(cfg, loader)]
+    datasets = [one for loader in LOADERS for one in coco_datasets(cfg, loader)]
     if names is None or not datasets:
         return
     if names == 'json':
-        path = annotation_path(datasets[0])
+        path = datasets[0][1]
         if not path.is_file():
             return
-        names = [category.get('name') for category in read_annotations(path)['categories']]
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f'{path}: the name of every category must be a string ({some(names, "got")})')
+        names = [category['name'] for category in read_annotations(path)['categories']]
     elif isinstance(names, str):
         raise ValueError(f"classes={names!r} must be 'json' or a list of names")
-    for dataset in datasets:
+    for dataset, _ in datasets:
         dataset.metainfo = dict(classes=tuple(names))
         if len(names) > PALETTE_SIZE:
             dataset.metainfo.palette = 'random'
@@ -73,28 +72,26 @@ def check_loader(cfg: Config, loader: str) -> None:
     """Compare each CocoDataset of a loader with its images, with the heads, and with the evaluator.
 
     Raises:
-        ValueError: for the first mistake, with examples and how to fix it.
+        ValueError: for the first kind of mistake, with examples and how to fix it.
         FileNotFoundError: if `classes` are those of a training file that is missing.
     """
-    for dataset in coco_datasets(cfg, loader):
+    for dataset, path in coco_datasets(cfg, loader):
         if cfg.get('classes') == 'json':
-            missing = [annotation_path(one) for one in coco_datasets(cfg, 'train_dataloader')]
             raise FileNotFoundError(
-                f"classes='json' takes the categories of the training annotations {some(missing, '')}, which are "
-                "missing; write the names: classes=['cat', 'dog']")
-        path = annotation_path(dataset)
+                f"classes='json' takes the categories of {coco_datasets(cfg, LOADERS[0])[0][1]}, which is missing; "
+                "write the names: classes=['cat', 'dog']")
+        from mmdet.datasets import CocoDataset
+
         content = read_annotations(path)
-        folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
         with_masks = any(transform.get('with_mask') for transform in dataset.get('pipeline', []))
-        try:
-            check_entries(content, path, with_masks, training=loader == 'train_dataloader')
-            check_categories(content, path, class_names(dataset), dict(class_heads(cfg.model)))
-            check_images(content['images'], path, folder)
-        except KeyError as error:
-            raise ValueError(f'{path}: an image, annotation or category has no {error}') from error
-        except (TypeError, OverflowError) as error:
-            raise ValueError(f'{path}: an image, annotation or category has a value of a wrong type: {error}'
-                             ) from error
+        check_annotations(content, path, with_masks)
+        for part in ('images', 'annotations') if loader == LOADERS[0] else ('images', ):
+            if not content[part]:
+                raise ValueError(f'{path} has no {part}')
+        names = CocoDataset._load_metainfo(dataset.get('metainfo'))['classes']
+        check_categories(content, path, names, dict(class_heads(cfg.model)))
+        folder = Path(dataset.get('data_root') or '', (dataset.get('data_prefix') or {}).get('img', ''))
+        check_images(content['images'], path, folder)
         key = loader.replace('dataloader', 'evaluator')
         evaluators = cfg.get(key) or {}
         for one in evaluators if isinstance(evaluators, list) else [evaluators]:
@@ -104,62 +101,115 @@ def check_loader(cfg: Config, loader: str) -> None:
                     f'be of other images: --cfg-options {key}.ann_file={path}')
 
 
+def read_annotations(path: Path) -> dict:
+    """Read a COCO file, with valid ids, images and categories; raises a ValueError for anything else."""
+    content = read_json(path)
+    for name, keys in KEYS.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(
+                f'{path} is not a COCO annotation file ({name!r} must be a list of {{…}}); expected: '
+                '{"images": [{"id", "file_name", "width", "height"}], "annotations": [{"id", "image_id", '
+                '"category_id", "bbox": [x, y, width, height], "area", "segmentation", "iscrowd"}], '
+                '"categories": [{"id", "name"}]}')
+        for key, kind in keys.items():
+            refuse([entry for entry in entries if not _is(entry.get(key), kind)], path,
+                   f'{name} have a missing or wrong {key!r}, must be {"a text" if kind is str else "a finite number"}')
+        counts = Counter(entry['id'] for entry in entries)
+        refuse([key for key, count in counts.items() if count > 1], path, f'ids belong to several {name}')
+    return content
+
+
+def check_annotations(content: dict, path: Path, with_masks: bool) -> None:
+    """Check that each annotation belongs to an image and a category, and has what training and pycocotools read."""
+    annotations, categories = content['annotations'], {category['id'] for category in content['categories']}
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}  # pixels
+
+    def has_mask(a: dict) -> bool:  # in form: pycocotools reads coordinates and codes itself
+        mask, (width, height) = a['segmentation'], sizes[a['image_id']]
+        if isinstance(mask, dict):
+            return mask.get('size') == [height, width] and isinstance(mask.get('counts'), str | list)
+        return bool(mask or a['iscrowd']) and isinstance(mask, list) and all(isinstance(part, list) for part in mask)
+
+    rules = {
+        'image_id': (lambda a: _is(a['image_id'], ID) and a['image_id'] in sizes, 'the id of an image in the file'),
+        'category_id': (lambda a: _is(a['category_id'], ID) and a['category_id'] in categories,
+                        'the id of a category in the file'),
+        'area': (lambda a: _is(a['area'], NUMBER), 'a finite number'),
+        'iscrowd': (lambda a: a['iscrowd'] in (0, 1), '0 or 1'),
+        'bbox': (lambda a: isinstance(a['bbox'], list) and [_is(x, NUMBER) for x in a['bbox']] == [True] * 4, BOX),
+        **({'segmentation': (has_mask, SEGMENTATION)} if with_masks else {})}
+    for key, (valid, expected) in rules.items():
+        refuse([f'{a["id"]}: {a.get(key)}' for a in annotations if key not in a or not valid(a)], path,
+               f'annotations have a missing or wrong {key!r}, must be {expected}')
+    if annotations:
+        boxes = np.array([a['bbox'] for a in annotations], np.float64)  # (A, 4)
+        _check_boxes(boxes, np.array([sizes[a['image_id']] for a in annotations], np.float64), path)
+
+
+def _check_boxes(boxes: np.ndarray, shapes: np.ndarray, path: Path) -> None:
+    """Refuse boxes in another format; single ones without a pixel, which real data have, are dropped by mmdet.
+
+    Args:
+        boxes: (A, 4) float64.
+        shapes: (A, 2) float64, width and height of each one's image in px.
+    """
+    start, size = boxes[:, :2], boxes[:, 2:]
+    slack = np.maximum(2, SLACK * shapes)
+    outside = ((size < 1) | (start < -slack) | (start + size > shapes + slack)).any(1)
+    corners = ((start >= -slack) & (size > start) & (size >= 1) & (size <= shapes + slack)).all(1).mean() > 0.95
+    if outside.mean() > (CORNER_SHARE if corners else OUTSIDE_SHARE):
+        hint = '; these look like corners [x1, y1, x2, y2]' if corners else ''
+        refuse([f'{boxes[i].tolist()} in {shapes[i].tolist()}' for i in np.flatnonzero(outside)], path,
+               f'of {len(boxes)} boxes are outside their image or smaller than a pixel; must be {BOX}{hint}')
+
+
 def check_categories(content: dict, path: Path, names: Sequence[str], heads: dict[str, ConfigDict]) -> None:
     """Check that the file's categories are the data set's classes, in the same order, and that the heads fit.
 
     mmdet numbers the labels in the file's order whatever the order of `names`, and drops what it does not find.
-
-    Raises:
-        ValueError: as `check_loader`.
     """
     in_file = [category['name'] for category in content['categories']]
-    refuse([name for name, count in Counter(in_file).items() if count > 1], path, 'names of categories are not unique',
-           'names')
-    if missing := [name for name in names if name not in in_file]:
-        raise ValueError(
-            f'{path} has {len(in_file)} categories ({some(in_file, "")}), and {len(missing)} of the {len(names)} '
-            f'classes of the data set are not among them ({some(missing, "")}); {FIX}')
     if [name for name in in_file if name in names] != list(names):
+        missing = [name for name in names if name not in in_file]
         raise ValueError(
-            f'{path} has the categories in another order ({some(in_file, "")}) than the classes of the data set '
-            f'({some(names, "")}), and labels would be mixed up; {FIX}')
+            f'{path} has the categories {some(in_file)} and the data set the classes {some(names)}: ' + (
+                f'{len(missing)} of the {len(names)} classes are missing ({some(missing)})' if missing else
+                'in another order, labels would be mixed up') + f'; {FIX}')
     for key, head in heads.items():
         if head.num_classes != len(names):
             raise ValueError(f'{key}.num_classes={head.num_classes}, but {path} gives {len(names)} classes; {FIX}')
 
 
 def check_images(images: list[dict], path: Path, folder: Path) -> None:
-    """Check that all images exist, and that a sample of them has the size that the file gives.
-
-    Raises:
-        ValueError: as `check_loader`.
-    """
-    if not images:
-        raise ValueError(f'{path} has no images')
+    """Check that all images exist, and that a sample of them has the size that the file gives."""
     names = [image['file_name'] for image in images]
-    refuse([name for name in names if leaves_folder(str(name))], path, f'images are outside {folder}', 'names')
+    refuse([name for name in names if leaves_folder(name)], path, f'images are outside {folder}')
     listed = {parent: set(os.listdir(parent)) if parent.is_dir() else set()
               for parent in {(folder / name).parent for name in names}}
     refuse([name for name in names if (folder / name).name not in listed[(folder / name).parent]], path,
-           f'images are missing in {folder} (data_root + data_prefix.img + file_name)', 'names')
+           f'images are missing in {folder} (data_root + data_prefix.img + file_name)')
     for image in images[::-(-len(images) // NUM_SIZES)]:
-        file = folder / image['file_name']
         try:
-            width, height = upright_size(file)
+            size = upright_size(folder / image['file_name'])
         except OSError as error:
-            raise ValueError(f'{file} is not a readable image: {error}') from error
-        if (width, height) != (image['width'], image['height']):
+            raise ValueError(f'{folder / image["file_name"]} is not a readable image: {error}') from error
+        if size != (image['width'], image['height']):
             raise ValueError(
-                f'{path} says that {image["file_name"]} has {image["width"]}x{image["height"]} pixels, but it has '
-                f'{width}x{height} (as loaded, EXIF rotation applied); create the file again from the images')
+                f'{path}: {image["file_name"]} has {image["width"]}x{image["height"]} pixels there, but '
+                f'{size[0]}x{size[1]} as loaded (EXIF rotation applied); create the file again from the images')
 
 
-def class_names(dataset: ConfigDict) -> Sequence[str]:
-    """The classes that a CocoDataset is built with."""
-    names = (dataset.get('metainfo') or {}).get('classes')
-    if isinstance(names, str):  # a file of names, one a line
-        return Path(names).read_text().split('\n')[:-1]
-    if names is None:
-        from mmdet.datasets import CocoDataset
-        names = CocoDataset.METAINFO['classes']
-    return names
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and (isinstance(value, str) or abs(value) < 1e18)  # False for NaN
+
+
+def refuse(found: Sequence, path: Path, complaint: str) -> None:
+    """Raise a ValueError with the first entries found, if there are any."""
+    if found:
+        raise ValueError(f'{path}: {len(found)} {complaint} ({some(found)})')
+
+
+def some(names: Sequence) -> str:
+    """The first three, shortened."""
+    return ', '.join(str(name)[:80] for name in names[:3]) + (', …' if len(names) > 3 else '')

@@ -33,11 +33,7 @@ class BadFile(NamedTuple):
 
 
 def list_files(kind: str, root: str) -> list[str]:
-    """The images (and label maps) of a data set.
-
-    Args:
-        kind: a key of `LAYOUTS`.
-        root: folder of the data set; for 'coco' also an annotation file.
+    """The images (and label maps) of a data set in one of `LAYOUTS`; `root` of 'coco' may be an annotation file.
 
     Raises:
         FileNotFoundError: if nothing in this layout is there.
@@ -54,18 +50,29 @@ def list_files(kind: str, root: str) -> list[str]:
 
 def check_files(files: list[str], workers: int, progress: bool = True) -> list[BadFile]:
     """Decode every file as training does, in processes: a file that crashes the decoder is reported like others."""
-    chunks = [files[i:i + CHUNK] for i in range(0, len(files), CHUNK)]
-    bad, bar = [], tqdm(total=len(files), desc='checking', unit='img', disable=None if progress else True)
-    with bar:
-        for chunk, found in zip(chunks, _in_processes(check_chunk, chunks, workers), strict=True):
-            if found is None:  # the process died: each file in a process of its own
-                alone = [next(_in_processes(check_chunk, [[path]], 1)) for path in chunk]
-                found = [one for path, bad_files in zip(chunk, alone, strict=True)
-                         for one in (bad_files if bad_files is not None else [BadFile(path, 'crashes the decoder')])]
-            bad += found
-            bar.update(len(chunk))
-            bar.set_postfix(bad=len(bad))
+    bad, done = [], 0
+    with tqdm(total=len(files), desc='checking', unit='img', disable=None if progress else True) as bar:
+        while done < len(files):
+            chunks = [files[i:i + CHUNK] for i in range(done, len(files), CHUNK)]
+            with ProcessPoolExecutor(max(1, workers)) as pool:
+                try:
+                    for found, chunk in zip(pool.map(check_chunk, chunks), chunks, strict=True):
+                        bad += found
+                        done += len(chunk)
+                        bar.update(len(chunk))
+                        bar.set_postfix(bad=len(bad))
+                except BrokenProcessPool:
+                    bad += [one for path in files[done:done + CHUNK] for one in _check_alone(path)]
+                    done += CHUNK
     return bad
+
+
+def _check_alone(path: str) -> list[BadFile]:
+    try:
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(check_chunk, [path]).result()
+    except BrokenProcessPool:
+        return [BadFile(path, 'crashes the decoder')]
 
 
 def check_chunk(files: Iterable[str]) -> list[BadFile]:
@@ -80,23 +87,6 @@ def what_is_wrong(path: str) -> str:
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''
-
-
-def _in_processes(function: Callable, tasks: list, workers: int) -> Iterator[list[BadFile] | None]:
-    """Results in order; None for a task whose process died."""
-    remaining = list(tasks)
-    while remaining:
-        with ProcessPoolExecutor(max(1, workers)) as pool:
-            futures = [pool.submit(function, task) for task in remaining]
-            done = 0
-            try:
-                for future in futures:
-                    yield future.result()
-                    done += 1
-            except BrokenProcessPool:
-                yield None
-                done += 1
-            remaining = remaining[done:]
 
 
 def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
@@ -133,36 +123,27 @@ def _coco(root: str) -> Iterator[str]:
 
 
 def _inaturalist(root: str) -> Iterator[str]:
-    for file in sorted(Path(root).glob('*.json')):
-        yield from (os.path.join(root, name) for name in _listed(file))
+    return (os.path.join(root, name) for file in sorted(Path(root).glob('*.json')) for name in _listed(file))
 
 
 def _listed(file: Path) -> list[str]:
     """File names of the `images` in a JSON file; empty for a file without that key, which lists something else."""
     content = read_json(file)
-    if not isinstance(content, dict) or 'images' not in content:
-        return []
-    images = content['images']
+    images = content.get('images', []) if isinstance(content, dict) else []
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise ValueError(f"{file}: 'images' must be a list of {{…}}")
     return [_inside(image.get('file_name'), file) for image in images]
 
 
 def _ade20k(root: str) -> Iterator[str]:
-    stems = []
-    for part in ('images', 'annotations'):
-        found = [path for split in ('training', 'validation') if (Path(root) / part / split).is_dir()
-                 for path in _folder(os.path.join(root, part, split))]
-        stems.append({Path(path).stem for path in found})
-        yield from found
-    if unpaired := sorted(stems[0] ^ stems[1]):
-        raise ValueError(f'{root}: {len(unpaired)} images without label map, or the reverse, e.g. {unpaired[:3]}')
+    folders = [Path(root, part, split) for part in ('images', 'annotations') for split in ('training', 'validation')]
+    return (path for folder in folders if folder.is_dir() for path in _folder(str(folder)))
 
 
 def _places(root: str) -> Iterator[str]:
     for split, name in LISTS.items():
-        file = Path(root) / name
-        for folder in (Path(root) / folder for folders in FOLDERS[split].values() for folder in folders):
+        file = Path(root, name)
+        for folder in (Path(root, folder) for folders in FOLDERS[split].values() for folder in folders):
             if file.is_file() and folder.is_dir():
                 yield from (str(folder / _inside(image.lstrip('/'), file)) for image, _ in read_labels(str(file)))
 

@@ -3,7 +3,6 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -17,19 +16,8 @@ from mae_mm.datasets.limits import open_image, upright_size
 NUM_READ = 5000  # label maps of a data set that are read, evenly spaced; more would cost minutes at every start
 
 
-class Fault(NamedTuple):
-    """A mistake in an image and its label map."""
-
-    kind: str
-    example: str  # the files and the offending values
-
-
 def check_labels(runner: Runner, loaders: tuple[str, ...]) -> None:
-    """Refuse wrong labels of segmentation data, and heads with another number of classes.
-
-    Raises:
-        ValueError: on every rank, with what rank 0 found first.
-    """
+    """Raise a ValueError on every rank for wrong labels, or heads with another number of classes, found by rank 0."""
     messages = ['']
     # On every rank: building a loader is a step that all ranks take together.
     datasets = {key: getattr(runner, key).dataset for key in loaders if runner.cfg.get(key)}
@@ -62,9 +50,6 @@ def check_label_maps(dataset: BaseDataset, where: str) -> None:
     Args:
         dataset: of mmseg's format, possibly wrapped.
         where: its key in the config, for messages.
-
-    Raises:
-        ValueError: with each kind of mistake, their number and the first files; or if there are no classes.
     """
     meta = dataset.metainfo
     if not meta.get('classes'):
@@ -73,18 +58,25 @@ def check_label_maps(dataset: BaseDataset, where: str) -> None:
     if not infos:
         raise ValueError(f'{where} has no images; the file names must end with its img_suffix and seg_map_suffix')
     pairs = [(info['img_path'], info['seg_map_path']) for info in infos]
-    faults = [Fault('missing file', f'{path}' + (f' for {image}' if path == label_map else ''))
+    faults = [('missing file', f'{path}' + (f' for {image}' if path == label_map else ''))
               for image, label_map in pairs for path in (image, label_map) if not os.path.exists(path)]
-    classes, reduce_zero_label = len(meta['classes']), meta['reduce_zero_label']
+    classes, first = len(meta['classes']), int(meta['reduce_zero_label'])
     if not faults:
-        valid = valid_labels(classes, reduce_zero_label, meta['label_map'])
+        valid = valid_labels(classes, meta['reduce_zero_label'], meta['label_map'])
         sample = pairs[::-(-len(pairs) // NUM_READ)]
         with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
             found = pool.map(lambda pair: find_faults(*pair, valid), sample)
             faults = [fault for several in tqdm(found, f'labels of {where}', len(sample), leave=False, delay=1)
                       for fault in several]
-    if faults:
-        raise ValueError(describe_faults(faults, where, classes, reduce_zero_label))
+    if not faults:
+        return
+    lines = [f'{where} has wrong labels']
+    for kind in dict.fromkeys(kind for kind, _ in faults):
+        examples = [example for other, example in faults if other == kind]
+        lines.append(f'  {len(examples)} x {kind}: {"; ".join(examples[:3])}' + (' …' if len(examples) > 3 else ''))
+    raise ValueError('\n'.join([
+        *lines, f'  values of the {classes} classes are {first} … {classes - 1 + first}, of unlabelled pixels '
+        f'{"0 and 255" if first else 255} (reduce_zero_label={meta["reduce_zero_label"]})']))
 
 
 def valid_labels(classes: int, reduce_zero_label: bool, label_map: dict[int, int] | None = None) -> np.ndarray:
@@ -103,41 +95,25 @@ def read_labels(reduce_zero_label: bool, label_map: dict[int, int] | None = None
     read = np.arange(256)
     if reduce_zero_label:
         read = np.where((read == 0) | (read == 255), 255, read - 1)
-    if label_map:
-        read = np.array([label_map.get(label, label) for label in read.tolist()])
-    return read
+    return np.array([(label_map or {}).get(label, label) for label in read.tolist()])
 
 
-def find_faults(image: str | Path, label_map: str | Path, valid: np.ndarray) -> list[Fault]:
-    """Mistakes in an image and its label map."""
-    faults = []
+def find_faults(image: str | Path, label_map: str | Path, valid: np.ndarray) -> list[tuple[str, str]]:
+    """Mistakes in an image and its label map: the kind, and the files with the wrong values."""
     try:
         size = upright_size(image)
         with open_image(label_map) as labels:
             if labels.mode not in ('L', 'P', '1'):
-                return [Fault(
-                    'label map that is not one channel of 8 bits', f'{label_map} (Pillow mode {labels.mode})')]
-            if labels.size != size:
-                faults.append(Fault('label map of another size than its image (width, height)',
-                                    f'{label_map} is {labels.size}, {image} is {size}'))
+                return [('label map that is not one channel of 8 bits', f'{label_map} (Pillow mode {labels.mode})')]
             counts = np.array(labels.histogram())
-            if labels.mode == '1':  # counted at 0 and 255, read as 0 and 1
-                counts[1], counts[255] = counts[255], 0
     except OSError as error:
-        return [Fault('unreadable file', f'{image} or its {label_map}: {error}')]
+        return [('unreadable file', f'{image} or its {label_map}: {error}')]
+    if labels.mode == '1':  # counted at 0 and 255, read as 0 and 1
+        counts[1], counts[255] = counts[255], 0
+    faults = []
+    if labels.size != size:
+        faults.append(('label map of another size than its image (width, height)',
+                       f'{label_map} is {labels.size}, {image} is {size}'))
     if len(wrong := np.flatnonzero((counts > 0) & ~valid)):
-        faults.append(Fault('label map with values outside the classes', f'{label_map} has {wrong.tolist()}'))
+        faults.append(('label map with values outside the classes', f'{label_map} has {wrong.tolist()}'))
     return faults
-
-
-def describe_faults(faults: list[Fault], where: str, classes: int, reduce_zero_label: bool) -> str:
-    """One message: each kind with its number and the first examples, and which values are valid."""
-    lines = [f'{where} has wrong labels']
-    for kind in dict.fromkeys(fault.kind for fault in faults):
-        examples = [fault.example for fault in faults if fault.kind == kind]
-        lines.append(f'  {len(examples)} x {kind}: {"; ".join(examples[:3])}' + (' …' if len(examples) > 3 else ''))
-    first = int(reduce_zero_label)
-    lines.append(
-        f'  values of the {classes} classes are {first} … {classes - 1 + first}, of unlabelled pixels '
-        f'{"0 and 255" if reduce_zero_label else 255} (reduce_zero_label={reduce_zero_label})')
-    return '\n'.join(lines)

@@ -11,7 +11,7 @@ from helpers.detection import NAMES, write_coco
 from mmengine.config import Config
 from PIL import Image
 
-from mae_mm.datasets.checks import coco, coco_entries
+from mae_mm.datasets.checks import coco
 from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import LOADERS, check_data
 
@@ -109,17 +109,17 @@ def _no_images(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_stray_image, r'1 annotations have an image_id that is not in the file \(annotation ids 11: 77\)'),
-    (_stray_category, r'1 annotations have a category_id that is not in the file \(annotation ids 11: 1\)'),
-    (_missing_image, r'1 images are missing in .*images \(data_root \+ data_prefix.img .*\) \(names gone\.jpg\)'),
-    (_other_size, r'0\.jpg has 30x40 pixels, but it has 40x30'),
-    (_no_masks, r'1 annotations have no segmentation, .*boxes alone.*\(annotation ids 13\)'),
-    (_fractions, r'4 of 4 boxes cover no pixel .* 10: \[0\.1, 0\.1, 0\.5, 0\.5\] .*\); '
-     r'COCO boxes are \[x, y, width, height\] in pixels'),
-    (_no_crowd_key, r'1 annotations have no iscrowd \(annotation ids 10\)'),
-    (_no_file_name, r"an image, annotation or category has no 'file_name'"),
-    (_twice, r'names of categories .*\(names ant\)'),
-    (_no_categories, r'not a COCO annotation file; expected: \{"images"'),
+    (_stray_image, r"1 annotations .*'image_id', must be the id of an image in the file \(11: 77\)"),
+    (_stray_category, r"1 annotations .*'category_id', must be the id of a category in the file \(11: 1\)"),
+    (_missing_image, r'1 images are missing in .*images \(data_root \+ data_prefix.img .*\) \(gone\.jpg\)'),
+    (_other_size, r'0\.jpg has 30x40 pixels there, but 40x30 as loaded'),
+    (_no_masks, r"1 annotations .*'segmentation', .*boxes alone.*\(13: \[\]\)"),
+    (_fractions, r'4 of 4 boxes are .* smaller than a pixel; must be '
+     r'\[x, y, width, height\] in pixels \(\[0\.1, 0\.1, 0\.5, 0\.5\] in \[40.*30.*\]'),
+    (_no_crowd_key, r"1 annotations have a missing or wrong 'iscrowd', must be 0 or 1 \(10: None\)"),
+    (_no_file_name, r"1 images have a missing or wrong 'file_name'"),
+    (_twice, r'has the categories boat, ant, cup, … .*in another order'),
+    (_no_categories, r"not a COCO annotation file \('categories'.*expected: \{"),
     (_no_images, r'has no images'),
 ])
 def test_what_does_not_fit_is_named(change: Callable, message: str, tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_rotation_told_by_exif_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('classes', 'message'), [
-    (['ant', 'boat', 'cup'], r'another order \(boat, ant, cup\).*mixed up.*classes=json'),
-    (['boat', 'ant', 'dog'], r'1 of the 3 classes of the data set are not among them \(dog\).*classes=json'),
+    (['ant', 'boat', 'cup'], r'boat, ant, cup .* another order, .*mixed up.*classes=json'),
+    (['boat', 'ant', 'dog'], r'1 of the 3 classes are missing \(dog\).*classes=json'),
 ])
 def test_classes_that_the_file_has_not(classes: list, message: str, tmp_path: Path) -> None:
     cfg = make_config(write_coco(tmp_path), classes)
@@ -218,24 +218,24 @@ def _no_id(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_corners, r'4 of 4 boxes reach beyond their image \(annotation ids 10: \[22.*\] in an image of \[40.*30.*\], .*'
-               r'COCO boxes are \[x, y, width, height\].*look like corners \[x1, y1, x2, y2\]'),
-    (_other_image_size, r'4 of 4 boxes reach beyond .*COCO boxes are .* of the image with the "width" and "height"'),
-    (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r"'bbox' .* finite .*ids 11: \[2, 3, nan, 10\]\)"),
-    (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"'bbox' .* finite .*11: \['2', 3, 20, 10\]"),
-    (_set('annotations', 1, bbox=[2, 3, 20]), r'wrong bbox; COCO boxes are .*11: \[2, 3, 20\]'),
-    (_set('annotations', 1, area=None), r"'area' .* finite .*\(annotation ids 11: None\)"),
-    (_set('annotations', 1, iscrowd='0'), r"an iscrowd other than 0 or 1 \(annotation ids 11: '0'\)"),
+    (_corners, r'4 of 4 boxes are outside .*\[x, y, width, height\].*look like corners \[x1, y1, x2, y2\] '
+               r'\(\[22.*\] in \[40.*30.*\], '),
+    (_other_image_size, r'4 of 4 boxes are outside their image .* in pixels \(\['),
+    (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r"'bbox', must be \[x.*\(11: \[2, 3, nan, 10\]\)"),
+    (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"'bbox', .*\(11: \['2', 3, 20, 10\]"),
+    (_set('annotations', 1, bbox=[2, 3, 20]), r"'bbox', .*\(11: \[2, 3, 20\]"),
+    (_set('annotations', 1, area=None), r"'area', must be a finite number \(11: None\)"),
+    (_set('annotations', 1, iscrowd='0'), r"'iscrowd', must be 0 or 1 \(11: 0\)"),
     (_set('annotations', 1, segmentation=[2, 3, 22, 3, 22, 13]), r'must be polygons .*11: \[2, 3, 22, 3, 22, 13\]'),
     (_set('annotations', 1, segmentation=dict(size=[40, 30], counts=[1200])), r"code .*11: {'size': \[40, 30\]"),
     (_set('annotations', 1, segmentation=dict(size=[30, 40])), r"code .*11: {'size': \[30, 40\]}"),
-    (_no_id, r"an image, annotation or category has no 'id'"),
-    (_set('annotations', 1, id=10), r'1 ids belong to several annotations \(ids 10\)'),
-    (_set('images', 1, id=0), r'1 ids belong to several images \(ids 0\)'),
-    (_set('categories', 1, id=5), r'1 ids belong to several categories \(ids 5\)'),
-    (_set('annotations', 1, id='11'), r"'id' .* finite number \(annotation ids 11: '11'\)"),
-    (_set('annotations', 1, image_id='1'), r"an image_id that is not in the file \(annotation ids 11: '1'\)"),
-    (_no_annotations, r'train\.json has no annotations to train on'),
+    (_no_id, r"1 annotations have a missing or wrong 'id'"),
+    (_set('annotations', 1, id=10), r'1 ids belong to several annotations \(10\)'),
+    (_set('images', 1, id=0), r'1 ids belong to several images \(0\)'),
+    (_set('categories', 1, id=5), r'1 ids belong to several categories \(5\)'),
+    (_set('annotations', 1, id='11'), r"annotations .*'id', must be a finite number \({'id': '11'"),
+    (_set('annotations', 1, image_id='1'), r"'image_id', must be the id of an image in the file \(11: 1\)"),
+    (_no_annotations, r'train\.json has no annotations'),
 ])
 def test_entries_that_do_not_fit_are_named(change: Callable, message: str, tmp_path: Path) -> None:
     test_what_does_not_fit_is_named(change, message, tmp_path)
@@ -252,14 +252,8 @@ def _some_odd_ones(content: dict) -> None:
     content['annotations'][31].update(segmentation=dict(size=[30, 40], counts=[100, 300, 800]), iscrowd=1)
 
 
-def test_single_odd_annotations_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg, lines = make_config(write_coco(tmp_path, _some_odd_ones)), []
-    monkeypatch.setattr(coco_entries, 'print_log', lambda text, *rest: lines.append(text))
-    check_data(cfg, ('train_dataloader', ))
-    line, = lines
-    assert '3 annotations have a box without a pixel in its image, or no area (annotation ids 0: [50.0, 3.0, 2' in line
-    assert '1: [2.0, 3.0, -5.0, 10.0]' in line and '20: [2.0' in line
-    assert 'the id 0, which pycocotools takes for "not found"' in line
+def test_single_odd_annotations_are_tolerated(tmp_path: Path) -> None:
+    check_data(make_config(write_coco(tmp_path, _some_odd_ones)), ('train_dataloader', ))
 
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])

@@ -14,8 +14,8 @@ from helpers.reliability import save_images
 from PIL import Image
 
 from mae_mm.datasets import ImageFolder, INaturalist, Places365
-from mae_mm.datasets.checks.coco import check_loader
-from mae_mm.datasets.checks.coco_entries import read_annotations
+from mae_mm.datasets.checks import images
+from mae_mm.datasets.checks.coco import check_loader, read_annotations
 from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, what_is_wrong
 from mae_mm.datasets.image_folder import find_images
 from mae_mm.datasets.limits import exceeds_share
@@ -81,6 +81,15 @@ def test_broken_links_of_ade20k_are_reported(folder: Path) -> None:
         (folder / part / 'training' / name).symlink_to('nowhere')
     bad = check_files(list_files('ade20k', str(folder)), 1, progress=False)
     assert [Path(one.path).name for one in bad] == ['1.png', '1.jpg']
+
+
+def test_a_file_that_crashes_the_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(9):
+        (folder / 'sub' / f'{i}.png').write_bytes(PNG)
+    monkeypatch.setattr(images, 'CHUNK', 4)
+    monkeypatch.setattr(images, 'read_file', lambda path: os._exit(1) if path.endswith('6.png') else PNG)
+    files = list_files('folder', str(folder))
+    assert check_files(files, 2, progress=False) == [BadFile(str(folder / 'sub/6.png'), 'crashes the decoder')]
 
 
 def test_a_bad_image_in_a_tar_is_named(folder: Path, tmp_path: Path) -> None:

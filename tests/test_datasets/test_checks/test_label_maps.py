@@ -113,7 +113,7 @@ def test_an_image_on_its_side_has_the_size_that_mmseg_loads(tmp_path: Path) -> N
     assert imread(tmp_path / 'a.jpg').shape[:2] == (30, 20)
     valid = valid_labels(3, False)
     assert not find_faults(tmp_path / 'a.jpg', tmp_path / 'a.png', valid)
-    assert 'another size' in find_faults(tmp_path / 'a.jpg', tmp_path / 'b.png', valid)[0].kind
+    assert 'another size' in find_faults(tmp_path / 'a.jpg', tmp_path / 'b.png', valid)[0][0]
 
 
 @pytest.mark.parametrize(('mode', 'value', 'faulty'), [
