@@ -2,6 +2,8 @@
 
 import argparse
 
+from mmengine.config import DictAction
+
 EPILOG = """\
 formats (IN is recognised by its keys, not by its name; details: docs/checkpoints.md):
   mae_mm        this project, {'state_dict': {'backbone.…', 'neck.…'}}
@@ -30,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--overwrite', action='store_true', help='overwrite OUT (never IN)')
     parser.add_argument('--prefix', default='', help='take only the keys that begin so: for a ViT inside another model')
     parser.add_argument(
-        '--set', nargs='+', default=[], dest='settings', metavar='KEY=VALUE',
+        '--set', nargs='+', action=DictAction, dest='settings', metavar='KEY=VALUE',
         help='what IN does not say: num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, grid="(rows, columns)"')
     return parser.parse_args()
 

@@ -9,15 +9,7 @@ from pathlib import Path
 import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
-from mae_mm.checkpoint.formats import (
-    DECODER,
-    FORMATS,
-    MOCO_V3,
-    Tensors,
-    from_canonical,
-    recognise,
-    to_canonical,
-)
+from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
 from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
@@ -29,40 +21,23 @@ PUBLISHED_HEADS = {arch['embed_dim']: arch['num_heads'] for arch in ARCHS.values
 class Checkpoint:
     """Weights under canonical names (see `formats.py`) and what is known about them.
 
-    Attributes:
-        tensors: the masked autoencoder's weights, on the CPU.
-        format: the format that they were read from, a key of `FORMATS`.
-        others: weights of other parts (detection heads, …), under their own names.
-        settings: what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
-            `num_heads`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`.
-        source: path that it was read from.
+    `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
+    `num_heads`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`.
     """
 
-    tensors: Tensors
-    format: str = 'mae_mm'
-    others: Tensors = field(default_factory=dict)
+    tensors: Tensors  # of the masked autoencoder, on the CPU
+    format: str = 'mae_mm'  # the key of `FORMATS` that they were read from
+    others: Tensors = field(default_factory=dict)  # of other parts (detection heads, …), under their own names
     settings: dict = field(default_factory=dict)
-    source: str = 'checkpoint'
+    source: str = 'checkpoint'  # path that it was read from
 
     @property
     def embed_dim(self) -> int:
         return self.tensors['patch_embed.proj.weight'].shape[0]
 
     @property
-    def in_chans(self) -> int:
-        return self.tensors['patch_embed.proj.weight'].shape[1]
-
-    @property
-    def patch_size(self) -> int:
-        return self.tensors['patch_embed.proj.weight'].shape[2]
-
-    @property
     def depth(self) -> int:
         return _depth(self.tensors, 'blocks')
-
-    @property
-    def decoder_depth(self) -> int:
-        return _depth(self.tensors, 'decoder_blocks')
 
     @property
     def has_decoder(self) -> bool:
@@ -88,12 +63,14 @@ class Checkpoint:
 
     def __str__(self) -> str:
         sizes = {(arch['embed_dim'], arch['depth']): name for name, arch in ARCHS.items()}
+        width, chans, patch_size = self.tensors['patch_embed.proj.weight'].shape[:3]
         grid = '{}x{}'.format(*self.grid) if self.grid else f'{self.num_positions} (rows and columns unknown)'
         text = (
-            f'ViT {sizes.get((self.embed_dim, self.depth), "of no published size")}: {self.embed_dim} wide, '
-            f'{self.depth} deep, {self.patch_size}-px patches, {self.in_chans} channels, {grid} positions')
+            f'ViT {sizes.get((width, self.depth), "of no published size")}: {width} wide, {self.depth} deep, '
+            f'{patch_size}-px patches, {chans} channels, {grid} positions')
         if self.has_decoder:
-            text += f'; decoder {self.tensors["decoder_pred.weight"].shape[1]} wide, {self.decoder_depth} deep'
+            width, depth = self.tensors['decoder_pred.weight'].shape[1], _depth(self.tensors, 'decoder_blocks')
+            text += f'; decoder {width} wide, {depth} deep'
         return text
 
 
@@ -116,7 +93,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
 
 
 def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
-    """The contents of a file as weights of a masked autoencoder; fails in any way if they are something else."""
+    """The weights in the contents of a file; fails in any way if they are not those of a ViT."""
     tensors, wrapper = unwrap(content)
     moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
     tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
@@ -147,9 +124,6 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
         path: file to write, as safetensors if it ends so; for 'huggingface' a folder, which gets `config.json` and
             `model.safetensors`.
         form: a key of `FORMATS`.
-
-    Raises:
-        ValueError: for an unknown format, or one that has no place for some of the weights.
     """
     if form not in FORMATS:
         raise ValueError(f'format {form!r} is not one of {", ".join(FORMATS)}')
@@ -169,47 +143,37 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
 
 
 def _huggingface_config(checkpoint: Checkpoint) -> dict:
-    """The `config.json` with which transformers builds the model that these weights fit.
-
-    Raises:
-        ValueError: if the number of heads is not known, or the grid is not a square (transformers builds only squares).
-    """
-    grid, tensors, width = checkpoint.grid, checkpoint.tensors, checkpoint.embed_dim
+    """The `config.json` with which transformers builds the model that these weights fit."""
+    grid, tensors, settings = checkpoint.grid, checkpoint.tensors, checkpoint.settings
+    width, chans, patch_size = tensors['patch_embed.proj.weight'].shape[:3]
     if grid is None or grid[0] != grid[1]:
         raise ValueError(
-            f'{checkpoint.source}: the position table is {grid or checkpoint.num_positions}, and transformers builds '
-            'square ones only')
+            f'the position table is {grid or checkpoint.num_positions}, and transformers builds square ones only')
     config = dict(
         architectures=['ViTMAEForPreTraining' if checkpoint.has_decoder else 'ViTMAEModel'],
         model_type='vit_mae',
         hidden_size=width,
         num_hidden_layers=checkpoint.depth,
-        num_attention_heads=_heads(checkpoint, 'num_heads', width, PUBLISHED_HEADS),
+        num_attention_heads=settings.get('num_heads', PUBLISHED_HEADS.get(width)),
         intermediate_size=len(tensors['blocks.0.mlp.fc1.bias']),
-        image_size=grid[0] * checkpoint.patch_size,
-        patch_size=checkpoint.patch_size,
-        num_channels=checkpoint.in_chans,
+        image_size=grid[0] * patch_size,
+        patch_size=patch_size,
+        num_channels=chans,
         layer_norm_eps=1e-6,
-        mask_ratio=checkpoint.settings.get('mask_ratio', 0.75),
-        norm_pix_loss=checkpoint.settings.get('norm_pix_loss', True))
+        mask_ratio=settings.get('mask_ratio', 0.75),
+        norm_pix_loss=settings.get('norm_pix_loss', True))
     if checkpoint.has_decoder:
         width = len(tensors['decoder_embed.weight'])
         config.update(
             decoder_hidden_size=width,
-            decoder_num_hidden_layers=checkpoint.decoder_depth,
-            decoder_num_attention_heads=_heads(checkpoint, 'decoder_num_heads', width, {512: 16}),
+            decoder_num_hidden_layers=_depth(tensors, 'decoder_blocks'),
+            decoder_num_attention_heads=settings.get('decoder_num_heads', 16 if width == 512 else None),
             decoder_intermediate_size=len(tensors['decoder_blocks.0.mlp.fc1.bias']))
-    return config
-
-
-def _heads(checkpoint: Checkpoint, key: str, width: int, published: Mapping[int, int]) -> int:
-    """The number that the file gives, or that of the published model of this width."""
-    heads = checkpoint.settings.get(key, published.get(width))
-    if heads is None:
+    if unknown := [key for key, value in config.items() if value is None]:
         raise ValueError(
-            f'{checkpoint.source} does not say how many attention heads share its width of {width}, and no published '
-            f'model has that width; set {key} (--set {key}=N)')
-    return heads
+            f'the file does not give {unknown[0]}, and no published model is {width} wide; set num_heads and '
+            'decoder_num_heads (--set num_heads=N)')
+    return config
 
 
 def _depth(tensors: Tensors, stack: str) -> int:

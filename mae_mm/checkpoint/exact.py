@@ -8,7 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from mae_mm.checkpoint.files import read_content, unwrap
-from mae_mm.checkpoint.formats import DECODER, FORMATS, Tensors, recognise, shorten, to_canonical
+from mae_mm.checkpoint.formats import recognise, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
 
 
@@ -40,10 +40,17 @@ def load_exactly(
         state = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
         if not state:
             raise ValueError(f'none of its {len(found)} tensors is called {prefix}… (its keys: {shorten(found)})')
-        if faults := _faults(own, state):
+        faults = {
+            'missing in the file': [  # old versions of torch do not write counters of batches
+                key for key in own if key not in state and not key.endswith('num_batches_tracked')],
+            'left over': [key for key in state if key not in own],
+            'of another shape': [key for key in state if key in own and own[key].shape != state[key].shape]}
+        if any(faults.values()):
+            listed = [f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in faults.items() if keys]
             raise ValueError(
                 f'it does not fit {config or type(model).__name__}, and nothing was loaded: '
-                + _explain(content, classes, faults))
+                + (_explain(content, classes) or f'{", ".join(listed)}; build the model as it was trained (depth, '
+                   f'channels, number of classes)'))
         check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
     for key, value in state.items():
         own[key].copy_(value)
@@ -51,40 +58,28 @@ def load_exactly(
     return content
 
 
-def _faults(own: Tensors, state: Tensors) -> str:
-    """Keys that differ, '' if none do. Counters of batches may be missing: old versions of torch do not write them."""
-    kinds = {
-        'missing in the file': [
-            key for key in own if key not in state and not key.endswith('num_batches_tracked')],
-        'left over': [key for key in state if key not in own],
-        'of another shape': [key for key in state if key in own and own[key].shape != state[key].shape]}
-    text = ', '.join(f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in kinds.items() if keys)
-    return text and f'{text}; build the model as it was trained (depth, channels, number of classes)'
-
-
-def _explain(content: Mapping, classes: Sequence[str] | None, faults: str) -> str:
-    """Why a checkpoint does not fit a config: what kind it is, or else the faults that were found."""
-    if classes and is_pretraining(content):  # without classes the config is one of pre-training, too
+def _explain(content: Mapping, classes: Sequence[str] | None) -> str | None:
+    """Why a checkpoint does not fit a config with classes, if it is of another kind or of other classes."""
+    if classes and is_pretraining(content):
         return (
             'it is a checkpoint of pre-training, without weights of a head; first train a model from it: '
             'python tools/train.py CONFIG --pretrained CHECKPOINT')
-    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
-    dataset = meta.get('dataset_meta') if isinstance(meta.get('dataset_meta'), Mapping) else {}
-    own = list(dataset.get('classes') or dataset.get('CLASSES') or ())
-    if own and classes and len(own) != len(classes):
+    try:
+        trained = content['meta']['dataset_meta']['classes']
+    except (KeyError, TypeError):
+        return None
+    if classes and trained and len(trained) != len(classes):
         return (
-            f'it was trained on {len(own)} classes ({shorten(own)}), the config has {len(classes)} '
+            f'it was trained on {len(trained)} classes ({shorten(trained)}), the config has {len(classes)} '
             f'({shorten(classes)}); use the config in its work folder, or set the same classes')
-    return faults
+    return None
 
 
 def is_pretraining(content: Mapping) -> bool:
     """Whether a checkpoint holds a masked autoencoder, or nothing but its encoder, in any format."""
     tensors, wrapper = unwrap(content)
     try:
-        form, prefix = recognise(tensors, wrapper)
+        recognise(tensors, wrapper)
     except ValueError:  # not a ViT of a known format
         return False
-    known, others = to_canonical(tensors, FORMATS[form], prefix)
-    parts = {name.split('.')[0] for name in known}
-    return not parts.isdisjoint(DECODER) or not (others or 'head' in parts)
+    return any('decoder_pred' in key for key in tensors) or not any('head' in key for key in tensors)

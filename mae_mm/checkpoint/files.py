@@ -21,12 +21,11 @@ PARTIAL = '.partial'  # ends the names of unfinished files
 # Keys under which projects keep their weights; the first one found is taken. The last two are DINO's.
 WRAPPERS = (
     'state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict', 'teacher', 'student')
-STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 def _statistic(owner: type, name: str) -> object:
     """`getattr` as far as mmengine's checkpoints need it: the default statistics of a HistoryBuffer."""
-    if owner is not HistoryBuffer or name not in STATISTICS:
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
         raise pickle.UnpicklingError(f'GLOBAL builtins.getattr({getattr(owner, "__name__", owner)},{name})')
     return getattr(owner, name)
 
@@ -46,10 +45,7 @@ READABLE_OBJECTS = (*MMENGINE_OBJECTS, argparse.Namespace)
 
 
 def allow_mmengine_objects() -> None:
-    """Let `torch.load(…, weights_only=True)` in this process read what mmengine's Runner writes.
-
-    For entry points in which mmengine itself opens the file (`--resume`, `load_from`, inferencers).
-    """
+    """Let mmengine itself (`--resume`, `load_from`, inferencers) read its files in this process."""
     torch.serialization.add_safe_globals(list(MMENGINE_OBJECTS))
 
 
@@ -68,37 +64,38 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
         ValueError: if the file is damaged, not a checkpoint, or holds objects other than tensors and plain data.
     """
     files = _weight_files(path)
-    contents = [_read_file(file) for file in files]
-    content = contents[0] if len(contents) == 1 else {key: value for part in contents for key, value in part.items()}
+    content = {}
+    for file in files:
+        content.update(_read_file(file))
     config = files[0].parent / 'config.json'
     with contents_of(config):
         return content, json.loads(config.read_bytes()) if config.is_file() else {}
 
 
 def _weight_files(path: str | Path) -> list[Path]:
-    """The file at a path or URL, or the files with weights in a folder; FileNotFoundError if there is none."""
-    if str(path).startswith(('http://', 'https://')):
-        return [_download(str(path))]
+    """The file at a path or URL, or the files with weights in a folder."""
+    if (url := str(path)).startswith(('http://', 'https://')):
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.split("?")[0].rsplit("/", 1)[-1]}'
+        path = Path(torch.hub.get_dir()) / 'checkpoints' / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path))  # renames a complete file, so ranks may do it at once
     path = Path(path).expanduser()
     if path.is_file():
         return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f'no checkpoint at {path.absolute()}')
     files = sorted(path.glob('model*.safetensors')) or sorted(path.glob('pytorch_model*.bin'))
     if not files:
         raise FileNotFoundError(
-            f'{path.absolute()} is a folder without model*.safetensors or pytorch_model*.bin; give the checkpoint file')
+            f'no checkpoint at {path.absolute()}; give a file, or a folder with model*.safetensors or '
+            'pytorch_model*.bin')
     return files
 
 
 def write_content(content: Mapping, path: str | Path) -> None:
     """Write a checkpoint, as safetensors if the name ends so; an interrupted write leaves no file with that name."""
     def write(partial: Path) -> None:
-        if Path(path).suffix == '.safetensors':
-            partial.touch()
-            mode = partial.stat().st_mode
-            safetensors.torch.save_file(dict(content), partial, metadata={'format': 'pt'})
-            partial.chmod(mode)  # safetensors would let nobody but the owner read
+        if Path(path).suffix == '.safetensors':  # its save_file would let nobody but the owner read
+            partial.write_bytes(safetensors.torch.save(dict(content), metadata={'format': 'pt'}))
         else:
             torch.save(content, partial)
 
@@ -132,20 +129,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _download(url: str) -> Path:
-    name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.split("?")[0].rsplit("/", 1)[-1]}'
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # renames a complete file, so ranks may do it at once
-    return path
-
-
 def _read_file(path: Path) -> Mapping:
     with open(path, 'rb') as file:
         head = file.read(9)
+    # When it ends, the context manager removes its objects from the process-wide list, even those that were there.
+    allowed = torch.serialization.get_safe_globals()
     try:
-        content = safetensors.torch.load_file(path) if head[8:] == b'{' else _load_torch(path)
+        with torch.serialization.safe_globals([obj for obj in READABLE_OBJECTS if obj not in allowed]):
+            content = (
+                safetensors.torch.load_file(path) if head[8:] == b'{'
+                else torch.load(path, map_location='cpu', weights_only=True))
     except Exception as error:  # readers of damaged bytes fail in any way
         if reason := refusal(path, error):
             raise ValueError(reason) from None
@@ -158,23 +151,13 @@ def _read_file(path: Path) -> Mapping:
 
 
 def refusal(path: str | Path, error: Exception) -> str | None:
-    """The message for a file with objects that are not unpickled; None for other errors.
-
-    It replaces torch's message, which recommends to unpickle them all the same.
-    """
+    """In place of torch's message, which recommends to unpickle refused objects all the same; None for other errors."""
     refused = re.search(r'GLOBAL (\S+)|but got <class \'(\S+)\'>', str(error))
     if not refused or not isinstance(error, pickle.UnpicklingError):
         return None
     return (
         f'{path} was not loaded: it holds {refused[1] or refused[2]}, which is neither a tensor nor plain data and '
         'could run code. Ask its author for a file with only the weights, e.g. safetensors')
-
-
-def _load_torch(path: Path) -> object:
-    # When it ends, the context manager removes its objects from the process-wide list, even those that were there.
-    allowed = torch.serialization.get_safe_globals()
-    with torch.serialization.safe_globals([obj for obj in READABLE_OBJECTS if obj not in allowed]):
-        return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:

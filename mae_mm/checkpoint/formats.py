@@ -35,14 +35,9 @@ MMPRETRAIN_BLOCK = {
     'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1',
 }
 MMPRETRAIN = {
-    'cls_token': 'backbone.cls_token',
-    'pos_embed': 'backbone.pos_embed',
-    'patch_embed.proj': 'backbone.patch_embed.projection',
-    'norm': 'backbone.ln1',
-    'fc_norm': 'backbone.ln2',
-    'head': 'head.fc',
-    'decoder_norm': 'neck.ln1',
-    **{name: f'neck.{name}' for name in DECODER if name not in ('decoder_blocks', 'decoder_norm')},
+    'cls_token': 'backbone.cls_token', 'pos_embed': 'backbone.pos_embed',
+    'patch_embed.proj': 'backbone.patch_embed.projection', 'norm': 'backbone.ln1', 'fc_norm': 'backbone.ln2',
+    **{name: f'neck.{name}' for name in DECODER}, 'decoder_norm': 'neck.ln1', 'head': 'head.fc',
     **{f'blocks.#.{ours}': f'backbone.layers.#.{theirs}' for ours, theirs in MMPRETRAIN_BLOCK.items()},
     **{f'decoder_blocks.#.{ours}': f'neck.decoder_blocks.#.{theirs}' for ours, theirs in MMPRETRAIN_BLOCK.items()},
 }
@@ -53,79 +48,58 @@ HUGGINGFACE_BLOCK = {
     'mlp.fc1': 'intermediate.dense', 'mlp.fc2': 'output.dense',
 }
 HUGGINGFACE = {
-    'cls_token': 'vit.embeddings.cls_token',
-    'pos_embed': 'vit.embeddings.position_embeddings',
-    'patch_embed.proj': 'vit.embeddings.patch_embeddings.projection',
-    'norm': 'vit.layernorm',
-    **{name: f'decoder.{name}' for name in DECODER if name != 'decoder_blocks'},
+    'cls_token': 'vit.embeddings.cls_token', 'pos_embed': 'vit.embeddings.position_embeddings',
+    'patch_embed.proj': 'vit.embeddings.patch_embeddings.projection', 'norm': 'vit.layernorm',
+    **{name: f'decoder.{name}' for name in DECODER},
     **{f'blocks.#.{ours}': f'vit.encoder.layer.#.{theirs}' for ours, theirs in HUGGINGFACE_BLOCK.items()},
     **{f'decoder_blocks.#.{ours}': f'decoder.decoder_layers.#.{theirs}' for ours, theirs in HUGGINGFACE_BLOCK.items()},
 }
 # transformers 5 renamed its modules. It still saves the old names, except for the decoder's blocks.
-TRANSFORMERS_5 = (
-    (r'^vit\.layers\.', 'vit.encoder.layer.'),
-    (r'^decoder\.decoder_encoder\.layer\.', 'decoder.decoder_layers.'),
-    (r'\.attention\.q_proj\.', '.attention.attention.query.'),
-    (r'\.attention\.k_proj\.', '.attention.attention.key.'),
-    (r'\.attention\.v_proj\.', '.attention.attention.value.'),
-    (r'\.attention\.o_proj\.', '.attention.output.dense.'),
-    (r'\.mlp\.fc1\.', '.intermediate.dense.'),
-    (r'\.mlp\.fc2\.', '.output.dense.'),
-)
+TRANSFORMERS_5 = {
+    'vit.layers.': 'vit.encoder.layer.', 'decoder.decoder_encoder.layer.': 'decoder.decoder_layers.',
+    '.attention.q_proj.': '.attention.attention.query.', '.attention.k_proj.': '.attention.attention.key.',
+    '.attention.v_proj.': '.attention.attention.value.', '.attention.o_proj.': '.attention.output.dense.',
+    '.mlp.fc1.': '.intermediate.dense.', '.mlp.fc2.': '.output.dense.',
+}
 
 
 class Format(NamedTuple):
-    """How a library names the weights: one function to the canonical names, one back."""
+    """How a library names the weights."""
 
-    read: Rename
-    write: Rename
+    read: Rename  # to the canonical names
+    write: Rename  # and back
     splits_qkv: bool = False  # query, key and value are three layers
 
 
 def to_canonical(tensors: Mapping[str, Tensor], form: Format, prefix: str = '') -> tuple[Tensors, Tensors]:
-    """Give weights their canonical names.
+    """The masked autoencoder's weights under canonical names, and all others under their own.
 
     Args:
         prefix: of the encoder's keys, which is not part of the format.
-
-    Returns:
-        The masked autoencoder's weights under canonical names, and all others under their own.
     """
-    known, others = {}, {}
-    for key, tensor in tensors.items():
-        name = form.read(key.removeprefix(prefix)) if key.startswith(prefix) else None
-        if name is None:
-            others[key] = tensor
-        else:
-            known[name] = tensor
+    names = {key: form.read(key.removeprefix(prefix)) for key in tensors if key.startswith(prefix)}
+    known = {name: tensors[key] for key, name in names.items() if name}
+    others = {key: tensor for key, tensor in tensors.items() if not names.get(key)}
     return (merge_qkv(known) if form.splits_qkv else known), others
 
 
 def from_canonical(tensors: Mapping[str, Tensor], form: Format) -> Tensors:
-    """Give weights the names of a library.
-
-    Raises:
-        ValueError: if the library has no place for one of them.
-    """
+    """Give weights the names of a library; a ValueError if it has no place for one of them."""
     tensors = split_qkv(tensors) if form.splits_qkv else tensors
     names = {name: form.write(name) for name in tensors}
     if homeless := [name for name, key in names.items() if key is None]:
         raise ValueError(
-            f'the format has no place for {shorten(homeless)}. Decoder and head: leave them out with encoder_only '
-            '(--encoder-only); fc_norm, of models fine-tuned with mean pooling: every format except huggingface has '
-            'it; relative positions: only mae_mm has them')
+            f'the format has no place for {shorten(homeless)}; leave decoder and head out with encoder_only '
+            '(--encoder-only), or write mae_mm, which has a place for everything')
     return {names[name]: tensor for name, tensor in tensors.items()}
 
 
 def split_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
     """`attn.qkv`, (3 D, …), becomes `attn.q`, `attn.k` and `attn.v`, (D, …) each, in memory of their own."""
-    result = {}
-    for name, tensor in tensors.items():
-        if '.attn.qkv.' in name:
-            for part, chunk in zip('qkv', tensor.chunk(3), strict=True):
-                result[name.replace('.attn.qkv.', f'.attn.{part}.')] = chunk.clone()
-        else:
-            result[name] = tensor
+    result = {name: tensor for name, tensor in tensors.items() if '.attn.qkv.' not in name}
+    for name in [name for name in tensors if name not in result]:
+        for part, chunk in zip('qkv', tensors[name].chunk(3), strict=True):
+            result[name.replace('.attn.qkv.', f'.attn.{part}.')] = chunk.clone()
     return result
 
 
@@ -140,14 +114,10 @@ def merge_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str]:
-    """Recognise a format by its keys.
+    """The name of a format, and the prefix of the encoder's keys ('' except for MoCo v3 and DINO, which have timm's).
 
     Args:
         keys, wrapper: from `files.unwrap`.
-
-    Returns:
-        The name of the format, and the prefix of the encoder's keys, '' except for MoCo v3 and DINO, whose encoders are
-        timm's.
 
     Raises:
         ValueError: if the keys are not a ViT's, several ViTs', a ViT's under an unknown prefix, or BEiT's.
@@ -160,14 +130,13 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
             f'it holds no ViT: none of its {len(keys)} tensors is a patch embedding (its keys: {shorten(keys)})')
     if beit := [key for key in keys if re.search(r'\.\d+\.(gamma_1|lambda_1)\b|\.attn\.q_bias$', key)]:
         raise ValueError(
-            f'it holds a BEiT or a similar model ({shorten(beit, 2)}), whose blocks scale their outputs, have no bias '
-            'for keys and add relative position tables; the blocks of mae_mm.ViT do not. Start from a ViT of MAE, '
-            'MoCo v3, DINO or DeiT instead')
+            f'it holds a BEiT or a similar model, whose blocks have other weights ({shorten(beit, 2)}); start from a '
+            'ViT of MAE, MoCo v3, DINO or DeiT')
     known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
     if len(known) != 1:
         raise ValueError(
-            f'its ViT has an unknown prefix: there are patch embeddings under {", ".join(map(repr, found))}, and not '
-            f'at exactly one place that a known format uses; choose one, e.g. prefix={next(iter(found))!r}')
+            f'its ViT has an unknown prefix: there are patch embeddings under {", ".join(map(repr, found))}; choose '
+            f'one, e.g. prefix={next(iter(found))!r}')
     prefix, form = known[0], PATCH_EMBEDS[found[known[0]]][known[0]]
     if prefix == MOCO_V3 or (form == 'mae_mm' and wrapper in ('teacher', 'student')):
         return 'timm', prefix
@@ -184,7 +153,6 @@ def shorten(names: Iterable[str], num: int = 4) -> str:
 
 def _renaming(names: Mapping[str, str]) -> Rename:
     """A function from a table of layers and parameters, in which # is the number of a block."""
-
     def rename(key: str) -> str | None:
         number = re.search(r'\.(\d+)\.', key)
         template = key.replace(number[0], '.#.', 1) if number else key
@@ -207,12 +175,10 @@ def _read_release(key: str) -> str | None:
 
 
 def _read_mae_mm(key: str) -> str | None:
-    part, _, name = key.partition('.')
-    root = name.split('.')[0]
-    if (part == 'backbone' and root in ENCODER) or (part == 'neck' and root in DECODER):
-        return name
-    head = re.fullmatch(r'head\.(?:fc|layers\.head)\.(weight|bias)', key)
-    return f'head.{head[1]}' if head else None
+    part, _, name = key.replace('head.layers.head.', 'head.fc.').partition('.')
+    if name in ('fc.weight', 'fc.bias') and part == 'head':
+        return f'head.{name[3:]}'
+    return name if name.split('.')[0] in dict(backbone=ENCODER, neck=DECODER).get(part, ()) else None
 
 
 def _write_mae_mm(name: str) -> str:
@@ -220,12 +186,8 @@ def _write_mae_mm(name: str) -> str:
     return f'head.fc.{leaf}' if root == 'head' else f'neck.{name}' if root in DECODER else f'backbone.{name}'
 
 
-def _write_release(name: str) -> str | None:
-    return None if '.rel_pos' in name else name
-
-
 def _write_timm(name: str) -> str | None:
-    return None if name.split('.')[0] in DECODER else _write_release(name)
+    return None if name.split('.')[0] in DECODER or '.rel_pos' in name else name
 
 
 def _mmpretrain_key(key: str) -> str:
@@ -237,14 +199,14 @@ def _mmpretrain_key(key: str) -> str:
 def _huggingface_key(key: str) -> str:
     """Keys of a bare `ViTMAEModel`, and of transformers 5, as those of a `ViTMAEForPreTraining` of transformers 4."""
     key = key if key.startswith(('vit.', 'decoder.')) else f'vit.{key}'
-    for new, old in TRANSFORMERS_5:
-        key = re.sub(new, old, key)
+    for new, old in TRANSFORMERS_5.items():
+        key = key.replace(new, old)
     return key
 
 
 FORMATS = {
     'mae_mm': Format(_read_mae_mm, _write_mae_mm),
-    'mae': Format(_read_release, _write_release),
+    'mae': Format(_read_release, lambda name: None if '.rel_pos' in name else name),
     'timm': Format(_read_release, _write_timm),
     'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN)),
     'huggingface': Format(_reading(HUGGINGFACE, _huggingface_key), _renaming(HUGGINGFACE), splits_qkv=True),

@@ -1,6 +1,7 @@
 """Checkpoint into model: what fits is loaded, what should fit is resized, everything else is reported or refused."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,24 +22,18 @@ from mae_mm.registry import WEIGHT_INITIALIZERS
 
 TABLES = ('pos_embed', 'decoder_pos_embed')
 NORMS = ('norm', 'fc_norm')  # of the output: a ViT has one of them or none, by its `out_type`
+EXTRAS = ('mask_token', 'target_generator.')  # what variants of the autoencoder have besides encoder and decoder
 
 
 @dataclass
 class LoadReport:
-    """What became of every tensor: name -> number of parameters.
-
-    Attributes:
-        matched: loaded as they are.
-        resized: loaded after resampling; the name says from what to what.
-        new: only in the model; they keep their initialisation.
-        ignored: only in the file.
-    """
+    """What became of every tensor: name -> number of parameters."""
 
     checkpoint: Checkpoint
-    matched: dict[str, int] = field(default_factory=dict)
-    resized: dict[str, int] = field(default_factory=dict)
-    new: dict[str, int] = field(default_factory=dict)
-    ignored: dict[str, int] = field(default_factory=dict)
+    matched: dict[str, int] = field(default_factory=dict)  # loaded as they are
+    resized: dict[str, int] = field(default_factory=dict)  # loaded after resampling; the name says from what to what
+    new: dict[str, int] = field(default_factory=dict)  # only in the model; they keep their initialisation
+    ignored: dict[str, int] = field(default_factory=dict)  # only in the file
 
     def __str__(self) -> str:
         lines = [
@@ -54,9 +49,8 @@ class LoadReport:
 class Pretrained:
     """`init_cfg=dict(type='mae_mm.Pretrained', checkpoint=…)` of a `mae_mm.ViT`, or of a model with one inside.
 
-    `mae_mm.PretrainedConv` is the same. Other backbones, e.g. a ResNet, take the `backbone.` of a checkpoint exactly.
-
-    Args: as of `load_pretrained`.
+    Arguments are those of `load_pretrained`. `mae_mm.PretrainedConv` is the same. Other backbones, e.g. a ResNet, take
+    the `backbone.` of a checkpoint exactly.
     """
 
     def __init__(self, checkpoint: str, prefix: str = '', grid_size: Sequence[int] | None = None) -> None:
@@ -100,15 +94,17 @@ def load_pretrained(
         checkpoint = read_checkpoint(checkpoint, prefix)
     vit, decoder = find_parts(module)
     own = module.state_dict()  # shares its memory with the model
+    others = checkpoint.others
     with contents_of(checkpoint.source):
         state, report = fit(checkpoint, vit, decoder, _grid_of_file(checkpoint, vit, grid_size))
-        extras = _extras(own, checkpoint) if decoder is not None else {}
-        check_weights({name: source for name, source in extras.items() if own[name].is_floating_point()})
-    for name, target in own.items():
-        if name in extras:
-            target.copy_(extras[name])
+        extras = {name: target for name, target in own.items() if name.startswith(EXTRAS)}
+        found = [name for name, target in extras.items() if name in others and others[name].shape == target.shape]
+        check_weights({name: others[name] for name in found if own[name].is_floating_point()})
+    for name, target in extras.items():
+        if name in found:
+            target.copy_(others[name])
             report.matched[name] = report.ignored.pop(name)
-        elif decoder is not None and _is_extra(name):
+        else:
             report.new[name] = target.numel()
     for part in (vit, decoder):
         if part is not None:
@@ -118,24 +114,8 @@ def load_pretrained(
     return report
 
 
-def _is_extra(name: str) -> bool:
-    """Weights that variants of the autoencoder have besides encoder and decoder: a mask token, those of a target."""
-    return name == 'mask_token' or name.startswith('target_generator.')
-
-
-def _extras(own: Tensors, checkpoint: Checkpoint) -> Tensors:
-    """The file's weights for these, as far as it has them in the same shape."""
-    return {
-        name: checkpoint.others[name] for name, target in own.items()
-        if _is_extra(name) and name in checkpoint.others and checkpoint.others[name].shape == target.shape}
-
-
 def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
-    """The ViT in a model and, if it is a masked autoencoder, its decoder.
-
-    Raises:
-        ValueError: if there is not exactly one ViT.
-    """
+    """The ViT in a model and, if it is a masked autoencoder, its decoder."""
     vits = [part for part in module.modules() if isinstance(part, ViT)]
     if len(vits) != 1:
         raise ValueError(
@@ -146,24 +126,17 @@ def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
 def fit(
     checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, grid: tuple[int, int],
 ) -> tuple[Tensors, LoadReport]:
-    """Weights in the shapes of a model, and what became of each.
-
-    Args:
-        grid: rows and columns of the checkpoint's position tables.
-
-    Raises:
-        ValueError: as `load_pretrained`.
-    """
+    """Weights in the shapes of a model, and what became of each; `grid` is that of the checkpoint's position tables."""
     wanted = {**vit.state_dict(), **({} if decoder is None else decoder.state_dict())}
     state, report, missing, misfits = {}, LoadReport(checkpoint), [], {}
     for name, target in wanted.items():
-        source = checkpoint.tensors.get(name)
-        if source is None:
+        if name not in checkpoint.tensors:
             if name.startswith('fc_norm.') or '.rel_pos' in name:  # which pre-training does not have
                 report.new[name] = target.numel()
             else:
                 missing.append(name)
             continue
+        source = checkpoint.tensors[name]
         state[name], change = _adapt(name, source, target, grid, vit)
         if state[name].shape != target.shape:
             misfits[name] = f'{name} {tuple(source.shape)} -> {tuple(target.shape)}'
@@ -172,7 +145,7 @@ def fit(
         else:
             report.matched[name] = target.numel()
     unused = {name: tensor.numel() for name, tensor in checkpoint.tensors.items() if name not in wanted}
-    homeless = [name for name in unused if name.split('.')[0] in ENCODER and name.split('.')[0] not in NORMS]
+    homeless = [name for name in unused if name.split('.')[0] in set(ENCODER) - set(NORMS)]
     report.ignored = {**unused, **{name: tensor.numel() for name, tensor in checkpoint.others.items()}}
     heads, model_heads = checkpoint.settings.get('num_heads'), vit.blocks[0].attn.num_heads
     if missing or misfits or homeless or heads not in (None, model_heads):
@@ -180,26 +153,19 @@ def fit(
             f'{len(names)} {what}: {shorten(names)}' for what, names in (
                 ('missing in the file', missing), ('of another shape (file -> model)', misfits.values()),
                 ('without a place in the model', homeless)) if names]
-        cause = _cause(checkpoint, vit, decoder, [*missing, *misfits, *homeless])
         raise ValueError(
             f'{checkpoint.source} ({checkpoint.format}) does not fit the model, and nothing was loaded\n  '
-            + '\n  '.join([*faults, f'likely cause: {cause}']))
+            + '\n  '.join([*faults, f'likely cause: {_cause(checkpoint, vit, decoder, [*missing, *misfits])}']))
     return state, report
 
 
 def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
-    """Bring the weight of a patch embedding to other channels and another patch size.
+    """Bring the weight of a patch embedding, (D, C, p, p), to other channels and another patch size.
 
     Channels (timm's rule): one channel gets the sum over the file's C, so that a gray image has the features of the
     same image in C equal channels; N channels get the file's in turn, times C / N, so that activations keep their
     magnitude. Size: pseudo-inverse resampling (FlexiViT, arXiv:2212.08013, section 3.4), so that a patch that is
     enlarged together with its weight keeps its embedding.
-
-    Args:
-        weight: (D, C, p, p).
-
-    Returns:
-        (D, `in_chans`, `patch_size`, `patch_size`), same dtype; `weight` itself if nothing changes.
     """
     chans = weight.shape[1]
     if in_chans == 1 != chans:
@@ -223,28 +189,19 @@ def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit
 
 
 def _grid_of_file(checkpoint: Checkpoint, vit: ViT, given: Sequence[int] | None) -> tuple[int, int]:
-    """Rows and columns of the file's position table, from the first of: the argument, the file, the model, a square."""
-    own, count, square = vit.grid_size, checkpoint.num_positions, checkpoint.grid
-    if given:
-        if given[0] * given[1] != count:
-            raise ValueError(f'grid_size={tuple(given)} does not have the {count} positions of the file')
-        return tuple(given)
-    if square is not None and tuple(checkpoint.settings.get('grid') or ()) == square:
-        return square
-    if count == own[0] * own[1]:
-        if square not in (None, own):
-            raise ValueError(
-                f"its {count} positions may be {square[0]}x{square[1]} or the model's {own[0]}x{own[1]}; say which, "
-                f'e.g. grid_size={own}')
-        return own
-    if square is None:
+    """Rows and columns of the file's position table: as given, as in the file, or the model's or a square if unique."""
+    count, known = checkpoint.num_positions, given or checkpoint.settings.get('grid')
+    if known and math.prod(known) == count:
+        return tuple(known)
+    possible = {grid for grid in (vit.grid_size, checkpoint.grid) if grid and math.prod(grid) == count}
+    if given or len(possible) != 1:
         raise ValueError(
-            f'its {count} positions are not a square and the file does not give their rows and columns; set '
-            'grid_size=(rows, columns)')
-    return square
+            f'the rows and columns of its {count} positions are {f"not {tuple(given)}" if given else "not known"}; set '
+            f"grid_size=(rows, columns), e.g. {vit.grid_size} if they are the model's")
+    return possible.pop()
 
 
-def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: Iterable[str]) -> str:
+def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: Sequence[str]) -> str:
     """The likely reason why a checkpoint does not fit, and what to do."""
     heads = vit.blocks[0].attn.num_heads
     model = (vit.embed_dim, vit.depth, heads)
@@ -258,17 +215,9 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
             'an encoder-only file where a decoder is needed; give the file that pre-training wrote, or put init_cfg '
             'on the backbone to start from the encoder and a fresh decoder')
     if any(name.split('.')[0] in DECODER for name in faulty):
-        return (
-            f'another decoder: the file is a {checkpoint}; set neck.embed_dim and neck.depth, and the patch size and '
-            'channels that the decoder predicts')
+        return 'another decoder; set neck.embed_dim, neck.depth, patch size and channels as in the file'
     if 'norm.weight' in faulty:
-        if 'fc_norm.weight' in checkpoint.tensors:
-            return (
-                'a fine-tuned file: with mean pooling, fc_norm replaces the final norm; load it with '
-                "out_type='avg_featmap' or 'featmap', or give the pre-trained file")
         return (
-            "a file without final norm, as detectors and segmentors write (out_type='featmap'); load it with "
-            "out_type='featmap', or give the pre-trained file")
-    if any('.rel_pos' in name for name in faulty):
-        return 'a file with other relative positions than the model; set rel_pos and window_size as in the file'
-    return f'an incomplete file, or a ViT with other parts than a {checkpoint}'
+            'a fine-tuned file: classifiers with mean pooling, detectors and segmentors have no final norm; load it '
+            "with out_type='avg_featmap' or 'featmap', or give the pre-trained file")
+    return 'an incomplete file, or a model with other parts, e.g. other rel_pos or window_size'

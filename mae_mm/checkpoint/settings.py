@@ -9,11 +9,7 @@ MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and 
 
 
 def settings_of_config_text(text: str) -> dict:
-    """Read the config that mmengine stores in a checkpoint, as data: nothing in it is executed.
-
-    Returns:
-        Settings of a `mae_mm` model (see `Checkpoint`); {} for other models and for texts that are not plain configs.
-    """
+    """Settings of the `mae_mm` model in a config that mmengine stored, else {}. Nothing in it is executed."""
     try:
         return check_settings(_settings_of_model(text) if len(text) <= MAX_TEXT else {})
     except Exception:  # where its stack ends, the parser fails in any way
@@ -40,15 +36,13 @@ def _settings_of_model(text: str) -> dict:
 
 def settings_of_huggingface(config: dict) -> dict:
     """The same from the `config.json` of a ViTMAE; {} from {}."""
-    if not isinstance(config, dict):
-        raise ValueError(f'its config.json holds a {type(config).__name__}, not settings')
     names = dict(
         num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads', mask_ratio='mask_ratio',
         norm_pix_loss='norm_pix_loss')
-    settings = {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
+    settings = {ours: config.get(theirs) for ours, theirs in names.items()}
     if 'image_size' in config and 'patch_size' in config:
         settings['grid'] = _grid(config['image_size'], config['patch_size'])
-    return settings
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _grid(img_size: int | list, patch_size: int) -> tuple[int, int]:
@@ -58,7 +52,7 @@ def _grid(img_size: int | list, patch_size: int) -> tuple[int, int]:
 
 def _literal(node: ast.expr) -> object:
     """The value of a literal in which dicts may be written dict(key=value)."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict':
         return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
         return {ast.literal_eval(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True)}

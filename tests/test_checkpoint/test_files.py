@@ -66,7 +66,7 @@ def test_damaged_files(make_vit: Callable, tmp_path: Path, damage: Callable, kin
 def test_other_things_that_are_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'no checkpoint at /.*nowhere\.pth'):
         read_checkpoint(tmp_path / 'nowhere.pth')
-    with pytest.raises(FileNotFoundError, match=r'is a folder without model\*\.safetensors'):
+    with pytest.raises(FileNotFoundError, match=r'no checkpoint at /.*a folder with model\*\.safetensors'):
         read_checkpoint(tmp_path)
     with pytest.raises(ValueError, match='holds a list, not a dict of tensors'):
         read_checkpoint(saved([torch.zeros(1)], tmp_path / 'list.pth'))

@@ -125,8 +125,8 @@ def test_what_cannot_be_converted_is_named(state: dict, tmp_path: Path) -> None:
     path = saved(dict(state_dict=state, meta=dict(mae_mm=dict(num_heads=2))), tmp_path / 'x.pth')
     with pytest.raises(ValueError, match=r'x\.pth cannot be written as huggingface: '):
         convert(str(path), str(tmp_path / 'out'), 'huggingface')
-    with pytest.raises(ValueError, match="--set grid=5: '5' is not a valid grid"):
-        convert(str(path), None, None, inspect=True, settings=['grid=5'])
+    with pytest.raises(ValueError, match='grid=5, which is not a valid grid'):
+        convert(str(path), None, None, inspect=True, settings=dict(grid=5))
 
 
 @pytest.mark.parametrize('kind', BAD)
