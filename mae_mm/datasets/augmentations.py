@@ -15,15 +15,9 @@ class LoadRandomCrop(LoadView):
     pixels) and `flip` (bool). Each image takes three draws from NumPy's global generator.
 
     Args:
-        size: pixels of the result, one number or (height, width).
+        size, interpolation, channels, array_order: see `LoadView`.
         resize: pixels of the image's short side before the crop; by default in proportion to 256 for 224.
         flip_prob: probability of a horizontal flip, in [0, 1].
-        interpolation: 'bicubic' or 'bilinear'.
-        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
-        array_order: see `LoadResizeCenterCrop`.
-
-    Raises:
-        ValueError: if `resize` is smaller than `size`.
     """
 
     def __init__(
@@ -52,18 +46,13 @@ class LoadRandomCrop(LoadView):
 
 @TRANSFORMS.register_module()
 class ColorJitter:
-    """torchvision's ColorJitter on `inputs` (3, H, W) uint8; after a transform that loads.
-
-    Args:
-        brightness, contrast, saturation, hue: as of `torchvision.transforms.ColorJitter`.
-    """
+    """torchvision's ColorJitter on `inputs` (3, H, W) uint8; draws from torch's global generator."""
 
     def __init__(
             self, brightness: float = 0.4, contrast: float = 0.4, saturation: float = 0.4, hue: float = 0.1) -> None:
         self.jitter = TorchvisionColorJitter(brightness, contrast, saturation, hue)
 
     def __call__(self, results: dict) -> dict:
-        """Jitter; draws from torch's global generator."""
         results['inputs'] = self.jitter(results['inputs'])
         return results
 

@@ -21,19 +21,23 @@ class SharedMemory:
 
     Args:
         nbytes: size of the block.
-        fd: descriptor of an existing block.
+        shared: `DupFd` of an existing block, as multiprocessing sends it.
     """
 
-    def __init__(self, nbytes: int, fd: int | None = None) -> None:
+    def __init__(self, nbytes: int, shared: object = None) -> None:
         self.nbytes = max(nbytes, 1)
-        if fd is None:
-            fd = _anonymous_file()
-            os.truncate(fd, self.nbytes)
-        self.fd = fd
-        self.array = np.frombuffer(mmap.mmap(fd, self.nbytes), dtype=np.uint8)  # (nbytes,) uint8, writable
+        if shared is not None:
+            self.fd = shared.detach()
+        elif hasattr(os, 'memfd_create'):  # Linux
+            self.fd = os.memfd_create('mae_mm')
+        else:
+            self.fd, path = tempfile.mkstemp()
+            os.unlink(path)
+        os.truncate(self.fd, self.nbytes)
+        self.array = np.frombuffer(mmap.mmap(self.fd, self.nbytes), dtype=np.uint8)  # (nbytes,) uint8, writable
 
     def __reduce__(self):
-        return _attach, (self.nbytes, DupFd(self.fd))
+        return SharedMemory, (self.nbytes, DupFd(self.fd))
 
     def __deepcopy__(self, memo: dict) -> 'SharedMemory':
         return self
@@ -41,18 +45,6 @@ class SharedMemory:
     def __del__(self) -> None:
         if hasattr(self, 'fd'):
             os.close(self.fd)
-
-
-def _anonymous_file() -> int:
-    if hasattr(os, 'memfd_create'):  # Linux
-        return os.memfd_create('mae_mm')
-    fd, path = tempfile.mkstemp()
-    os.unlink(path)
-    return fd
-
-
-def _attach(nbytes: int, fd) -> SharedMemory:
-    return SharedMemory(nbytes, fd.detach())
 
 
 class ImageCache:
@@ -68,19 +60,15 @@ class ImageCache:
     CHUNK = 16  # images per task of a thread
 
     def __init__(self, load: Callable[[int], np.ndarray], length: int, max_bytes: int, progress: bool = True) -> None:
-        self.max_bytes = max_bytes
         self.memory = SharedMemory(max_bytes)
         self.starts = np.full(length, -1, dtype=np.int64)  # first byte of each image, -1: not here
         self.shapes = np.zeros((length, 3), dtype=np.int32)  # H, W, C
         self.used = 0  # bytes
         self.full = False
-        self._fill(load, progress)
-
-    def _fill(self, load: Callable[[int], np.ndarray], progress: bool) -> None:
         lock = Lock()
 
         def put(first: int) -> int:
-            indices = range(first, min(first + self.CHUNK, len(self.starts)))
+            indices = range(first, min(first + self.CHUNK, length))
             for i in indices:
                 if self.full:
                     break
@@ -89,17 +77,17 @@ class ImageCache:
                 except DecodeError:
                     continue  # reported when it is used
                 with lock:
-                    start, self.full = self.used, self.full or self.used + img.nbytes > self.max_bytes
-                    self.used += 0 if self.full else img.nbytes
-                if self.full:
-                    break
+                    self.full = self.full or self.used + img.nbytes > max_bytes
+                    if self.full:
+                        break
+                    start, self.used = self.used, self.used + img.nbytes
                 self.memory.array[start:start + img.nbytes].reshape(img.shape)[:] = img
                 self.shapes[i], self.starts[i] = img.shape, start
             return len(indices)
 
-        bar = tqdm(total=len(self.starts), desc='caching images', unit='img', disable=None if progress else True)
+        bar = tqdm(total=length, desc='caching images', unit='img', disable=None if progress else True)
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-            for done in pool.map(put, range(0, len(self.starts), self.CHUNK)):
+            for done in pool.map(put, range(0, length, self.CHUNK)):
                 bar.update(done)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
-from mae_mm.datasets.limits import FORMATS, MAX_PIXELS, header_size, open_image
+from mae_mm.datasets.limits import FORMATS, MAX_PIXELS, header_size, is_bomb, open_image
 
 CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
@@ -21,7 +21,7 @@ class DecodeError(ValueError):
 
 
 def decode(data: bytes, channels: str = 'rgb') -> Tensor:
-    """Decode an image and apply its EXIF orientation.
+    """Decode an image and apply its EXIF orientation; returns (C, H, W) uint8, stored channels last.
 
     torchvision decodes JPEG and PNG, to Pillow's pixels in less time; Pillow reads the other `FORMATS`, and what
     torchvision refuses. 16-bit images keep their upper 8 bits. Transparency is dropped.
@@ -30,21 +30,18 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
         data: the content of an image file, or of a `.npy` file with a uint8 array (H, W) or (H, W, C).
         channels: 'rgb' (C = 3), 'gray' (C = 1) or 'unchanged' (as many bands as the file has; palettes become colours).
 
-    Returns:
-        (C, H, W) uint8, stored channels last.
-
     Raises:
         DecodeError: with the reason.
     """
     size = header_size(data)  # torchvision would allocate any size that a header claims
-    if size and size[0] * size[1] > MAX_PIXELS:
+    if is_bomb(data):
         raise DecodeError('{} x {} pixels, more than {:,}: a decompression bomb'.format(*size, MAX_PIXELS))
-    turbo = TURBO_DECODERS.get(bytes(data[:3])) if size and channels in READ_MODES else None
-    if turbo is not None:
+    turbo = TURBO_DECODERS.get(bytes(data[:3]))
+    if turbo is not None and size and channels in READ_MODES:
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             img = turbo(encoded, mode=READ_MODES[channels], apply_exif_orientation=True)
-            return img if img.dtype == torch.uint8 else torch.from_numpy(_upper_byte(img.numpy()))
+            return img if img.dtype == torch.uint8 else torch.from_numpy((img.numpy() >> 8).astype(np.uint8))
         except RuntimeError:
             pass  # Pillow reads it, or reports why it cannot
     try:
@@ -58,19 +55,13 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
 
 
 def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
-    """Convert a decoded image to the `channels` of `decode`.
+    """Convert a decoded image to the `channels` of `decode`: (H, W, C) uint8, RGB.
 
     Args:
         img: (H, W) or (H, W, C) uint8, any strides; C = 1 (gray), 3 (colours) or 4 (with transparency). With
             'unchanged' any C; then only C = 3 is reordered.
         channels: see `decode`.
         order: 'bgr' or 'rgb', the order of colours in `img`.
-
-    Returns:
-        (H, W, C) uint8, RGB.
-
-    Raises:
-        ValueError: for another array.
     """
     img = img[..., None] if img.ndim == 2 else img
     if img.dtype != np.uint8 or img.ndim != 3 or (channels != 'unchanged' and img.shape[2] not in (1, 3, 4)):
@@ -87,15 +78,11 @@ def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
     return img.repeat(3, axis=2) if channels == 'rgb' and img.shape[2] == 1 else img
 
 
-def _upper_byte(array: np.ndarray) -> np.ndarray:
-    return (array >> 8).astype(np.uint8)
-
-
 def _decode_pillow(data: bytes, channels: str) -> np.ndarray:
     """Decode to (H, W, C) uint8."""
     img = ImageOps.exif_transpose(open_image(BytesIO(data)))
     if img.mode.startswith('I;16'):
-        img = Image.fromarray(_upper_byte(np.asarray(img)))
+        img = Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))
     if img.mode in ('I', 'F'):
         raise DecodeError('32-bit pixels of unknown range; convert the file to 8 or 16 bits')
     mode = PILLOW_MODES.get(channels, {'1': 'L', 'P': 'RGB', 'PA': 'RGBA'}.get(img.mode, img.mode))

@@ -26,12 +26,11 @@ def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
 
     Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
 
+    A folder that cannot be read is a ValueError: its images would be missing without notice.
+
     Yields:
         The path of each folder, relative to `root` and ending with a slash ('' is the root), and the entries in it
         that are not folders: files, but also broken links and pipes.
-
-    Raises:
-        ValueError: if a folder cannot be read: its images would be missing without notice.
     """
     seen, stack = set(), ['']
     while stack:
@@ -61,27 +60,18 @@ def _holds(test: Callable[[], bool]) -> bool:
 
 
 def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
-    """Walk a folder in sorted order: the files of a folder first, then its sub-folders; see `walk`.
-
-    Yields:
-        The path, relative to `root`, of each file with one of these extensions (lower case, with the dot).
-    """
-    for folder, entries in walk(root):
-        yield from (
-            folder + e.name for e in entries if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
+    """Paths, relative to `root`, of the files with these extensions: of a folder first, then of its sub-folders."""
+    return (folder + e.name for folder, entries in walk(root) for e in entries
+            if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
 
 
 @DATASETS.register_module()
 class ImageFolder(BaseDataset):
     """Every image below a folder: flat, nested, or ImageNet's class folders, whose names are ignored.
 
-    A sample is `dict(inputs, img_path, sample_idx)`: (C, H, W) uint8, str, int. With
-    `collate_fn=dict(type='default_collate')` a batch is the same with (N, C, H, W) uint8, a list and (N,) int64.
-
-    A file that cannot be decoded raises a `DecodeError`; the loops of mae_mm replace it (`ReadableSamples`).
-
-    Paths take their own bytes and 8 more each, in two arrays that forked workers share (the buffers in which
-    BaseDataset keeps its pickles).
+    A sample is `dict(inputs, img_path, sample_idx)`: (C, H, W) uint8, str, int. A file that cannot be decoded raises a
+    `DecodeError`; the loops of mae_mm replace it (`ReadableSamples`). Paths take their own bytes and 8 more each, in
+    two arrays that forked workers share (the buffers in which BaseDataset keeps its pickles).
 
     Args:
         data_root: the folder.
@@ -93,11 +83,7 @@ class ImageFolder(BaseDataset):
             images are cached as they are, and samples do not depend on the cache.
         extensions: file names to take, in lower case; add '.npy' for arrays.
         indices: use the first n images (the last, if negative), or those at these positions.
-        metainfo, test_mode: as in BaseDataset.
-        lazy_init: whether to look for files at the first use only.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or no image in it.
+        metainfo, test_mode, lazy_init: as in BaseDataset.
     """
 
     def __init__(
@@ -107,11 +93,9 @@ class ImageFolder(BaseDataset):
             lazy_init: bool = False) -> None:
         if cache not in ('none', 'memory'):
             raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
-        if not cache_gb > 0 or (cache_short_side is not None and cache_short_side < 1):
-            raise ValueError(f'cache_gb={cache_gb} must be above 0, and cache_short_side={cache_short_side} at least 1')
-        self.extensions = extensions
-        self.cache = None
-        self.cache_short_side = cache_short_side
+        if not cache_gb > 0:
+            raise ValueError(f'cache_gb={cache_gb} must be above 0')
+        self.extensions, self.cache, self.cache_short_side = extensions, None, cache_short_side
         self._max_cache_bytes = int(cache_gb * 1e9) if cache == 'memory' else 0
         super().__init__(
             data_root=os.fspath(data_root) or '.', pipeline=list(pipeline), indices=indices, metainfo=metainfo,
@@ -178,11 +162,7 @@ class ImageFolder(BaseDataset):
         return {'img_path': os.path.join(self.data_root, path), 'sample_idx': idx}
 
     def prepare_data(self, idx: int) -> dict:
-        """Run the pipeline.
-
-        Raises:
-            DecodeError: if the file cannot be read.
-        """
+        """Run the pipeline; raises a DecodeError if the file cannot be read."""
         results = self.get_data_info(idx)
         if self.cache is not None:
             results['decoded'] = self.cache.get(results['sample_idx'])
@@ -195,13 +175,13 @@ class ImageFolder(BaseDataset):
         """Keep the images that `indices` of the constructor would."""
         keep = self._positions(indices)
         super().get_subset_(keep)
-        self._drop_others(keep)
+        self._keep(keep)
 
     def get_subset(self, indices: int | Sequence[int]) -> 'ImageFolder':
         """A data set of the images that `indices` of the constructor would keep."""
         keep = self._positions(indices)
         other = super().get_subset(keep)
-        other._drop_others(keep)
+        other._keep(keep)
         return other
 
     def _copy_without_annotation(self, memo: dict | None = None) -> 'ImageFolder':
@@ -213,5 +193,5 @@ class ImageFolder(BaseDataset):
             return [range(len(self))[i] for i in indices]
         return range(len(self))[:indices] if indices >= 0 else range(len(self))[indices:]
 
-    def _drop_others(self, keep: Sequence[int]) -> None:
-        self.cache = None if self.cache is None else self.cache.subset(keep)
+    def _keep(self, positions: Sequence[int]) -> None:
+        self.cache = None if self.cache is None else self.cache.subset(positions)

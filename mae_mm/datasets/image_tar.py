@@ -36,11 +36,7 @@ class TarIndex(NamedTuple):
 
 
 def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS) -> TarIndex:
-    """Find the images in an open tar of `total` bytes by its headers.
-
-    Raises:
-        ValueError: if it is not a plain tar.
-    """
+    """Find the images in an open tar of `total` bytes by its headers; a ValueError if it is not a plain tar."""
     names, ends, starts, sizes = bytearray(), array('q'), array('q'), array('q')
     try:
         with tarfile.open(fileobj=file, mode='r:') as tar:
@@ -59,11 +55,7 @@ def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS
 
 
 def read_index(file: io.IOBase, total: int) -> TarIndex:
-    """The index of a tar of `total` bytes.
-
-    Raises:
-        ValueError: if it is damaged, or of another tar.
-    """
+    """The index of a tar of `total` bytes; a ValueError if it is damaged, or of another tar."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = TarIndex(*(arrays[name] for name in TarIndex._fields))
@@ -94,18 +86,7 @@ def is_header_of(header: bytes, name: str, size: int) -> bool:
 
 
 def find_shards(root: str) -> tuple[str, list[str]]:
-    """Find tar files.
-
-    Args:
-        root: a tar, a folder of them, or a pattern with `*`; a path or any URL of fsspec.
-
-    Returns:
-        The protocol, and the paths in sorted order.
-
-    Raises:
-        ValueError: if fsspec cannot open such a URL.
-        FileNotFoundError: if the tar of an index is missing.
-    """
+    """The fsspec protocol, and the sorted paths, of the tars at `root`; see `ImageTar`."""
     try:
         fs, path = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError, TypeError) as error:
@@ -135,10 +116,6 @@ class ImageTar(ImageFolder):
     Args:
         data_root: a tar, a folder of tars, or a pattern with `*` such as `s3://bucket/train-*.tar`: a path or any URL
             of fsspec.
-
-    Raises:
-        FileNotFoundError: if there is no tar, no image in it, or an index without its tar.
-        ValueError: if a file is not a plain tar.
     """
 
     def _join_prefix(self) -> None:
@@ -191,17 +168,13 @@ class ImageTar(ImageFolder):
         read = partial(read_member, self.protocol, shard, start, size, name)
         return {**info, 'img_path': f'{shard}/{name}', 'read': read}
 
-    def _drop_others(self, keep: Sequence[int]) -> None:
-        self.starts, self.sizes, self.shard_of = (a[keep] for a in (self.starts, self.sizes, self.shard_of))
-        super()._drop_others(keep)
+    def _keep(self, positions: Sequence[int]) -> None:
+        self.starts, self.sizes, self.shard_of = (a[positions] for a in (self.starts, self.sizes, self.shard_of))
+        super()._keep(positions)
 
 
 def read_member(protocol: str, path: str, start: int, size: int, name: str) -> bytes:
-    """Read the `size` bytes of a file that begins at byte `start` of a tar.
-
-    Raises:
-        OSError: if it is not there, or too large for an image.
-    """
+    """Read the `size` bytes of a file that begins at byte `start` of a tar; an OSError if it is not there."""
     check_bytes(size)
     # fsspec keeps one connection for each process, so that forked workers do not share one.
     data = fsspec.filesystem(protocol).cat_file(path, start=start - HEADER, end=start + size)

@@ -24,8 +24,6 @@ REDUCTIONS = (8, 4, 2)
 MARGIN = 1.5  # pixels of a reduced crop for each pixel of the result, in height and in width
 APP1 = 0xE1  # the segment of EXIF
 END_OF_IMAGE, TAIL = b'\xff\xd9', 4096  # a complete file has the marker among its last bytes
-REDUCED_GRAY = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
-REDUCED_COLOR = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -58,11 +56,6 @@ def croppable_size(data: bytes) -> tuple[int, int] | None:
 def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
     """Decode a box of a JPEG that `croppable_size` accepts, to the same pixels as a decode of the whole image.
 
-    Args:
-        data: the content of a JPEG file.
-        box: in pixels, inside the image.
-        channels: 'rgb' or 'gray'.
-
     Returns:
         (height, width, C) uint8; None for progressive, CMYK and damaged files, which `decode` reads or reports.
     """
@@ -71,11 +64,7 @@ def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
 
 
 def reducible_size(data: bytes, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Whether a crop of an image to (height, width) `size` could come from a reduced decode.
-
-    Returns:
-        (height, width) of the upright image if it could, else None.
-    """
+    """(height, width) of the upright image if a crop of it, resized to `size`, could come from a reduced decode."""
     stored = whole_size(data)  # OpenCV does not report a truncated file
     if stored is None or min(stored) < MARGIN * REDUCTIONS[-1] * min(size):
         return None
@@ -98,12 +87,7 @@ def reduction(boxes: Sequence[Box], size: tuple[int, int]) -> int:
 
 
 def decode_reduced(data: bytes, factor: int, channels: str) -> np.ndarray:
-    """Decode a JPEG, RGB or gray, to 1 / factor of its size and apply its EXIF orientation.
-
-    Args:
-        data: the content of the file.
-        factor: 2, 4 or 8.
-        channels: 'rgb' or 'gray'.
+    """Decode a JPEG, RGB or gray, to 1 / `factor` (2, 4 or 8) of its size and apply its EXIF orientation.
 
     Returns:
         (ceil(H / factor), ceil(W / factor), C) uint8.
@@ -111,7 +95,7 @@ def decode_reduced(data: bytes, factor: int, channels: str) -> np.ndarray:
     Raises:
         DecodeError: if the file is broken.
     """
-    flags = (REDUCED_GRAY if channels == 'gray' else REDUCED_COLOR)[factor]
+    flags = getattr(cv2, f'IMREAD_REDUCED_{"GRAYSCALE" if channels == "gray" else "COLOR"}_{factor}')
     try:
         img = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # larger than OpenCV allows

@@ -23,20 +23,12 @@ ORIENTATION = 0x0112  # EXIF tag; values above 4 swap height and width
 
 
 def open_image(file: str | Path | BinaryIO) -> Image.Image:
-    """Pillow's `Image.open`, for the formats in `FORMATS` only.
-
-    Raises:
-        OSError, ValueError: as Pillow.
-    """
+    """Pillow's `Image.open`, for the formats in `FORMATS` only."""
     return Image.open(file, formats=FORMATS)
 
 
 def upright_size(file: str | Path) -> tuple[int, int]:
-    """(width, height) of an image file with its EXIF rotation applied, read from the header.
-
-    Raises:
-        OSError: if it is not a readable image.
-    """
+    """(width, height) of an image file, its EXIF rotation applied, from the header; an OSError if it has none."""
     with open_image(file) as image:
         return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
 
@@ -47,16 +39,13 @@ def read_file(path: str) -> bytes:
     Raises:
         OSError: also for anything but a regular file (a named pipe would never end) or one too large for an image.
     """
-    with open(path, 'rb', opener=_open_without_waiting) as file:
+    without_waiting = getattr(os, 'O_NONBLOCK', 0)  # opening a pipe would wait for a writer
+    with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | without_waiting)) as file:
         info = os.fstat(file.fileno())
         if not stat.S_ISREG(info.st_mode):
             raise OSError('not a regular file')
         check_bytes(info.st_size)
         return file.read()
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, 'O_NONBLOCK', 0))  # opening a pipe would wait for a writer
 
 
 def check_bytes(size: int) -> None:

@@ -14,11 +14,8 @@ class ListedImages(BaseDataset):
     """Base of data sets whose images and labels are listed in a file; a subclass reads the file.
 
     A sample is `dict(img_path, gt_label, sample_idx)` before the pipeline. `metainfo['classes']` are the names of the
-    release unless the config gives others.
-
-    Raises:
-        FileNotFoundError: if a file of the layout, or the first image, is missing; the message shows the layout.
-        ValueError: if a file has wrong content, or names an image outside its folder.
+    release unless the config gives others. If a file of the layout, or the first image, is missing, the error shows
+    the layout.
     """
 
     LAYOUT = ''  # of the folder, for messages
@@ -28,12 +25,15 @@ class ListedImages(BaseDataset):
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:
-        """Join names and folder."""
         classes, folder, listed = self.read()
         self._metainfo.setdefault('classes', tuple(classes))
-        samples = [dict(img_path=self._inside(folder, name), gt_label=label) for name, label in listed]
+        samples = []
+        for name, label in listed:
+            if not isinstance(name, str) or leaves_folder(name):
+                raise ValueError(f'{self.ann_file}: {name!r} is outside {folder}; list names relative to that folder')
+            samples.append(dict(img_path=os.path.join(folder, name), gt_label=label))
         if not samples:
-            raise ValueError(f'{type(self).__name__}: {self.ann_file or self.data_root} lists no image')
+            raise ValueError(f'{self.ann_file or self.data_root} lists no image')
         self.found(samples[0]['img_path'])
         return samples
 
@@ -47,11 +47,6 @@ class ListedImages(BaseDataset):
             f'  {type(self).__name__} expects:  {self.LAYOUT}\n'
             '  own data:   --cfg-options {train,val}_dataloader.dataset.data_root=PATH\n'
             '  demo data:  python tools/make_demo_data.py --out data/demo')
-
-    def _inside(self, folder: str, name: str) -> str:
-        if not isinstance(name, str) or leaves_folder(name):
-            raise ValueError(f'{type(self).__name__}: {name!r} is outside {folder}; list names relative to that folder')
-        return os.path.join(folder, name)
 
 
 def read_labels(path: str) -> Iterator[tuple[str, int]]:

@@ -14,13 +14,10 @@ from mae_mm.datasets.image_tar import INDEX_SUFFIX, TarIndex, scan_tar
 
 
 def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Give each path a name in the tar.
+    """Each path with its name in the tar.
 
     webdataset joins files whose names are equal up to the first dot into one sample. Dots within a name therefore
     become `_`, and a name that is already taken gets a number.
-
-    Yields:
-        (path, name).
     """
     seen, folder = set(), None
     for path in paths:
@@ -54,12 +51,9 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
     Raises:
         FileNotFoundError: if there is no image below `root`.
         FileExistsError: if `out` holds tars of that prefix with other files.
-        ValueError: if `shard_gb` is not above 0, or `prefix` is not a plain name.
     """
     if not shard_gb > 0:
         raise ValueError(f'--shard-gb {shard_gb} must be above 0')
-    if os.path.basename(prefix) != prefix or not prefix:
-        raise ValueError(f'--prefix {prefix!r} must be a name without folders; those go into OUT')
     names = member_names(tqdm(find_images(root), desc='packing', unit='img', disable=None))
     item, shards, count, folder = next(names, None), [], 0, Path(out)
     if item is None:

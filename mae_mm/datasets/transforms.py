@@ -13,16 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mae_mm.datasets import jpeg
 from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
-from mae_mm.datasets.jpeg import (
-    Box,
-    croppable_size,
-    decode_crop,
-    decode_reduced,
-    reduce_box,
-    reducible_size,
-    reduction,
-)
+from mae_mm.datasets.jpeg import Box, decode_crop
 from mae_mm.datasets.limits import read_file
 from mae_mm.registry import TRANSFORMS
 
@@ -33,7 +26,7 @@ NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
 def crop_box(
         height: int, width: int, noise: list[float], scale: tuple[float, float], ratio: tuple[float, float],
         retries: int = TRIES) -> Box:
-    """Choose the box of a random resized crop by the rule of torchvision's RandomResizedCrop.
+    """Choose the box of a random resized crop, in pixels, by the rule of torchvision's RandomResizedCrop.
 
     An area and an aspect ratio are drawn up to `retries` times until the box fits; then the largest centred box whose
     ratio is in range is taken. With a single draw, a box that does not fit is cut to the image instead.
@@ -44,9 +37,6 @@ def crop_box(
         scale: range of the area, as a fraction of the image's.
         ratio: range of width / height.
         retries: number of draws, 1 to 10.
-
-    Returns:
-        (top, left, height, width) of the box, in pixels.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for i in range(0, 4 * retries, 4):
@@ -78,21 +68,24 @@ def resize(img: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic
 
 
 class LoadView:
-    """What the views share: reading an image, or taking the one that is there."""
+    """What the views share: reading an image, or taking the one that is there.
+
+    Args:
+        size: pixels of the result, one number or (height, width).
+        interpolation: 'bicubic' or 'bilinear'.
+        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+        array_order: 'bgr', or 'rgb' for a data set whose samples hold RGB arrays in `img` (mmpretrain's CIFAR).
+    """
 
     def __init__(self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str) -> None:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f'size is {size}; give pixels as an int or as (height, width)')
-        if interpolation not in ('bicubic', 'bilinear'):
-            raise ValueError(f"interpolation is {interpolation!r}; choose 'bicubic' or 'bilinear'")
-        if channels not in CHANNELS:
-            raise ValueError(f'channels is {channels!r}; choose from {CHANNELS}')
-        if array_order not in ('bgr', 'rgb'):
-            raise ValueError(f"array_order is {array_order!r}; choose 'bgr' or 'rgb'")
-        self.interpolation = interpolation
-        self.channels = channels
-        self.array_order = array_order
+        self.interpolation, self.channels, self.array_order = interpolation, channels, array_order
+        for key, choices in dict(
+                interpolation=('bicubic', 'bilinear'), channels=CHANNELS, array_order=('bgr', 'rgb')).items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f'{key} is {getattr(self, key)!r}; choose from {choices}')
 
     def load(self, results: dict) -> np.ndarray:
         """Take the image out of the results, decoded: (H, W, C) uint8. Errors as of `read`."""
@@ -107,7 +100,6 @@ class LoadView:
 
         Raises:
             DecodeError: if the file cannot be read; names the file and the reason.
-            ValueError: if `img` is not an image of these `channels`.
         """
         decoded, img, read = (results.pop(key, None) for key in ('decoded', 'img', 'read'))
         if decoded is not None:
@@ -116,9 +108,7 @@ class LoadView:
             # Arrays of inferencers are BGR whatever the data set holds; samples of a data set have an index.
             return convert_array(img, self.channels, self.array_order if 'sample_idx' in results else 'bgr')
         try:
-            if read is not None:
-                return read()
-            return read_file(results['img_path'])
+            return read_file(results['img_path']) if read is None else read()
         except OSError as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
 
@@ -126,7 +116,7 @@ class LoadView:
         """Decode to (H, W, C) uint8, at 1 / factor of the size; raises a DecodeError that names the file."""
         try:
             if factor > 1:
-                return decode_reduced(data, factor, self.channels)
+                return jpeg.decode_reduced(data, factor, self.channels)
             return decode(data, self.channels).permute(1, 2, 0).numpy()
         except (DecodeError, OSError) as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
@@ -148,18 +138,15 @@ class LoadRandomResizedCrop(LoadView):
     Of other JPEGs only the crop is decoded, to the same pixels, if the extension for that is built (docs/install.md).
 
     Args:
-        size: pixels of the result, one number or (height, width).
+        size, interpolation, channels, array_order: see `LoadView`.
         scale: range of the crop's area, as a fraction of the image's.
         ratio: range of the crop's width / height before it is resized.
         flip_prob: probability of a horizontal flip, in [0, 1].
-        interpolation: 'bicubic' or 'bilinear'.
-        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
         repeats: k views of each decoded image. Above 1, `inputs` is (k, C, height, width), `crop` and `flip` are
             lists, and a loader's batch of N images is k N views, each with a mask of its own.
         crop_decoder: whether to use that extension.
         retries: draws of a box until it fits the image, 1 to 10; 10 is torchvision's rule. With 1 a box that does not
             fit is cut to the image, as in the release's linear probing: crops are larger.
-        array_order: see `LoadResizeCenterCrop`.
     """
 
     def __init__(
@@ -175,23 +162,24 @@ class LoadRandomResizedCrop(LoadView):
         if not 1 <= retries <= TRIES:
             raise ValueError(f'retries is {retries}; give the number of draws, 1 to {TRIES}')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
-        self.repeats = repeats
-        self.crop_decoder = crop_decoder
-        self.retries = retries
+        self.repeats, self.crop_decoder, self.retries = repeats, crop_decoder, retries
 
     def __call__(self, results: dict) -> dict:
         noise = np.random.random_sample((self.repeats, NOISE)).tolist()
         source = self.read(results)
-        reducible, croppable = self._sizes_ahead(source)
-        size, img = reducible or croppable, None
+        reducible = croppable = img = None  # (height, width) of the image where it need not be decoded in full
+        if isinstance(source, bytes) and self.channels != 'unchanged':
+            reducible = jpeg.reducible_size(source, self.size)
+            croppable = jpeg.croppable_size(source) if self.crop_decoder and self.repeats == 1 else None
+        size = reducible or croppable
         if size is None:
             img = self.decode(source, results) if isinstance(source, bytes) else source
             size = img.shape[:2]
         boxes = crops = [crop_box(*size, row, self.scale, self.ratio, self.retries) for row in noise]
         if img is None:
-            factor = reduction(boxes, self.size) if reducible else 1
+            factor = jpeg.reduction(boxes, self.size) if reducible else 1
             if factor > 1:
-                boxes = [reduce_box(box, factor, size) for box in boxes]
+                boxes = [jpeg.reduce_box(box, factor, size) for box in boxes]
                 crops = [tuple(factor * side for side in box) for box in boxes]
             elif croppable:
                 img = decode_crop(source, boxes[0], self.channels)
@@ -201,18 +189,10 @@ class LoadRandomResizedCrop(LoadView):
                 boxes = [(0, 0, *boxes[0][2:])]
         flips = [row[-1] < self.flip_prob for row in noise]
         views = [self._view(img, box, flip) for box, flip in zip(boxes, flips, strict=True)]
-        if self.repeats == 1:
-            results.update(inputs=views[0], crop=crops[0], flip=flips[0])
-        else:
-            results.update(inputs=torch.stack(views), crop=crops, flip=flips)
+        one = self.repeats == 1
+        results.update(inputs=views[0] if one else torch.stack(views), crop=crops[0] if one else crops,
+                       flip=flips[0] if one else flips)
         return results
-
-    def _sizes_ahead(self, source: bytes | np.ndarray) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """(height, width) if the image may be decoded reduced, and if its crop may be decoded alone."""
-        if not isinstance(source, bytes) or self.channels == 'unchanged':
-            return None, None
-        alone = self.crop_decoder and self.repeats == 1
-        return reducible_size(source, self.size), croppable_size(source) if alone else None
 
     def _view(self, img: np.ndarray, box: Box, flip: bool) -> Tensor:
         top, left, height, width = box
@@ -225,14 +205,8 @@ class LoadResizeCenterCrop(LoadView):
     """Decode, resize and crop the centre: the fixed view of a held-out image, as `inputs`, (C, height, width) uint8.
 
     Args:
-        size: pixels of the result, one number or (height, width).
+        size, interpolation, channels, array_order: see `LoadView`.
         resize: pixels of the image's short side before the crop; by default the smallest that covers `size`.
-        interpolation: 'bicubic' or 'bilinear'.
-        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
-        array_order: 'bgr', or 'rgb' for a data set whose samples hold RGB arrays in `img` (mmpretrain's CIFAR).
-
-    Raises:
-        ValueError: if `resize` is smaller than `size`.
     """
 
     def __init__(
@@ -246,10 +220,8 @@ class LoadResizeCenterCrop(LoadView):
     def __call__(self, results: dict) -> dict:
         img = self.load(results)
         height, width = img.shape[:2]
-        if self.resize is None:
-            factor = max(self.size[0] / height, self.size[1] / width)
-        else:
-            factor = self.resize / min(height, width)
+        factor = self.resize / min(height, width) if self.resize else max(
+            self.size[0] / height, self.size[1] / width)
         # The side that sets the factor comes out exact, the other is cut as in torchvision.
         whole = [int(side * factor + 1e-6) for side in (height, width)]
         top, left = (round((w - s) / 2) for w, s in zip(whole, self.size, strict=True))

@@ -178,8 +178,7 @@ def test_cache_leaves_broken_files_to_their_turn(broken, warnings):
 
 
 @pytest.mark.parametrize(('option', 'value', 'wrong'), [
-    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be allocated'),
-    ('cache_short_side', 0, 'at least 1')])
+    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be allocated')])
 def test_a_cache_that_cannot_be_is_named(folder, option, value, wrong):
     with pytest.raises(ValueError, match=rf'{option}=.* {wrong}'):
         ImageFolder(folder, TEST, cache='memory', **{option: value})

@@ -148,7 +148,7 @@ def test_channels(tmp_path, channels, bands):
     ({'size': 0}, 'size is 0'),
     ({'size': 8, 'scale': (0.0, 1.0)}, 'scale is'),
     ({'size': 8, 'scale': (0.2, 1.5)}, 'scale is'),
-    ({'size': 8, 'interpolation': 'nearest'}, "choose 'bicubic' or 'bilinear'"),
+    ({'size': 8, 'interpolation': 'nearest'}, "interpolation is 'nearest'"),
     ({'size': 8, 'channels': 'bgr'}, "channels is 'bgr'"),
     ({'size': 8, 'retries': 0}, 'retries is 0'),
     ({'size': 8, 'retries': 11}, 'retries is 11'),
