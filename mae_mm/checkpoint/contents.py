@@ -80,10 +80,6 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
     Args:
         path: a torch or safetensors file, whatever its name; a folder of transformers; http(s)://….
         prefix: take the keys that begin so, without it, and no others; for models inside other models.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged or unsafe, or does not hold a ViT in a known format.
     """
     content, hf_config = read_content(path)
     with contents_of(path):
@@ -120,7 +116,6 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
     """Write weights, unchanged, under the names that a library writes and strictly loads.
 
     Args:
-        checkpoint: e.g. what `read_checkpoint` returned.
         path: file to write, as safetensors if it ends so; for 'huggingface' a folder, which gets `config.json` and
             `model.safetensors`.
         form: a key of `FORMATS`.

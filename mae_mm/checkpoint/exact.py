@@ -15,21 +15,15 @@ from mae_mm.checkpoint.trust import check_weights, contents_of
 def load_exactly(
     model: nn.Module, checkpoint: str | Path, prefix: str = '', classes: Sequence[str] | None = None, config: str = '',
 ) -> Mapping:
-    """Load all weights of a model, buffers included; if one does not fit, nothing is loaded.
+    """Load all weights of a model, buffers included, and return the contents of the file.
+
+    If a weight is missing, left over, of another shape or not finite, this is a ValueError, and nothing is loaded.
 
     Args:
         model: any module, also inside wrappers (DistributedDataParallel, test-time augmentation).
         checkpoint: as of `read_content`.
         prefix: take the keys that begin so, without it: 'backbone.' for the backbone of a whole model.
-        classes: of the config's data set; they help to explain why a checkpoint does not fit.
-        config: name of the config, for the message.
-
-    Returns:
-        The contents of the file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a weight is missing, left over, of another shape or not finite.
+        classes, config: classes of the config's data set, and its name, for the message.
     """
     content = read_content(checkpoint)[0]
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

@@ -58,13 +58,8 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
 
     Returns:
         The contents, on the CPU, and the `config.json` of transformers in the same folder ({} if there is none).
-
-    Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        ValueError: if the file is damaged, not a checkpoint, or holds objects other than tensors and plain data.
     """
-    files = _weight_files(path)
-    content = {}
+    files, content = _weight_files(path), {}
     for file in files:
         content.update(_read_file(file))
     config = files[0].parent / 'config.json'
@@ -161,12 +156,9 @@ def refusal(path: str | Path, error: Exception) -> str | None:
 
 
 def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a checkpoint under their names in the model, without epochs, optimizer states and the like.
+    """The tensors of a checkpoint under their names in the model, and the key of `WRAPPERS` that holds them.
 
     Prefixes of DistributedDataParallel, weight averaging and torch.compile are removed.
-
-    Returns:
-        The tensors, and the key of `WRAPPERS` under which they were found.
     """
     wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
     return {

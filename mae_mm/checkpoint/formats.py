@@ -118,9 +118,6 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
 
     Args:
         keys, wrapper: from `files.unwrap`.
-
-    Raises:
-        ValueError: if the keys are not a ViT's, several ViTs', a ViT's under an unknown prefix, or BEiT's.
     """
     keys = list(keys)
     matches = [re.fullmatch(rf'(.*\.)?({"|".join(PATCH_EMBEDS)})\.weight', key) for key in keys]
@@ -128,10 +125,6 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
     if not found:
         raise ValueError(
             f'it holds no ViT: none of its {len(keys)} tensors is a patch embedding (its keys: {shorten(keys)})')
-    if beit := [key for key in keys if re.search(r'\.\d+\.(gamma_1|lambda_1)\b|\.attn\.q_bias$', key)]:
-        raise ValueError(
-            f'it holds a BEiT or a similar model, whose blocks have other weights ({shorten(beit, 2)}); start from a '
-            'ViT of MAE, MoCo v3, DINO or DeiT')
     known = [prefix for prefix, layer in found.items() if prefix in PATCH_EMBEDS[layer]]
     if len(known) != 1:
         raise ValueError(
@@ -140,9 +133,8 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
     prefix, form = known[0], PATCH_EMBEDS[found[known[0]]][known[0]]
     if prefix == MOCO_V3 or (form == 'mae_mm' and wrapper in ('teacher', 'student')):
         return 'timm', prefix
-    if form == 'timm' and (wrapper == 'model' or any(key.startswith('decoder_') for key in keys)):
-        return 'mae', ''
-    return form, ''
+    release = form == 'timm' and (wrapper == 'model' or any(key.startswith('decoder_') for key in keys))
+    return 'mae' if release else form, ''
 
 
 def shorten(names: Iterable[str], num: int = 4) -> str:

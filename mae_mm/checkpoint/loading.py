@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
-from mae_mm.checkpoint.formats import DECODER, ENCODER, Tensors, shorten
+from mae_mm.checkpoint.formats import DECODER, ENCODER, shorten
 from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.models.decoders import MAEDecoder
 from mae_mm.models.positions import resize_rel_pos, resize_table
 from mae_mm.models.vit import ViT
 from mae_mm.registry import WEIGHT_INITIALIZERS
 
-TABLES = ('pos_embed', 'decoder_pos_embed')
-NORMS = ('norm', 'fc_norm')  # of the output: a ViT has one of them or none, by its `out_type`
 EXTRAS = ('mask_token', 'target_generator.')  # what variants of the autoencoder have besides encoder and decoder
 
 
@@ -78,38 +76,21 @@ def load_pretrained(
     """Load weights into the ViT of a model and, if the model is a masked autoencoder, into its decoder.
 
     Position tables are resampled to the model's grid, the patch embedding to its channels and patch size (see
-    `adapt_patch_embed`). One table with what became of every tensor is logged.
+    `adapt_patch_embed`). One table with what became of every tensor is logged. If a weight of encoder or decoder is
+    missing, does not fit or has no place, this is a ValueError, and nothing is loaded.
 
     Args:
         module: a `mae_mm.ViT`, or any model with one of them inside.
         checkpoint: path of a file in any format, or what `read_checkpoint` returned.
         prefix: see `read_checkpoint`.
         grid_size: rows and columns of the file's position table, if the file does not give them and it is not a square.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if a weight of encoder or decoder is missing, does not fit or has no place. Nothing is loaded then.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, prefix)
-    vit, decoder = find_parts(module)
-    own = module.state_dict()  # shares its memory with the model
-    others = checkpoint.others
     with contents_of(checkpoint.source):
-        state, report = fit(checkpoint, vit, decoder, _grid_of_file(checkpoint, vit, grid_size))
-        extras = {name: target for name, target in own.items() if name.startswith(EXTRAS)}
-        found = [name for name, target in extras.items() if name in others and others[name].shape == target.shape]
-        check_weights({name: others[name] for name in found if own[name].is_floating_point()})
-    for name, target in extras.items():
-        if name in found:
-            target.copy_(others[name])
-            report.matched[name] = report.ignored.pop(name)
-        else:
-            report.new[name] = target.numel()
-    for part in (vit, decoder):
-        if part is not None:
-            names = part.state_dict().keys()
-            part.load_state_dict({name: state[name] for name in names if name in state}, strict=False)
+        pairs, report = _fit(checkpoint, module, grid_size)
+    for target, source in pairs:
+        target.copy_(source)
     print_log(f'weights loaded from {report}', logger='current')
     return report
 
@@ -123,40 +104,49 @@ def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
     return vits[0], next((part for part in module.modules() if isinstance(part, MAEDecoder)), None)
 
 
-def fit(
-    checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, grid: tuple[int, int],
-) -> tuple[Tensors, LoadReport]:
-    """Weights in the shapes of a model, and what became of each; `grid` is that of the checkpoint's position tables."""
-    wanted = {**vit.state_dict(), **({} if decoder is None else decoder.state_dict())}
-    state, report, missing, misfits = {}, LoadReport(checkpoint), [], {}
+def _fit(
+    checkpoint: Checkpoint, module: nn.Module, grid_size: Sequence[int] | None,
+) -> tuple[list[tuple[Tensor, Tensor]], LoadReport]:
+    """The tensors of a model, each with the file's in its shape, and what became of each."""
+    vit, decoder = find_parts(module)
+    grid = _grid_of_file(checkpoint, vit, grid_size)
+    wanted = {**vit.state_dict(), **({} if decoder is None else decoder.state_dict())}  # share the model's memory
+    tensors, others = checkpoint.tensors, checkpoint.others
+    pairs, report, missing, misfits = [], LoadReport(checkpoint), [], []
     for name, target in wanted.items():
-        if name not in checkpoint.tensors:
-            if name.startswith('fc_norm.') or '.rel_pos' in name:  # which pre-training does not have
-                report.new[name] = target.numel()
+        if name in tensors:
+            source, change = _adapt(name, tensors[name], target, grid, vit)
+            pairs.append((target, source))
+            if source.shape != target.shape:
+                misfits.append(f'{name} {tuple(tensors[name].shape)} -> {tuple(target.shape)}')
+            elif change:
+                report.resized[f'{name} ({change})'] = target.numel()
             else:
-                missing.append(name)
-            continue
-        source = checkpoint.tensors[name]
-        state[name], change = _adapt(name, source, target, grid, vit)
-        if state[name].shape != target.shape:
-            misfits[name] = f'{name} {tuple(source.shape)} -> {tuple(target.shape)}'
-        elif change:
-            report.resized[f'{name} ({change})'] = target.numel()
+                report.matched[name] = target.numel()
+        elif name.startswith('fc_norm.') or '.rel_pos' in name:  # which pre-training does not have
+            report.new[name] = target.numel()
         else:
-            report.matched[name] = target.numel()
-    unused = {name: tensor.numel() for name, tensor in checkpoint.tensors.items() if name not in wanted}
-    homeless = [name for name in unused if name.split('.')[0] in set(ENCODER) - set(NORMS)]
-    report.ignored = {**unused, **{name: tensor.numel() for name, tensor in checkpoint.others.items()}}
-    heads, model_heads = checkpoint.settings.get('num_heads'), vit.blocks[0].attn.num_heads
-    if missing or misfits or homeless or heads not in (None, model_heads):
+            missing.append(name)
+    unused = {name: tensor for name, tensor in tensors.items() if name not in wanted}
+    homeless = [name for name in unused if name.split('.')[0] in set(ENCODER) - {'norm', 'fc_norm'}]
+    heads = checkpoint.settings.get('num_heads')
+    if missing or misfits or homeless or heads not in (None, vit.blocks[0].attn.num_heads):
         faults = [
             f'{len(names)} {what}: {shorten(names)}' for what, names in (
-                ('missing in the file', missing), ('of another shape (file -> model)', misfits.values()),
+                ('missing in the file', missing), ('of another shape (file -> model)', misfits),
                 ('without a place in the model', homeless)) if names]
         raise ValueError(
             f'{checkpoint.source} ({checkpoint.format}) does not fit the model, and nothing was loaded\n  '
             + '\n  '.join([*faults, f'likely cause: {_cause(checkpoint, vit, decoder, [*missing, *misfits])}']))
-    return state, report
+    report.ignored = {name: tensor.numel() for name, tensor in {**unused, **others}.items()}
+    for name, target in module.state_dict().items():
+        if name.startswith(EXTRAS) and name in others and others[name].shape == target.shape:
+            check_weights({name: others[name]} if target.is_floating_point() else {})
+            pairs.append((target, others[name]))
+            report.matched[name] = report.ignored.pop(name)
+        elif name.startswith(EXTRAS):
+            report.new[name] = target.numel()
+    return pairs, report
 
 
 def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
@@ -177,7 +167,7 @@ def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
 
 def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit: ViT) -> tuple[Tensor, str]:
     """A weight in the model's shape if there is a rule for it, and what was changed ('' for nothing)."""
-    if name in TABLES and grid != vit.grid_size and source.shape[-1] == target.shape[-1]:
+    if name.endswith('pos_embed') and grid != vit.grid_size and source.shape[-1] == target.shape[-1]:
         return resize_table(source, grid, vit.grid_size), '{}x{} -> {}x{}'.format(*grid, *vit.grid_size)
     if name == 'patch_embed.proj.weight' and len(source) == len(target) and source.shape != target.shape:
         chans, side = source.shape[1:3]

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification with frozen features: what an encoder has learned, without any training."""
+"""k-nearest-neighbour classification with frozen features, of a checkpoint or during pre-training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dist import all_gather, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
@@ -14,31 +16,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mae_mm.checkpoint.loading import load_pretrained
-from mae_mm.registry import MODELS
+from mae_mm.registry import HOOKS, MODELS
 
 TRAIN_CHUNK, QUERY_CHUNK = 16384, 1024  # similarities in memory at a time: 64 MB
 
 
 class Features(NamedTuple):
-    """Features of N labelled images."""
-
     mean_patch: Tensor  # (N, D) float32: mean of the normalised patch tokens
     cls_token: Tensor  # (N, D) float32: normalised class token
     labels: Tensor  # (N,) int64
 
 
 def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k training images of highest cosine similarity, in chunks: ImageNet fits in memory.
-
-    Args:
-        train_feats: (M, D) float, of any length; on any device.
-        feats: (N, D) float, on the device to compute on.
+    """Find the k of M training images, (M, D), that are most similar to each image, (N, D), in chunks.
 
     Returns:
-        (N, k) similarities, in descending order, and (N, k) int64 positions in `train_feats`.
-
-    Raises:
-        ValueError: if k is not in 1 … M.
+        (N, k) cosine similarities, in descending order, and (N, k) int64 positions in `train_feats`.
     """
     if not 1 <= k <= len(train_feats):
         raise ValueError(f'k={k} neighbours of {len(train_feats)} training images: choose k in 1 … {len(train_feats)}')
@@ -55,16 +48,9 @@ def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]
 
 
 def vote(similarities: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
-    """Vote of neighbours with similarity s, each with weight exp(s / temperature).
+    """Vote of neighbours with (N, k) similarities s and labels, each with weight exp(s / temperature): (N,) int64.
 
     Wu et al., arXiv:1805.01978, section 3.4; DINO, arXiv:2104.14294, uses k = 10 or 20.
-
-    Args:
-        similarities: (N, k).
-        labels: (N, k) int64, of the neighbours.
-
-    Returns:
-        (N,) int64.
     """
     weights = torch.exp((similarities - 1) / temperature)  # at most 1, whatever the temperature
     return weights.new_zeros(len(labels), num_classes).scatter_add_(1, labels, weights).argmax(1)
@@ -74,32 +60,21 @@ def knn_accuracy(
     train: Features, test: Features, ks: Sequence[int] = (10, 20), temperature: float = 0.07,
 ) -> dict[str, float]:
     """Top-1 accuracy on `test`, in percent, for both features and each k: `mean_patch/k10`, …, `cls_token/k20`."""
-    labels = train.labels.to(test.labels.device)
-    num_classes = int(labels.max()) + 1
-    accuracy = {}
+    labels, accuracy = train.labels.to(test.labels.device), {}
     for name in ('mean_patch', 'cls_token'):
         similarities, neighbours = nearest(getattr(train, name), getattr(test, name), max(ks))
         for k in ks:
-            pred = vote(similarities[:, :k], labels[neighbours[:, :k]], temperature, num_classes)
+            pred = vote(similarities[:, :k], labels[neighbours[:, :k]], temperature, int(labels.max()) + 1)
             accuracy[f'{name}/k{k}'] = 100 * (pred == test.labels).float().mean().item()
     return accuracy
 
 
 @torch.no_grad()
 def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataLoader, name: str = '') -> Features:
-    """Encode a labelled data set; in distributed runs each process encodes its share, and all get the whole.
+    """Encode a labelled data set with a `mae_mm.ViT` of out_type 'raw'; `name` is shown with a progress bar.
 
-    Args:
-        backbone: `mae_mm.ViT` with out_type 'raw', in evaluation mode.
-        preprocessor: of the batches, to floats on the backbone's device.
-        loader: from `feature_loader`.
-        name: shown with the progress bar; no bar without.
-
-    Raises:
-        ValueError: if the backbone does not return all tokens.
+    In distributed runs each process encodes its share, and all get the whole.
     """
-    if backbone.out_type != 'raw':
-        raise ValueError(f"k-NN needs all tokens: set backbone.out_type='raw' (it is {backbone.out_type!r})")
     batches = []
     for batch in tqdm(loader, desc=name, unit='batch', disable=None if name and is_main_process() else True):
         batch = preprocessor(batch, False)
@@ -113,7 +88,6 @@ def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataL
 
 
 def feature_loader(dataset: dict, batch_size: int = 256, num_workers: int = 2) -> DataLoader:
-    """Load a labelled data set in order, once; its pipeline ends with `PackInputs`."""
     return Runner.build_dataloader(dict(
         dataset=dataset, batch_size=batch_size, num_workers=num_workers, drop_last=False,
         sampler=dict(type='DefaultSampler', shuffle=False)))
@@ -123,19 +97,10 @@ def evaluate_encoder(
     cfg: Config, checkpoint: str | None = None, ks: Sequence[int] = (10, 20), temperature: float = 0.07,
     batch_size: int = 256, device: str | None = None,
 ) -> dict[str, float]:
-    """Classify the validation images of a classification config by their nearest training images.
+    """`knn_accuracy` of the validation images of a classification config, by their nearest training images.
 
-    Both data sets go through the validation pipeline; of the model only the shape of the encoder is used.
-
-    Args:
-        cfg: any config of configs/classification, configs/linear, ….
-        checkpoint: pre-trained weights in any format; without, the encoder stays random (`cfg.randomness.seed`), which
-            is the number to compare with.
-        ks: numbers of neighbours.
-        device: default: a GPU if there is one.
-
-    Returns:
-        As `knn_accuracy`.
+    Both data sets go through the validation pipeline; of the model only the shape of the encoder is used. Without a
+    checkpoint the encoder stays random (`cfg.randomness.seed`), which is the number to compare with.
     """
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
@@ -153,3 +118,38 @@ def evaluate_encoder(
         extract_features(backbone, preprocessor, feature_loader(dataset, batch_size, workers), name)
         for name, dataset in (('training images', train), ('validation images', val))]
     return knn_accuracy(*features, ks, temperature)
+
+
+@HOOKS.register_module()
+class KNNHook(Hook):
+    """Classify held-out images by their nearest training images, before training and every few epochs.
+
+    The log and the visualiser (TensorBoard, W&B, …) get `knn/top1`, in percent, of the mean patch token, every
+    `interval` epochs and after the last. The pipelines of both labelled data sets end with `PackInputs`.
+    """
+
+    def __init__(
+        self, train_dataset: dict, val_dataset: dict, interval: int = 20, k: int = 20, batch_size: int = 256,
+        num_workers: int = 2,
+    ) -> None:
+        self.datasets, self.interval, self.k = (train_dataset, val_dataset), interval, k
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def before_train(self, runner: Runner) -> None:
+        self.loaders = [feature_loader(dataset, self.batch_size, self.num_workers) for dataset in self.datasets]
+        if runner.epoch == 0:
+            self.evaluate(runner, 0)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner):
+            self.evaluate(runner, runner.epoch + 1)
+
+    def evaluate(self, runner: Runner, epoch: int) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.eval()
+        with torch.random.fork_rng(devices=[]):  # starting a loader draws a number, which must not change training
+            train, val = (extract_features(model.backbone, model.data_preprocessor, loader) for loader in self.loaders)
+        model.train()
+        top1 = knn_accuracy(train, val, (self.k, ))[f'mean_patch/k{self.k}']
+        runner.logger.info(f'epoch {epoch}: knn/top1 {top1:.2f} (k = {self.k}, {len(val.labels)} images)')
+        runner.visualizer.add_scalars({'knn/top1': top1}, step=epoch)

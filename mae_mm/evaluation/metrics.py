@@ -18,12 +18,10 @@ class ReconstructionMetric(BaseMetric):
     default_prefix = 'recon'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the losses of one batch, from `MAE.predict`."""
         names = ('loss', 'patch_mean', 'interpolation')
         self.results += [{name: float(sample[name]) for name in names} for sample in data_samples]
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Mean over images, and the margin."""
         means = {name: sum(row[name] for row in results) / len(results) for name in results[0]}
         baseline = min(means['patch_mean'], means['interpolation'])  # 0 for blank images
         return {**means, 'margin': 1 - means['loss'] / baseline if baseline else float('nan')}

@@ -26,29 +26,19 @@ class ImageNetVariant(ListedImages):
     """Images in folders named by WordNet id, at any depth, with the labels of ImageNet-1K.
 
     `metainfo['labels']` are the labels that occur: all 1,000 in ImageNet-C and -Sketch, 200 in -A and -R.
-
-    Args:
-        data_root: the folder.
     """
 
     LAYOUT = 'ROOT/<n01440764 …>/*.jpg (-A, -R, -Sketch) or ROOT/<corruption>/<1…5>/<n01440764 …>/*.JPEG (-C)'
 
-    def __init__(self, data_root: str, **kwargs) -> None:
-        super().__init__(data_root=data_root, **kwargs)
-
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Label each image by its folder."""
         from timm.data import ImageNetInfo
 
         wnids = ImageNetInfo().label_names()
         labels = {wnid: label for label, wnid in enumerate(wnids)}
-        listed = []
-        for name in find_images(self.found(self.data_root)):
-            folder = os.path.basename(os.path.dirname(name))
-            if folder not in labels:
-                raise ValueError(
-                    f'{os.path.join(self.data_root, name)}: its folder {folder!r} is not a WordNet id of ImageNet-1K')
-            listed.append((name, labels[folder]))
+        listed = [(name, labels.get(os.path.basename(os.path.dirname(name))))
+                  for name in find_images(self.found(self.data_root))]
+        if unknown := [name for name, label in listed if label is None]:
+            raise ValueError(f'{self.data_root}: the folder of {unknown[0]!r} is not a WordNet id of ImageNet-1K')
         self._metainfo['labels'] = sorted({label for _, label in listed})
         return wnids, self.data_root, listed
 
@@ -63,14 +53,11 @@ class SubsetAccuracy(BaseMetric):
     default_prefix = 'accuracy'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep one bool for each image."""
         labels = self.dataset_meta['labels']
-        for sample in data_samples:
-            pred = labels[int(sample['pred_score'][labels].argmax())]
-            self.results.append(pred == int(sample['gt_label']))
+        preds = [labels[int(sample['pred_score'][labels].argmax())] for sample in data_samples]
+        self.results += [pred == int(sample['gt_label']) for pred, sample in zip(preds, data_samples, strict=True)]
 
     def compute_metrics(self, results: list[bool]) -> dict[str, float]:
-        """Mean over images, as `accuracy/top1`."""
         return dict(top1=100 * sum(results) / len(results))
 
 
@@ -93,16 +80,12 @@ class MeanCorruptionError(BaseMetric):
                 self.results.append(2 * FOLDERS.index(folder) + (int(sample['pred_label']) != int(sample['gt_label'])))
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
-        """Mean over images, severities and corruptions."""
         counts = np.bincount(np.array(results, dtype=int), minlength=2 * len(FOLDERS)).reshape(15, 5, 2)  # right, wrong
         images = counts.sum(-1)
         errors = 100 * (100 * counts[..., 1] / images.clip(1)).mean(1) / list(ALEXNET_ERRORS.values())
-        metrics = {
-            name: float(error) for name, error, all_there in zip(ALEXNET_ERRORS, errors, images.all(1), strict=True)
-            if all_there}
-        if images.all():
+        complete = images.all(1)  # all five severities
+        metrics = {name: float(errors[i]) for i, name in enumerate(ALEXNET_ERRORS) if complete[i]}
+        if complete.all():
             return {**metrics, 'mCE': float(errors.mean())}
-        missing = [folder for folder, count in zip(FOLDERS, images.flatten(), strict=True) if not count]
-        print_log(f'no mCE: {len(missing)} of its 75 folders are missing, the first is {missing[0]}',
-                  'current', logging.WARNING)
+        print_log(f'no mCE: only {len(metrics)} of 15 corruptions have all 5 severities', 'current', logging.WARNING)
         return metrics

@@ -124,11 +124,6 @@ def test_processes_share_the_work_in_order(make_vit, monkeypatch):
         torch.testing.assert_close(actual, expected)
 
 
-def test_pooled_features_are_refused(make_vit):
-    with pytest.raises(ValueError, match="out_type='raw'"):
-        extract_features(make_vit(out_type='cls_token'), ImagePreprocessor(), loader([0]))
-
-
 def pretrain(work_dir: Path, hooks: list[dict]) -> Runner:
     """Two epochs of two steps of a tiny MAE."""
     data = dict(
