@@ -52,24 +52,26 @@ class ImageCache:
 
     Args:
         load: returns the (H, W, C) uint8 image of an index; called from several threads.
-        length: number of images.
+        indices: of the images to keep.
         max_bytes: size of the block.
         progress: whether to show a progress bar.
     """
 
     CHUNK = 16  # images per task of a thread
 
-    def __init__(self, load: Callable[[int], np.ndarray], length: int, max_bytes: int, progress: bool = True) -> None:
+    def __init__(
+            self, load: Callable[[int], np.ndarray], indices: Sequence[int], max_bytes: int,
+            progress: bool = True) -> None:
         self.memory = SharedMemory(max_bytes)
-        self.starts = np.full(length, -1, dtype=np.int64)  # first byte of each image, -1: not here
-        self.shapes = np.zeros((length, 3), dtype=np.int32)  # H, W, C
+        self.starts = np.full(max(indices, default=-1) + 1, -1, dtype=np.int64)  # first byte of an image, -1: not here
+        self.shapes = np.zeros((len(self.starts), 3), dtype=np.int32)  # H, W, C
         self.used = 0  # bytes
         self.full = False
         lock = Lock()
 
         def put(first: int) -> int:
-            indices = range(first, min(first + self.CHUNK, length))
-            for i in indices:
+            chunk = indices[first:first + self.CHUNK]
+            for i in chunk:
                 if self.full:
                     break
                 try:
@@ -83,11 +85,11 @@ class ImageCache:
                     start, self.used = self.used, self.used + img.nbytes
                 self.memory.array[start:start + img.nbytes].reshape(img.shape)[:] = img
                 self.shapes[i], self.starts[i] = img.shape, start
-            return len(indices)
+            return len(chunk)
 
-        bar = tqdm(total=length, desc='caching images', unit='img', disable=None if progress else True)
+        bar = tqdm(total=len(indices), desc='caching images', unit='img', disable=None if progress else True)
         with ThreadPoolExecutor(os.cpu_count()) as pool, bar:
-            for done in pool.map(put, range(0, length, self.CHUNK)):
+            for done in pool.map(put, range(0, len(indices), self.CHUNK)):
                 bar.update(done)
 
     def __len__(self) -> int:
@@ -101,9 +103,3 @@ class ImageCache:
             return None
         height, width, channels = self.shapes[i].tolist()
         return self.memory.array[start:start + height * width * channels].reshape(height, width, channels)
-
-    def subset(self, indices: Sequence[int]) -> 'ImageCache':
-        """A cache of these images, in this order, on the same block."""
-        other = object.__new__(ImageCache)
-        other.__dict__.update(vars(self), starts=self.starts[indices], shapes=self.shapes[indices])
-        return other

@@ -1,5 +1,6 @@
 """Any folder of images, unlabelled."""
 
+import copy
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mae_mm.datasets.cache import ImageCache
-from mae_mm.datasets.names import printable
+from mae_mm.datasets.limits import printable
 from mae_mm.datasets.transforms import resize
 from mae_mm.registry import DATASETS
 
@@ -107,8 +108,9 @@ class ImageFolder(BaseDataset):
             return
         first_n = self._indices if isinstance(self._indices, int) and self._indices > 0 else None
         self.data_bytes, self.data_address = self._find(first_n)
-        self._fully_initialized = True  # `len(self)` is known
-        if self._indices is not None and first_n is None:
+        self.chosen = range(len(self.data_address))  # the images of this subset, as positions in the data
+        self._fully_initialized = True
+        if self._indices is not None:
             self.get_subset_(self._indices)
         if self._max_cache_bytes:
             self._fill_cache()
@@ -134,7 +136,7 @@ class ImageFolder(BaseDataset):
             raise ValueError(f"cache='memory' needs a mae_mm.Load… transform first in the pipeline: {self.pipeline}")
 
         def load_small(i: int) -> np.ndarray:
-            img = load(self.get_data_info(i))
+            img = load(self._source(i))
             factor = (self.cache_short_side or math.inf) / min(img.shape[:2])
             if factor >= 1:
                 return img
@@ -142,7 +144,7 @@ class ImageFolder(BaseDataset):
 
         start, size = time.perf_counter(), f'cache_gb={self._max_cache_bytes / 1e9:g}'
         try:
-            self.cache = ImageCache(load_small, len(self), self._max_cache_bytes, progress=is_main_process())
+            self.cache = ImageCache(load_small, self.chosen, self._max_cache_bytes, progress=is_main_process())
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"{size} cannot be allocated: {error}; lower it, or cache_short_side, or use cache='none'") from error
@@ -151,21 +153,26 @@ class ImageFolder(BaseDataset):
             f'{time.perf_counter() - start:.1f} s' + (f'; {size} is full' if self.cache.full else ''))
         print_log(message, 'current', logging.WARNING if self.cache.full else logging.INFO)
 
+    def _source(self, i: int) -> dict:
+        """Where the transforms find the i-th image of the data."""
+        start = self.data_address[i - 1] if i else 0
+        path = os.fsdecode(self.data_bytes[start:self.data_address[i]].tobytes())
+        return {'img_path': os.path.join(self.data_root, path)}
+
+    def __len__(self) -> int:
+        self.full_init()
+        return len(self.chosen)
+
     def get_data_info(self, idx: int) -> dict:
         """`img_path` and `sample_idx` of an image."""
-        length = len(self)
-        if not -length <= idx < length:
-            raise IndexError(f'image {idx} of {length}')
-        idx = int(idx) % length
-        start = self.data_address[idx - 1] if idx else 0
-        path = os.fsdecode(self.data_bytes[start:self.data_address[idx]].tobytes())
-        return {'img_path': os.path.join(self.data_root, path), 'sample_idx': idx}
+        idx = range(len(self))[idx]  # an IndexError beyond the end
+        return {**self._source(self.chosen[idx]), 'sample_idx': idx}
 
     def prepare_data(self, idx: int) -> dict:
         """Run the pipeline; raises a DecodeError if the file cannot be read."""
         results = self.get_data_info(idx)
         if self.cache is not None:
-            results['decoded'] = self.cache.get(results['sample_idx'])
+            results['decoded'] = self.cache.get(self.chosen[results['sample_idx']])
         results = self.pipeline(results)
         for key in ('crop', 'flip'):  # how the view was made is not part of a batch
             results.pop(key, None)
@@ -173,25 +180,14 @@ class ImageFolder(BaseDataset):
 
     def get_subset_(self, indices: int | Sequence[int]) -> None:
         """Keep the images that `indices` of the constructor would."""
-        keep = self._positions(indices)
-        super().get_subset_(keep)
-        self._keep(keep)
+        self.full_init()
+        if isinstance(indices, int):
+            self.chosen = self.chosen[:indices] if indices >= 0 else self.chosen[indices:]
+        else:
+            self.chosen = np.array([self.chosen[i] for i in indices], dtype=np.int64)
 
     def get_subset(self, indices: int | Sequence[int]) -> 'ImageFolder':
         """A data set of the images that `indices` of the constructor would keep."""
-        keep = self._positions(indices)
-        other = super().get_subset(keep)
-        other._keep(keep)
+        other = copy.copy(self)
+        other.get_subset_(indices)
         return other
-
-    def _copy_without_annotation(self, memo: dict | None = None) -> 'ImageFolder':
-        # mmengine's default memo is one dict for the whole process, and ids of objects are reused.
-        return super()._copy_without_annotation({} if memo is None else memo)
-
-    def _positions(self, indices: int | Sequence[int]) -> Sequence[int]:
-        if not isinstance(indices, int):
-            return [range(len(self))[i] for i in indices]
-        return range(len(self))[:indices] if indices >= 0 else range(len(self))[indices:]
-
-    def _keep(self, positions: Sequence[int]) -> None:
-        self.cache = None if self.cache is None else self.cache.subset(positions)

@@ -129,12 +129,12 @@ class ImageTar(ImageFolder):
             raise FileNotFoundError(
                 f'{self.data_root}: {found}. Expected a tar of images, a folder of tars, or a pattern with * (not '
                 'compressed, no {braces}); to make tars: python tools/pack_tar.py FOLDER_OF_IMAGES FOLDER_FOR_TARS')
-        self.starts = np.concatenate([index.starts for index in indices])[:first_n]  # (N,) first byte in the shard
-        self.sizes = np.concatenate([index.sizes for index in indices])[:first_n]  # (N,) bytes
-        self.shard_of = np.repeat(np.arange(len(indices)), [len(index.ends) for index in indices])[:first_n]
+        self.starts = np.concatenate([index.starts for index in indices])  # (N,) first byte in the shard
+        self.sizes = np.concatenate([index.sizes for index in indices])  # (N,) bytes
+        self.shard_of = np.repeat(np.arange(len(indices)), [len(index.ends) for index in indices])
         lengths = np.cumsum([0, *(len(index.names) for index in indices)])
-        ends = np.concatenate([index.ends + before for index, before in zip(indices, lengths, strict=False)])[:first_n]
-        return np.concatenate([index.names for index in indices])[:ends[-1]], ends
+        ends = np.concatenate([index.ends + before for index, before in zip(indices, lengths, strict=False)])
+        return np.concatenate([index.names for index in indices]), ends
 
     def _index(self, shard: str) -> TarIndex:
         """Read the index beside a shard, or the headers in it."""
@@ -158,19 +158,12 @@ class ImageTar(ImageFolder):
             except ValueError as error:
                 raise ValueError(f'{shard}: {error}') from None
 
-    def get_data_info(self, idx: int) -> dict:
-        """`img_path` (tar/name), `sample_idx` and `read`, a call that returns the content of the file."""
-        info = super().get_data_info(idx)
-        idx = info['sample_idx']
-        shard = self.shards[self.shard_of[idx]]
-        start, size = int(self.starts[idx]), int(self.sizes[idx])
-        name = info['img_path'].removeprefix(self.data_root).lstrip('/')
-        read = partial(read_member, self.protocol, shard, start, size, name)
-        return {**info, 'img_path': f'{shard}/{name}', 'read': read}
-
-    def _keep(self, positions: Sequence[int]) -> None:
-        self.starts, self.sizes, self.shard_of = (a[positions] for a in (self.starts, self.sizes, self.shard_of))
-        super()._keep(positions)
+    def _source(self, i: int) -> dict:
+        """`img_path` (tar/name), and `read`, a call that returns the content of the file."""
+        name = super()._source(i)['img_path'].removeprefix(self.data_root).lstrip('/')
+        shard = self.shards[self.shard_of[i]]
+        read = partial(read_member, self.protocol, shard, int(self.starts[i]), int(self.sizes[i]), name)
+        return {'img_path': f'{shard}/{name}', 'read': read}
 
 
 def read_member(protocol: str, path: str, start: int, size: int, name: str) -> bytes:

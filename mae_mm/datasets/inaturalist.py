@@ -17,12 +17,6 @@ class INaturalist(ListedImages):
     The label of an image is the rank of its `category_id` among all ids, so train and val agree although their files
     list the categories in any order; in the official files, whose ids run from 0, the label is the id. The names of
     2018 and 2019 were published later: put their `categories.json` beside the annotations.
-
-    Args:
-        data_root: folder of the json files and of the images, whose names in them begin with `train_val_images/`
-            (2017), `train_val2018/` or `train_val2019/`.
-        year: 2017, 2018 or 2019.
-        split: 'train' or 'val'. The test files have no labels.
     """
 
     LAYOUT = (
@@ -35,7 +29,6 @@ class INaturalist(ListedImages):
         super().__init__(ann_file=f'{split}{year}.json', data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Read the annotations, and the published names if they are there."""
         content = read_json(self.found(self.ann_file))
         published = os.path.join(os.path.dirname(self.ann_file), 'categories.json')
         try:
@@ -47,7 +40,6 @@ class INaturalist(ListedImages):
             names = {image['id']: image['file_name'] for image in content['images']}
             listed = [(names[a['image_id']], labels[a['category_id']]) for a in content['annotations']]
         except (KeyError, TypeError) as error:
-            fault = f'{error} is missing' if isinstance(error, KeyError) else f'it is malformed ({error})'
-            raise ValueError(
-                f'{self.ann_file}: {fault}; give the official train or val file (test files have no labels)') from error
+            raise ValueError(f'{self.ann_file}: an entry is missing or malformed ({error!r}); give the official train '
+                             'or val file (test files have no labels)') from error
         return [categories[i] for i in sorted(categories)], self.data_prefix['img_path'], listed

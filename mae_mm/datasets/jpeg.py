@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mae_mm.datasets.decode import DecodeError
-from mae_mm.datasets.limits import ORIENTATION, is_bomb, jpeg_size, open_image, segments
+from mae_mm.datasets.limits import MAX_PIXELS, ORIENTATION, jpeg_size, open_image, segments
 
 try:
     from mae_mm import _jpeg_crop
@@ -41,7 +41,7 @@ def jpeg_orientation(data: bytes) -> int:
 def whole_size(data: bytes) -> tuple[int, int] | None:
     """(height, width), as stored, of a JPEG that is not a bomb and not truncated; None for anything else."""
     size = jpeg_size(data)
-    return None if size is None or is_bomb(data) or END_OF_IMAGE not in data[-TAIL:] else size
+    return size if size and size[0] * size[1] <= MAX_PIXELS and END_OF_IMAGE in data[-TAIL:] else None
 
 
 def croppable_size(data: bytes) -> tuple[int, int] | None:

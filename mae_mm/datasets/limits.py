@@ -80,12 +80,6 @@ def header_size(data: bytes) -> tuple[int, int] | None:
     return jpeg_size(data)
 
 
-def is_bomb(data: bytes) -> bool:
-    """Whether a JPEG or PNG has more than `MAX_PIXELS`; Pillow itself checks the other formats."""
-    height, width = header_size(data) or (0, 0)
-    return height * width > MAX_PIXELS
-
-
 def exceeds_share(bad: int, total: int, max_share: float) -> bool:
     """Whether training stops for so many unreadable images: more than one, and more than the share of the data set."""
     return bad > max(1, max_share * total)
@@ -107,3 +101,8 @@ def leaves_folder(name: str) -> bool:
         return True
     return name.startswith(('/', '\\')) or bool(re.match(r'[A-Za-z]:', name)) or '\0' in name or (
         '..' in re.split(r'[/\\]', name))
+
+
+def printable(text: str) -> str:
+    """A text for people and logs: bytes of file names that are not UTF-8, which no stream writes, as `\\xff`."""
+    return text.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')

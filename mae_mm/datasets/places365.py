@@ -18,8 +18,6 @@ class Places365(ListedImages):
     """Places365-Standard: 1.8 million scenes of 365 classes, laid out as its archives unpack.
 
     Args:
-        data_root: folder of the lists and of the image folders.
-        split: 'train' or 'val'. The test list has no labels.
         small: whether to read the images of 256 x 256 pixels, or those of the original aspect ratio (short side 512).
     """
 
@@ -34,7 +32,7 @@ class Places365(ListedImages):
         super().__init__(ann_file=LISTS[split], data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:
-        """Read both lists. Names in the train list start with a slash, which is not the file system's root."""
+        # Names in the train list start with a slash, which is not the file system's root.
         names = self.found(os.path.join(self.data_root, 'categories_places365.txt'))
         categories = sorted(read_labels(names), key=lambda category: category[1])
         if [label for _, label in categories] != list(range(len(categories))):

@@ -94,11 +94,11 @@ def test_missing_images_show_the_layout(tmp_path):
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
-    (dict(annotations=[dict(id=1, image_id=99, category_id=7)]), '99 is missing'),
-    (dict(annotations=[dict(id=1, image_id=10, category_id=3)]), '3 is missing'),
+    (dict(annotations=[dict(id=1, image_id=99, category_id=7)]), r'missing or malformed \(KeyError\(99\)'),
+    (dict(annotations=[dict(id=1, image_id=10, category_id=3)]), r'missing or malformed \(KeyError\(3\)'),
     (dict(annotations=None), 'test files have no labels'),
     (dict(annotations=[]), 'lists no image'),
-    (dict(categories=[dict(id=7)]), "'name' is missing"),
+    (dict(categories=[dict(id=7)]), r"missing or malformed \(KeyError\('name'\)"),
 ])
 def test_files_that_do_not_fit_are_refused(tmp_path, changes, message):
     write(tmp_path, **changes)

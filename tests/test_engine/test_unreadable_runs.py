@@ -22,7 +22,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mae_mm.datasets.names import printable
+from mae_mm.datasets.limits import printable
 from mae_mm.engine import reliability
 from mae_mm.engine.exits import exit_on_user_error
 from mae_mm.stopping import TrainingStopped, UnreadableData

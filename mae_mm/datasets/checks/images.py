@@ -76,7 +76,7 @@ def _check_alone(path: str) -> list[BadFile]:
 
 
 def check_chunk(files: Iterable[str]) -> list[BadFile]:
-    """Those files that cannot be decoded."""
+    """The files that cannot be decoded."""
     return [BadFile(path, reason) for path in files if (reason := what_is_wrong(path))]
 
 
@@ -94,11 +94,12 @@ def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
     if not bad:
         return f'{len(files)} files, all good'
     reasons = Counter(' '.join(one.reason.split()[:4]) for one in bad)
-    lines = [f'{len(bad)} of {len(files)} files cannot be read ({len(bad) / len(files):.2%}):']
-    lines += [f'  {count:>7}  {reason} …' for reason, count in reasons.most_common(8)]
-    share = f'{max_share:.2%} of the files, and one file in any case, are tolerated (default_hooks.bad_data)'
     stops = exceeds_share(len(bad), len(files), max_share)
-    return '\n'.join([*lines, f'too many, training would stop: {share}' if stops else f'training continues: {share}'])
+    return '\n'.join([
+        f'{len(bad)} of {len(files)} files cannot be read ({len(bad) / len(files):.2%}):',
+        *(f'  {count:>7}  {reason} …' for reason, count in reasons.most_common(8)),
+        f'{"too many, training would stop" if stops else "training continues"}: {max_share:.2%} of the files, and one '
+        'file in any case, are tolerated (default_hooks.bad_data)'])
 
 
 def _folder(root: str) -> Iterator[str]:

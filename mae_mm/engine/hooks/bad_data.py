@@ -8,8 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mae_mm.datasets.limits import exceeds_share
-from mae_mm.datasets.names import printable
+from mae_mm.datasets.limits import exceeds_share, printable
 from mae_mm.engine.hooks.checkpoint import checkpoint_hook
 from mae_mm.registry import HOOKS
 from mae_mm.stopping import TrainingStopped

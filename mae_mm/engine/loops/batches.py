@@ -21,7 +21,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mae_mm.datasets.cache import SharedMemory
 from mae_mm.datasets.decode import DecodeError
-from mae_mm.datasets.names import printable
+from mae_mm.datasets.limits import printable
 from mae_mm.engine.loops.seeding import derive_seed, seed_all
 from mae_mm.registry import FUNCTIONS
 from mae_mm.stopping import UnreadableData
