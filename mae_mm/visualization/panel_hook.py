@@ -1,8 +1,6 @@
 """The same held-out images, reconstructed after every validation."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +43,8 @@ class PanelHook(Hook):
         self.validations += 1
         if self.validations % self.interval and training and runner.iter < runner.max_iters:
             return
-        with _same_random_state():
-            if self.batch is None:
-                self.batch = held_out_batch(runner.val_dataloader.dataset, self.num_images)
-            panel = reconstruction_panel(runner.model, *self.batch)
+        self.batch = self.batch or held_out_batch(runner.val_dataloader.dataset, self.num_images)
+        panel = reconstruction_panel(runner.model, *self.batch)
         if is_main_process():
             by_iter = isinstance(runner._train_loop, IterBasedTrainLoop)
             step = 0 if not training else runner.iter if by_iter else runner.epoch
@@ -57,19 +53,16 @@ class PanelHook(Hook):
 
 
 def held_out_batch(dataset: Dataset, num_images: int) -> tuple[Tensor, list[int]]:
-    """Load images evenly spaced over a data set: (N, C, H, W) uint8, and N numbers that determine their masks."""
+    """Load images evenly spaced over a data set: (N, C, H, W) uint8, and N numbers that determine their masks.
+
+    Random numbers that the pipeline draws do not change those that training draws later.
+    """
     positions = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int).tolist()
-    samples = [dataset[i] for i in positions]
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        samples = [dataset[i] for i in positions]
+    random.setstate(states[0])
+    np.random.set_state(states[1])
     return (
         torch.stack([sample['inputs'] for sample in samples]),
         [int(sample.get('sample_idx', i)) for i, sample in zip(positions, samples, strict=True)])
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Random numbers that a pipeline draws on the CPU inside do not change those that training draws later."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)

@@ -28,12 +28,7 @@ def visualize(
     config: str, checkpoint: str, images: Sequence[str], out: str, mask_ratio: float | None = None, seed: int = 0,
     overlay: bool = False, device: str = 'cpu', num: int = 8, cfg_options: dict | None = None,
 ) -> None:
-    """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`).
-
-    Raises:
-        ValueError: if checkpoint, images or mask ratio are not valid.
-        FileNotFoundError: if a file is missing.
-    """
+    """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`)."""
     cfg = load_config(config, cfg_options)
     if mask_ratio is not None:
         cfg.model.mask_ratio = mask_ratio
@@ -44,50 +39,37 @@ def visualize(
 
 
 def pipeline_of(cfg: Config) -> list[dict]:
-    """The validation pipeline of a pre-training config.
-
-    Raises:
-        ValueError: if the config does not validate.
-    """
+    """The validation pipeline of a pre-training config."""
     if cfg.get('val_dataloader') is None:
         raise ValueError(f'{cfg.filename} has no val_dataloader, whose dataset.pipeline defines how images are loaded')
     return cfg.val_dataloader.dataset.pipeline
 
 
 def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
-    """Build the pre-training model of a config, with the weights of a checkpoint in any format, ready to predict.
-
-    Raises:
-        ValueError: if the checkpoint is not a complete masked autoencoder, or does not fit the model.
-    """
+    """Build the pre-training model of a config, with the weights of a checkpoint in any format, ready to predict."""
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    if cfg.model.type != 'mae_mm.MAE':  # mae_mm.MaskedConv, which other libraries do not have
-        load_exactly(model := MODELS.build(cfg.model), checkpoint, config=cfg.filename)
-        return model.to(device).eval()
-    weights = read_checkpoint(checkpoint)
-    if not weights.has_decoder:
-        raise ValueError(
-            f'{checkpoint} holds an encoder only (no decoder weights), and nothing can be reconstructed without a '
-            'decoder; use the file that pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
     model = MODELS.build(cfg.model)
-    load_pretrained(model, weights)
+    if cfg.model.type == 'mae_mm.MAE':
+        weights = read_checkpoint(checkpoint)
+        if not weights.has_decoder:
+            raise ValueError(
+                f'{checkpoint} holds an encoder only (no decoder weights), and nothing can be reconstructed without a '
+                'decoder; use the file that pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
+        load_pretrained(model, weights)
+    else:  # mae_mm.MaskedConv, which other libraries do not have
+        load_exactly(model, checkpoint, config=cfg.filename)
     return model.to(device).eval()
 
 
 def load_images(pipeline: Sequence[dict], paths: Sequence[str]) -> Tensor:
-    """Run files through a config's validation pipeline: (N, C, H, W) uint8.
-
-    Raises:
-        ValueError: if the pipeline returns images of different sizes.
-    """
+    """Run files through a config's validation pipeline: (N, C, H, W) uint8."""
     load = Compose(pipeline)
     imgs = [load(dict(img_path=path, sample_idx=i))['inputs'] for i, path in enumerate(paths)]
     for path, img in zip(paths, imgs, strict=True):
         if img.shape != imgs[0].shape:
             raise ValueError(
                 f'{path} becomes {tuple(img.shape)}, {paths[0]} {tuple(imgs[0].shape)} (channels, height, width); a '
-                'panel shows images of one size: end the pipeline with mae_mm.LoadResizeCenterCrop, or draw them in '
-                'separate runs')
+                'panel shows images of one size: end the pipeline with mae_mm.LoadResizeCenterCrop')
     return torch.stack(imgs)
 
 
@@ -118,12 +100,13 @@ def reconstruction_panel(
     samples = model.val_step(dict(inputs=inputs, noise=noise))
     normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
 
-    patch = core.patch_size * _scale(inputs)
+    scale = _scale(inputs)
     predicted = torch.stack([sample['reconstruction'] for sample in samples])
     original, reconstruction = (
-        _pixels(core.data_preprocessor.denormalize(imgs)) for imgs in (normalised, predicted))
+        _pixels(core.data_preprocessor.denormalize(imgs), scale) for imgs in (normalised, predicted))
     mask = torch.stack([sample['mask'] for sample in samples])
-    hidden = _hidden(mask, grid, patch)
+    patch = core.patch_size * scale
+    hidden = _pixels(mask.view(-1, 1, *grid), patch)
     columns = {
         'original': original,
         f'{mask.float().mean():.0%} masked': np.where(hidden, np.uint8(HIDDEN), original),
@@ -138,21 +121,12 @@ def reconstruction_panel(
 
 
 def masks_panel(imgs: Tensor, patch_size: int, seed: int = 0) -> np.ndarray:
-    """Draw the masks of the paper's Figure 6 and Table 1f over images.
-
-    Args:
-        imgs: (N, C, H, W) uint8.
-        patch_size: side in pixels.
-        seed: of the masks.
-
-    Returns:
-        (height, width, 3) uint8 RGB, see `render`.
-    """
-    grid = grid_of(tuple(imgs.shape[2:]), patch_size)
+    """Draw the masks of the paper's Figure 6 and Table 1f over (N, C, H, W) uint8 images; returns as `render`."""
+    grid, scale = grid_of(tuple(imgs.shape[2:]), patch_size), _scale(imgs)
     noise = fixed_noise(range(len(imgs)), grid[0] * grid[1], seed)
-    columns = {'original': _pixels(imgs)}
+    columns = {'original': _pixels(imgs, scale)}
     for name, ratio in (('random', 0.75), ('block', 0.5), ('block', 0.75), ('grid', 0.75)):
-        hidden = _hidden(SAMPLERS[name](noise, ratio, grid).mask, grid, patch_size * _scale(imgs))
+        hidden = _pixels(SAMPLERS[name](noise, ratio, grid).mask.view(-1, 1, *grid), patch_size * scale)
         columns[f'{name} {ratio:.0%}'] = np.where(hidden, np.uint8(HIDDEN), columns['original'])
     return render(columns)
 
@@ -162,17 +136,7 @@ def _scale(imgs: Tensor) -> int:
     return max(1, -(-MIN_SIDE // min(imgs.shape[2:])))
 
 
-def _pixels(imgs: Tensor) -> np.ndarray:
-    """(N, C, H, W) uint8 of any C -> (N, scale * H, scale * W, 3)."""
+def _pixels(imgs: Tensor, scale: int) -> np.ndarray:
+    """(N, C, H, W) of any C -> (N, scale * H, scale * W, 3): each pixel becomes a square."""
     colours = imgs[:, :3] if imgs.shape[1] >= 3 else imgs[:, :1].expand(-1, 3, -1, -1)
-    return _enlarge(colours.permute(0, 2, 3, 1).cpu().numpy(), _scale(imgs))
-
-
-def _hidden(mask: Tensor, grid: tuple[int, int], patch: int) -> np.ndarray:
-    """(N, L) bool -> (N, H, W, 1) bool: the pixels of masked patches whose side is `patch` pixels."""
-    return _enlarge(mask.view(-1, *grid).cpu().numpy(), patch)[..., None]
-
-
-def _enlarge(imgs: np.ndarray, scale: int) -> np.ndarray:
-    """Make each pixel of (N, H, W, …) a square."""
-    return imgs.repeat(scale, 1).repeat(scale, 2)
+    return colours.permute(0, 2, 3, 1).cpu().numpy().repeat(scale, 1).repeat(scale, 2)

@@ -15,12 +15,7 @@ GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, 
 
 
 def list_images(paths: Iterable[str], num: int) -> list[str]:
-    """Image files as given, and the first `num` of each folder.
-
-    Raises:
-        FileNotFoundError: if a path does not exist or a folder has no image.
-        ValueError: if `num` is below 1.
-    """
+    """Image files as given, and the first `num` of each folder."""
     if num < 1:
         raise ValueError(f'--num must be 1 or more, got {num}')
     files = []
@@ -34,12 +29,11 @@ def list_images(paths: Iterable[str], num: int) -> list[str]:
 
 
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
-    """Bring the longer side of an image, or of a map of labels (`smooth=False`), to `side` pixels; 0 returns it as is.
+    """Bring the longer side of an image, (H, W, 3) or (H, W) uint8, to `side` pixels; 0 returns it as is.
 
-    Args:
-        image: (H, W, 3) or (H, W) uint8.
+    Maps of labels need `smooth=False`.
     """
-    factor = side / max(image.shape[:2]) if side else 1.0
+    factor = side / max(image.shape[:2]) if side > 0 else 1.0
     size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.array(Image.fromarray(image).resize(size, resample)) if factor != 1 else image
@@ -55,8 +49,8 @@ def render(columns: dict[str, np.ndarray]) -> np.ndarray:
         (HEADING + N * (H + GUTTER), GUTTER + len(columns) * (W + GUTTER), 3) uint8 RGB.
     """
     n, height, width, _ = next(iter(columns.values())).shape
-    canvas = blank(HEADING + n * (height + GUTTER), GUTTER + len(columns) * (width + GUTTER))
-    image = Image.fromarray(canvas)
+    size = GUTTER + len(columns) * (width + GUTTER), HEADING + n * (height + GUTTER)
+    image = Image.new('RGB', size, 'white')
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
     for i, (heading, imgs) in enumerate(columns.items()):
         left = GUTTER + i * (width + GUTTER)
@@ -70,7 +64,7 @@ def caption(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     """Write lines of text below an image, on white that is as wide as the widest of them."""
     font = ImageFont.load_default(size=14)
     width = max([image.shape[1], *(int(font.getlength(line)) + GUTTER for line in lines)])
-    canvas = Image.fromarray(blank(image.shape[0] + LINE * len(lines) + GUTTER, width))
+    canvas = Image.new('RGB', (width, image.shape[0] + LINE * len(lines) + GUTTER), 'white')
     canvas.paste(Image.fromarray(image), ((width - image.shape[1]) // 2, 0))
     for i, line in enumerate(lines):
         ImageDraw.Draw(canvas).text((GUTTER // 2, image.shape[0] + LINE * i), line, fill='black', font=font)
@@ -81,7 +75,7 @@ def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Pictures of any size, centred in equal cells on white, about as wide as high."""
     height, width = (max(picture.shape[axis] for picture in pictures) + GUTTER for axis in (0, 1))
     columns = min(len(pictures), math.ceil(math.sqrt(len(pictures) * height / width)))
-    canvas = blank(math.ceil(len(pictures) / columns) * height + GUTTER, columns * width + GUTTER)
+    canvas = np.full((math.ceil(len(pictures) / columns) * height + GUTTER, columns * width + GUTTER, 3), 255, np.uint8)
     for i, picture in enumerate(pictures):
         h, w = picture.shape[:2]
         top = GUTTER + i // columns * height + (height - GUTTER - h) // 2
@@ -90,17 +84,8 @@ def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return canvas
 
 
-def blank(height: int, width: int) -> np.ndarray:
-    """A white picture."""
-    return np.full((height, width, 3), 255, np.uint8)
-
-
 def save(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture; its folder is created if needed.
-
-    Raises:
-        ValueError: if the extension is not that of an image format.
-    """
+    """Write a picture; its folder is created if needed."""
     if Path(path).suffix.lower() not in Image.registered_extensions():
         raise ValueError(f'{path}: not the extension of an image format; use e.g. {Path(path).with_suffix(".png")}')
     Path(path).parent.mkdir(parents=True, exist_ok=True)
