@@ -50,10 +50,10 @@ def main() -> None:
     from mae_mm.visualization.predict import predict
 
     def run() -> None:
-        written = predict(**vars(args))
-        print(*written.files, *written.notes, sep='\n')
-        if written.skipped:
-            print(f'{len(written.skipped)} images have no prediction:', *written.skipped, sep='\n  ', file=sys.stderr)
+        files, skipped = predict(**vars(args))
+        print(*files, sep='\n')
+        if skipped:
+            print(f'{len(skipped)} images have no prediction:', *skipped, sep='\n  ', file=sys.stderr)
             raise SystemExit(1)
 
     exit_on_user_error(run)

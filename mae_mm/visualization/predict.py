@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, default_collate
+from mmengine.dataset import BaseDataset, Compose, default_collate
 from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
@@ -31,23 +31,6 @@ TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
 
 
-class Options(NamedTuple):
-    """What `tools/predict.py --help` describes."""
-
-    num: int = 8
-    top_k: int = 5
-    score_thr: float = 0.3
-    side: int = 0
-
-
-class Written(NamedTuple):
-    """What `predict` did."""
-
-    files: list[Path]
-    skipped: list[str]  # 'IMAGE: reason' for those without a prediction
-    notes: list[str]  # on images that were not requested
-
-
 class Predictor(NamedTuple):
     """A model that is ready to predict."""
 
@@ -57,76 +40,71 @@ class Predictor(NamedTuple):
 
 def predict(
     config: str, checkpoint: str, images: Sequence[str], out: str, panel: str | None = None, device: str = 'cpu',
-    cfg_options: dict | None = None, **options: float,
-) -> Written:
+    cfg_options: dict | None = None, num: int = 8, **options: float,
+) -> tuple[list[Path], list[str]]:
     """Write a picture of the same name for each image, one table for all and, on request, one panel of all pictures.
-
-    An image that cannot be read or predicted is skipped.
 
     Args:
         images: files, or folders of which the first `num` images are taken.
         out: folder for pictures and table, outside the folders of the images.
         panel: file for all pictures in one.
-        options: see `Options`.
+        options: `top_k`, `score_thr` and `side` of `tools/predict.py --help`.
 
-    Raises:
-        FileNotFoundError: if config, checkpoint or image is missing.
-        ValueError: if the checkpoint does not fit the config, an image would be overwritten, or a number is out of
-            range.
+    Returns:
+        The files that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
     """
-    options = Options(**options)
-    if options.side < 0:
-        raise ValueError(f'--side must be 0 (as the image) or more pixels, got {options.side}')
-    if options.top_k < 1:
-        raise ValueError(f'--top-k must be 1 or more, got {options.top_k}')
     cfg = load_config(config, cfg_options)
-    paths = list(dict.fromkeys(list_images(images, options.num)))
-    check_out(Path(out), panel, images, paths)
-    predictor = build(cfg, checkpoint, device, options)
+    paths = list(dict.fromkeys(list_images(images, num)))
+    for folder in filter(os.path.isdir, images):
+        if (count := sum(1 for _ in find_images(folder))) > num:
+            print(f'{folder}: the first {num} of {count} images; use --num N for more')
+    names = [Path(out) / name for name in picture_names(paths)]
+    check_out([*names, Path(panel)] if panel else names, [*images, *paths])
+    predictor = build(cfg, checkpoint, device, **options)
     pictures, rows, files, skipped = [], [], [], []
-    for path, name in zip(tqdm(paths, 'images', delay=2), picture_names(paths), strict=True):
+    for path, name in zip(tqdm(paths, 'images', delay=2), names, strict=True):
         try:
             picture, found = predictor.predict(path)
         except (OSError, ValueError, AssertionError, RuntimeError, cv2.error) as error:
             skipped.append(f'{path}: {str(error).strip() or type(error).__name__}')
             continue
-        files.append(Path(out) / name)
-        save(picture, files[-1])
+        save(picture, name)
+        files.append(name)
         rows += [(path, *row) for row in found]
         pictures += [picture] if panel else []
     if predictor.columns and files:
-        with open(Path(out) / TABLE, 'w', newline='') as file:
-            csv.writer(file).writerows([('image', *predictor.columns), *rows])
         files.append(Path(out) / TABLE)
+        with open(files[-1], 'w', newline='') as file:
+            csv.writer(file).writerows([('image', *predictor.columns), *rows])
     if pictures:
         save(tile(pictures), panel)
         files.append(Path(panel))
-    counts = {folder: sum(1 for _ in find_images(folder)) for folder in images if os.path.isdir(folder)}
-    notes = [f'{folder}: the first {options.num} of {count} images; use --num N for more'
-             for folder, count in counts.items() if count > options.num]
-    return Written(files, skipped, notes)
+    return files, skipped
 
 
-def build(cfg: Config, checkpoint: str, device: str, options: Options) -> Predictor:
+def build(
+    cfg: Config, checkpoint: str, device: str = 'cpu', top_k: int = 5, score_thr: float = 0.3, side: int = 0,
+) -> Predictor:
     """The predictor of a config's task, with all weights of a checkpoint."""
     if cfg.model.type in ('mae_mm.MAE', 'mae_mm.MaskedConv'):
-        return reconstructor(cfg, checkpoint, device)
+        model, pipeline = load_model(cfg, checkpoint, device), pipeline_of(cfg)
+        return Predictor((), lambda path: (reconstruction_panel(model, load_images(pipeline, [path])), []))
     if any(step.type == 'TestTimeAug' for step in cfg.test_dataloader.dataset.pipeline):
         raise ValueError(f'{cfg.filename} uses TestTimeAug, which inferencers do not support; use its base config')
     scope = cfg.get('default_scope') or 'mmpretrain'
     init_default_scope(scope)
     if 'visualizer' in cfg:
         cfg.visualizer.vis_backends = None  # they store pictures in a work folder
-    return dict(mmdet=detector, mmseg=segmentor).get(scope, classifier)(cfg, checkpoint, device, options)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that the inferencers load no weights
+        if scope == 'mmdet':
+            return detector(cfg, checkpoint, device, side, score_thr)
+        if scope == 'mmseg':
+            return segmentor(cfg, checkpoint, device, side)
+        return classifier(cfg, checkpoint, device, side, top_k)
 
 
-def reconstructor(cfg: Config, checkpoint: str, device: str) -> Predictor:
-    """Masks and reconstructs, as `tools/visualize.py`."""
-    model, pipeline = load_model(cfg, checkpoint, device), pipeline_of(cfg)
-    return Predictor((), lambda path: (reconstruction_panel(model, load_images(pipeline, [path])), []))
-
-
-def classifier(cfg: Config, checkpoint: str, device: str, options: Options) -> Predictor:
+def classifier(cfg: Config, checkpoint: str, device: str, side: int, top_k: int) -> Predictor:
     """The most probable classes, below the image."""
     from mmpretrain.apis import ImageClassificationInferencer
 
@@ -134,8 +112,6 @@ def classifier(cfg: Config, checkpoint: str, device: str, options: Options) -> P
         """Leaves reading a file to the config's pipeline, which may want gray images or more than three channels."""
 
         def _init_pipeline(self, cfg: Config) -> Callable:
-            from mmcv.transforms import Compose
-
             return Compose(cfg.test_dataloader.dataset.pipeline)
 
         def preprocess(self, inputs: list[str], batch_size: int = 1) -> Iterator[dict]:
@@ -145,9 +121,9 @@ def classifier(cfg: Config, checkpoint: str, device: str, options: Options) -> P
     names = load_weights(inferencer.model, checkpoint, cfg)
 
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
-        image = resize(read_rgb(path), options.side)
+        image = resize(read_rgb(path), side)
         sample, = inferencer([path], return_datasamples=True)
-        scores, labels = sample.pred_score.float().cpu().topk(min(options.top_k, len(sample.pred_score)))
+        scores, labels = sample.pred_score.float().cpu().topk(min(top_k, len(sample.pred_score)))
         found = [(names[label] if names else label, score)
                  for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
         rows = [(rank, name, f'{score:.4f}') for rank, (name, score) in enumerate(found, 1)]
@@ -156,13 +132,11 @@ def classifier(cfg: Config, checkpoint: str, device: str, options: Options) -> P
     return Predictor(('rank', 'class', 'score'), predict)
 
 
-def detector(cfg: Config, checkpoint: str, device: str, options: Options) -> Predictor:
+def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: float) -> Predictor:
     """Boxes and masks with a score of at least `score_thr`, drawn into the image."""
     from mmdet.apis import DetInferencer
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that no weights are loaded
-        inferencer = DetInferencer(cfg, device=device, show_progress=False)
+    inferencer = DetInferencer(cfg, device=device, show_progress=False)
     names = load_weights(inferencer.model, checkpoint, cfg)
     inferencer.visualizer.dataset_meta['classes'] = names
 
@@ -170,10 +144,10 @@ def detector(cfg: Config, checkpoint: str, device: str, options: Options) -> Pre
         image = read_rgb(path)
         sample, = inferencer(image[..., ::-1].copy(), return_datasamples=True, no_save_vis=True)['predictions']
         sample = sample.cpu()
-        found = sample.pred_instances[sample.pred_instances.scores >= options.score_thr]
+        found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
         rows = [(names[label], f'{score:.4f}', *(f'{x:.1f}' for x in box)) for label, score, box in zip(
             found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True)]
-        picture = resize(image, options.side)
+        picture = resize(image, side)
         found.bboxes *= max(picture.shape[:2]) / max(image.shape[:2])
         if 'masks' in found and picture.shape != image.shape:
             masks = torch.as_tensor(found.masks)[None].float()
@@ -185,16 +159,14 @@ def detector(cfg: Config, checkpoint: str, device: str, options: Options) -> Pre
     return Predictor(('class', 'score', 'left', 'top', 'right', 'bottom'), predict)
 
 
-def segmentor(cfg: Config, checkpoint: str, device: str, options: Options) -> Predictor:
+def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor:
     """The class of each pixel as a colour over the image, beside the truth for images of the test data set."""
     from mmseg.apis import MMSegInferencer
     from mmseg.registry import DATASETS
 
     dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
     palette = np.array(dataset.metainfo['palette'], np.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that no weights are loaded
-        inferencer = MMSegInferencer(cfg, device=device)
+    inferencer = MMSegInferencer(cfg, device=device)
     inferencer.show_progress = False
     names = load_weights(inferencer.model, checkpoint, cfg, dataset.metainfo['classes'])
 
@@ -202,24 +174,19 @@ def segmentor(cfg: Config, checkpoint: str, device: str, options: Options) -> Pr
         image = read_rgb(path)
         labels = inferencer(image[..., ::-1].copy(), return_datasamples=True).pred_sem_seg.data[0]
         labels = labels.cpu().numpy().astype(np.uint8)
-        views = dict(truth=true_labels(dataset, path), prediction=labels)
-        small = resize(image, options.side)
-        columns = {'image': small, **{
-            heading: overlay(small, resize(view, options.side, smooth=False), palette)
-            for heading, view in views.items() if view is not None}}
+        columns = dict(image=resize(image, side)[None])
+        for heading, view in dict(truth=true_labels(dataset, path), prediction=labels).items():
+            if view is not None:
+                columns[heading] = overlay(columns['image'], resize(view, side, smooth=False)[None], palette)
         share = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
         rows = [(names[label], f'{share[label]:.4f}') for label in np.argsort(-share, kind='stable') if share[label]]
-        return render({heading: column[None] for heading, column in columns.items()}), rows
+        return render(columns), rows
 
     return Predictor(('class', 'share of the pixels'), predict)
 
 
 def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequence[str] = ()) -> list[str]:
-    """Load all weights, and return the names of the classes: the checkpoint's, else the config's, else [].
-
-    Args:
-        classes: of the config's data set; looked up in the config when not given.
-    """
+    """Load all weights, and return the names of the classes: the checkpoint's, else `classes` or the config's."""
     dataset = cfg.test_dataloader.dataset
     classes = list(classes or (dataset.get('metainfo') or {}).get('classes') or ())
     content = load_exactly(model, checkpoint, classes=classes, config=cfg.filename)
@@ -228,11 +195,7 @@ def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequen
 
 
 def read_rgb(path: str) -> np.ndarray:
-    """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three.
-
-    Raises:
-        OSError, DecodeError: if the file cannot be read.
-    """
+    """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three."""
     image = decode(read_file(path), 'unchanged' if path.endswith('.npy') else 'rgb')
     image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
@@ -253,33 +216,23 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
     """Colours of the classes over an image; unlabelled pixels stay as they are.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) int; 255 = unlabelled.
+        image: (…, 3) uint8 RGB, as is the result.
+        labels: (…) int; 255 = unlabelled.
         palette: (classes, 3) uint8 RGB.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
     """
     known = labels < len(palette)
     weight = OPACITY * known[..., None]
     return np.rint(image * (1 - weight) + palette[np.where(known, labels, 0)] * weight).astype(np.uint8)
 
 
-def check_out(out: Path, panel: str | None, images: Sequence[str], paths: Sequence[str]) -> None:
-    """Refuse to write over the images, or into their folders, where the next run would take pictures for images.
-
-    Raises:
-        ValueError: naming the folder.
-    """
-    requested = {Path(path).resolve() for path in images if os.path.isdir(path)}
-    inside = ({out.resolve()} & {Path(path).resolve().parent for path in paths}) | (
-        {out.resolve(), *out.resolve().parents} & requested)
-    if inside:
-        raise ValueError(
-            f'--out {out} is in {inside.pop()}, a folder of the images, which would be overwritten, or read as images '
-            'next time; choose another')
-    if panel and Path(panel).resolve() in {Path(path).resolve() for path in paths}:
-        raise ValueError(f'--panel {panel} is one of the images, which would be overwritten; choose another')
+def check_out(files: Sequence[Path], images: Sequence[str]) -> None:
+    """Refuse to write over image files, or into image folders, where the next run would take pictures for images."""
+    given = {Path(image).resolve() for image in images}
+    for file in files:
+        if not given.isdisjoint([file.resolve(), *file.resolve().parents]):
+            raise ValueError(
+                f'{file} is one of the images, or in a folder of the images: it would be overwritten, or read as an '
+                'image next time; choose another --out or --panel')
 
 
 def picture_names(paths: Sequence[str]) -> list[Path]:
