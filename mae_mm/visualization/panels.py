@@ -62,15 +62,9 @@ def load_model(cfg: Config, checkpoint: str, device: str = 'cpu') -> nn.Module:
 
 
 def load_images(pipeline: Sequence[dict], paths: Sequence[str]) -> Tensor:
-    """Run files through a config's validation pipeline: (N, C, H, W) uint8."""
+    """Run files through a config's validation pipeline, which must bring them to one size: (N, C, H, W) uint8."""
     load = Compose(pipeline)
-    imgs = [load(dict(img_path=path, sample_idx=i))['inputs'] for i, path in enumerate(paths)]
-    for path, img in zip(paths, imgs, strict=True):
-        if img.shape != imgs[0].shape:
-            raise ValueError(
-                f'{path} becomes {tuple(img.shape)}, {paths[0]} {tuple(imgs[0].shape)} (channels, height, width); a '
-                'panel shows images of one size: end the pipeline with mae_mm.LoadResizeCenterCrop')
-    return torch.stack(imgs)
+    return torch.stack([load(dict(img_path=path, sample_idx=i))['inputs'] for i, path in enumerate(paths)])
 
 
 @torch.no_grad()
@@ -79,8 +73,7 @@ def reconstruction_panel(
 ) -> np.ndarray:
     """Mask images, reconstruct them and draw everything. Uses no random generator and keeps the model's mode.
 
-    Small images are enlarged by a whole number, each pixel a square. One channel is shown as gray, of more than three
-    the first three are shown.
+    Small images are enlarged by a whole number. One channel is shown as gray, of more than three the first three are.
 
     Args:
         model: `mae_mm.MAE` in evaluation mode, bare or in mmengine's distributed wrappers. Under sharding all ranks
@@ -88,8 +81,7 @@ def reconstruction_panel(
         inputs: (N, C, H, W) uint8, as the data loader delivers them.
         sample_idx: N numbers that determine the masks together with `seed`; 0, 1, 2 … when None. Numbers in the
             validation set and seed 0 give the masks of the held-out loss.
-        overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined: sharp
-            where they agree.
+        overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined.
 
     Returns:
         (height, width, 3) uint8 RGB, see `render`.

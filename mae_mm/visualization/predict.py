@@ -1,11 +1,10 @@
-"""Predictions for image files with any trained model, as pictures and as a table, by the inferencer of its host."""
+"""Predictions for image files with any trained model, as pictures and as a table."""
 
 import csv
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -30,12 +29,8 @@ from mae_mm.visualization.pictures import caption, list_images, render, resize, 
 TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
 
-
-class Predictor(NamedTuple):
-    """A model that is ready to predict."""
-
-    columns: tuple[str, ...]  # of the table, after the image's; () where there is no table
-    predict: Callable[[str], tuple[np.ndarray, list[tuple]]]  # image file -> picture (H, W, 3) uint8 RGB, rows
+# Columns of the table, after the image's, () without a table; image file -> picture (H, W, 3) uint8 RGB, rows.
+Predictor = tuple[tuple[str, ...], Callable[[str], tuple[np.ndarray, list[tuple]]]]
 
 
 def predict(
@@ -44,11 +39,7 @@ def predict(
 ) -> tuple[list[Path], list[str]]:
     """Write a picture of the same name for each image, one table for all and, on request, one panel of all pictures.
 
-    Args:
-        images: files, or folders of which the first `num` images are taken.
-        out: folder for pictures and table, outside the folders of the images.
-        panel: file for all pictures in one.
-        options: `top_k`, `score_thr` and `side` of `tools/predict.py --help`.
+    `tools/predict.py --help` describes the arguments; `options` are `top_k`, `score_thr` and `side`.
 
     Returns:
         The files that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
@@ -60,11 +51,11 @@ def predict(
             print(f'{folder}: the first {num} of {count} images; use --num N for more')
     names = [Path(out) / name for name in picture_names(paths)]
     check_out([*names, Path(panel)] if panel else names, [*images, *paths])
-    predictor = build(cfg, checkpoint, device, **options)
+    columns, predict_image = build(cfg, checkpoint, device, **options)
     pictures, rows, files, skipped = [], [], [], []
     for path, name in zip(tqdm(paths, 'images', delay=2), names, strict=True):
         try:
-            picture, found = predictor.predict(path)
+            picture, found = predict_image(path)
         except (OSError, ValueError, AssertionError, RuntimeError, cv2.error) as error:
             skipped.append(f'{path}: {str(error).strip() or type(error).__name__}')
             continue
@@ -72,10 +63,10 @@ def predict(
         files.append(name)
         rows += [(path, *row) for row in found]
         pictures += [picture] if panel else []
-    if predictor.columns and files:
+    if columns and files:
         files.append(Path(out) / TABLE)
         with open(files[-1], 'w', newline='') as file:
-            csv.writer(file).writerows([('image', *predictor.columns), *rows])
+            csv.writer(file).writerows([('image', *columns), *rows])
     if pictures:
         save(tile(pictures), panel)
         files.append(Path(panel))
@@ -88,9 +79,9 @@ def build(
     """The predictor of a config's task, with all weights of a checkpoint."""
     if cfg.model.type in ('mae_mm.MAE', 'mae_mm.MaskedConv'):
         model, pipeline = load_model(cfg, checkpoint, device), pipeline_of(cfg)
-        return Predictor((), lambda path: (reconstruction_panel(model, load_images(pipeline, [path])), []))
+        return (), lambda path: (reconstruction_panel(model, load_images(pipeline, [path])), [])
     if any(step.type == 'TestTimeAug' for step in cfg.test_dataloader.dataset.pipeline):
-        raise ValueError(f'{cfg.filename} uses TestTimeAug, which inferencers do not support; use its base config')
+        raise ValueError(f'{cfg.filename} uses TestTimeAug, which predictions do not support; use its base config')
     scope = cfg.get('default_scope') or 'mmpretrain'
     init_default_scope(scope)
     if 'visualizer' in cfg:
@@ -106,30 +97,23 @@ def build(
 
 def classifier(cfg: Config, checkpoint: str, device: str, side: int, top_k: int) -> Predictor:
     """The most probable classes, below the image."""
-    from mmpretrain.apis import ImageClassificationInferencer
+    from mmpretrain.apis import get_model
 
-    class Inferencer(ImageClassificationInferencer):
-        """Leaves reading a file to the config's pipeline, which may want gray images or more than three channels."""
+    model = get_model(cfg, device=device)
+    names = load_weights(model, checkpoint, cfg)
+    load = Compose(cfg.test_dataloader.dataset.pipeline)
 
-        def _init_pipeline(self, cfg: Config) -> Callable:
-            return Compose(cfg.test_dataloader.dataset.pipeline)
-
-        def preprocess(self, inputs: list[str], batch_size: int = 1) -> Iterator[dict]:
-            return (default_collate([self.pipeline(dict(img_path=path))]) for path in inputs)
-
-    inferencer = Inferencer(cfg, pretrained=False, device=device)
-    names = load_weights(inferencer.model, checkpoint, cfg)
-
+    @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
         image = resize(read_rgb(path), side)
-        sample, = inferencer([path], return_datasamples=True)
+        sample, = model.test_step(default_collate([load(dict(img_path=path))]))
         scores, labels = sample.pred_score.float().cpu().topk(min(top_k, len(sample.pred_score)))
         found = [(names[label] if names else label, score)
                  for label, score in zip(labels.tolist(), scores.tolist(), strict=True)]
         rows = [(rank, name, f'{score:.4f}') for rank, (name, score) in enumerate(found, 1)]
         return caption(image, [f'{score:.1%} {name}' for name, score in found]), rows
 
-    return Predictor(('rank', 'class', 'score'), predict)
+    return ('rank', 'class', 'score'), predict
 
 
 def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: float) -> Predictor:
@@ -156,7 +140,7 @@ def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: fl
         inferencer.visualizer.add_datasample('', picture, sample, draw_gt=False, show=False, pred_score_thr=0)
         return inferencer.visualizer.get_image(), rows
 
-    return Predictor(('class', 'score', 'left', 'top', 'right', 'bottom'), predict)
+    return ('class', 'score', 'left', 'top', 'right', 'bottom'), predict
 
 
 def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor:
@@ -182,7 +166,7 @@ def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor
         rows = [(names[label], f'{share[label]:.4f}') for label in np.argsort(-share, kind='stable') if share[label]]
         return render(columns), rows
 
-    return Predictor(('class', 'share of the pixels'), predict)
+    return ('class', 'share of the pixels'), predict
 
 
 def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequence[str] = ()) -> list[str]:

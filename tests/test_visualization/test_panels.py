@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mae_mm.models.mae import MAE, Reconstruction
 from mae_mm.models.masking import fixed_noise, random_masking
-from mae_mm.visualization.panels import HIDDEN, OUTLINE, load_images, reconstruction_panel
-from mae_mm.visualization.pictures import GUTTER, HEADING, list_images
+from mae_mm.visualization.panels import HIDDEN, OUTLINE, reconstruction_panel
+from mae_mm.visualization.pictures import GUTTER, HEADING
 
 RAW_PIXELS = dict(type='mae_mm.ImagePreprocessor', mean=[0.0], std=[1.0])
 SCALE = 5  # 32-px images are shown 160 px wide
@@ -189,16 +189,6 @@ def test_tool_refuses_with_one_message(
     assert stop.value.code == 2 and not (files / 'x').exists()
     error = capsys.readouterr().err
     assert message in error and 'Traceback' not in error
-
-
-def test_images_of_two_sizes_are_refused(files: Path) -> None:
-    Image.new('RGB', (64, 64)).save(files / 'photos/d.png')
-
-    def load(sample: dict) -> dict:
-        return dict(inputs=torch.from_numpy(np.array(Image.open(sample['img_path']))).permute(2, 0, 1))
-
-    with pytest.raises(ValueError, match=r'd\.png becomes \(3, 64, 64\), .*c\.png \(3, 32, 32\)'):
-        load_images([load], list_images([files / 'photos'], 4)[2:])
 
 
 def test_masks_of_every_sampler_by_the_tool(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def test_models_receive_rgb_upright(host: str, trained: dict, tmp_path: Path, mo
     """Red above, black below, after EXIF's quarter turn: the first channel is the bright one, in its upper half."""
     seen = []
     monkeypatch.setattr('mae_mm.models.vit.ViT.forward', record(seen, monkeypatch))
-    predictor = build(load_config(str(trained[host][0])), str(trained[host][1]), score_thr=1.0)
+    _, predict_image = build(load_config(str(trained[host][0])), str(trained[host][1]), score_thr=1.0)
     with pytest.raises(StopIteration):
-        predictor.predict(str(write_image(tmp_path / 'a.jpg', (40, 40), exif=TURNED, quality=95)))
+        predict_image(str(write_image(tmp_path / 'a.jpg', (40, 40), exif=TURNED, quality=95)))
     imgs, = seen
     height = imgs.shape[-1]  # padding is below
     upper, lower = imgs[0, :, 5:height // 2 - 5].mean((1, 2)), imgs[0, :, height // 2 + 5:height - 5].mean((1, 2))
@@ -120,8 +120,8 @@ def record(seen: list, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 def test_detector_sees_what_is_drawn(trained: dict, tmp_path: Path) -> None:
     path = write_image(tmp_path / 'a.png', exif=TURNED)
-    predictor = build(load_config(str(trained['mmdet'][0])), str(trained['mmdet'][1]), score_thr=1.1)
-    picture, rows = predictor.predict(str(path))
+    _, predict_image = build(load_config(str(trained['mmdet'][0])), str(trained['mmdet'][1]), score_thr=1.1)
+    picture, rows = predict_image(str(path))
     assert rows == [] and picture.shape == (40, 30, 3)
     assert (picture[:20] == (255, 0, 0)).all() and not picture[20:].any()
 
