@@ -88,13 +88,11 @@ def _weight_files(path: str | Path) -> list[Path]:
 
 def write_content(content: Mapping, path: str | Path) -> None:
     """Write a checkpoint, as safetensors if the name ends so; an interrupted write leaves no file with that name."""
-    def write(partial: Path) -> None:
-        if Path(path).suffix == '.safetensors':  # its save_file would let nobody but the owner read
-            partial.write_bytes(safetensors.torch.save(dict(content), metadata={'format': 'pt'}))
-        else:
-            torch.save(content, partial)
-
-    write_beside(path, write)
+    if Path(path).suffix == '.safetensors':  # its save_file would let nobody but the owner read
+        data = safetensors.torch.save(dict(content), metadata={'format': 'pt'})
+        write_beside(path, lambda partial: partial.write_bytes(data))
+    else:
+        write_beside(path, lambda partial: torch.save(content, partial))
 
 
 def write_beside(path: str | Path, write: Callable[[Path], None]) -> None:

@@ -72,11 +72,7 @@ class Format(NamedTuple):
 
 
 def to_canonical(tensors: Mapping[str, Tensor], form: Format, prefix: str = '') -> tuple[Tensors, Tensors]:
-    """The masked autoencoder's weights under canonical names, and all others under their own.
-
-    Args:
-        prefix: of the encoder's keys, which is not part of the format.
-    """
+    """The masked autoencoder's weights (keys after `prefix`) under canonical names, and all others as they are."""
     names = {key: form.read(key.removeprefix(prefix)) for key in tensors if key.startswith(prefix)}
     known = {name: tensors[key] for key, name in names.items() if name}
     others = {key: tensor for key, tensor in tensors.items() if not names.get(key)}
@@ -114,11 +110,7 @@ def merge_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str]:
-    """The name of a format, and the prefix of the encoder's keys ('' except for MoCo v3 and DINO, which have timm's).
-
-    Args:
-        keys, wrapper: from `files.unwrap`.
-    """
+    """The format of what `unwrap` returns, and the prefix of the encoder's keys ('' except for MoCo v3 and DINO)."""
     keys = list(keys)
     matches = [re.fullmatch(rf'(.*\.)?({"|".join(PATCH_EMBEDS)})\.weight', key) for key in keys]
     found = {match[1] or '': match[2] for match in matches if match}

@@ -71,10 +71,7 @@ def knn_accuracy(
 
 @torch.no_grad()
 def extract_features(backbone: nn.Module, preprocessor: nn.Module, loader: DataLoader, name: str = '') -> Features:
-    """Encode a labelled data set with a `mae_mm.ViT` of out_type 'raw'; `name` is shown with a progress bar.
-
-    In distributed runs each process encodes its share, and all get the whole.
-    """
+    """Encode a labelled data set with a `mae_mm.ViT` of out_type 'raw'; processes share the work and get the whole."""
     batches = []
     for batch in tqdm(loader, desc=name, unit='batch', disable=None if name and is_main_process() else True):
         batch = preprocessor(batch, False)

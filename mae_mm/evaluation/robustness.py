@@ -45,10 +45,7 @@ class ImageNetVariant(ListedImages):
 
 @METRICS.register_module()
 class SubsetAccuracy(BaseMetric):
-    """Top-1 accuracy, in percent, of predictions restricted to the classes of a `mae_mm.ImageNetVariant`.
-
-    This is how the authors of ImageNet-A and -R, 200 classes each, evaluate.
-    """
+    """Top-1 accuracy, in percent, among the classes of a `mae_mm.ImageNetVariant`, as by the authors of -A and -R."""
 
     default_prefix = 'accuracy'
 
