@@ -41,7 +41,7 @@ def main() -> None:
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or launch.default_work_dir(args.config)
         cfg.load_from, cfg.resume = None, False
-        launch.check_readable(args.checkpoint, 'CHECKPOINT')
+        launch.check_file(args.checkpoint, 'CHECKPOINT')
         check_data(cfg, ('test_dataloader', ))
         runner = launch.build_runner(cfg)
         check_labels(runner, ('test_dataloader', ))

@@ -125,13 +125,8 @@ def _flush(path: Path) -> None:
 def _read_file(path: Path) -> Mapping:
     with open(path, 'rb') as file:
         head = file.read(9)
-    # When it ends, the context manager removes its objects from the process-wide list, even those that were there.
-    allowed = torch.serialization.get_safe_globals()
     try:
-        with torch.serialization.safe_globals([obj for obj in READABLE_OBJECTS if obj not in allowed]):
-            content = (
-                safetensors.torch.load_file(path) if head[8:] == b'{'
-                else torch.load(path, map_location='cpu', weights_only=True))
+        content = safetensors.torch.load_file(path) if head[8:] == b'{' else load_torch(path)
     except Exception as error:  # readers of damaged bytes fail in any way
         if reason := refusal(path, error):
             raise ValueError(reason) from None
@@ -151,6 +146,14 @@ def refusal(path: str | Path, error: Exception) -> str | None:
     return (
         f'{path} was not loaded: it holds {refused[1] or refused[2]}, which is neither a tensor nor plain data and '
         'could run code. Ask its author for a file with only the weights, e.g. safetensors')
+
+
+def load_torch(path: str | Path, **options) -> object:
+    """`torch.load` on the CPU of tensors, plain data and `READABLE_OBJECTS`."""
+    # When it ends, the context manager removes its objects from the process-wide list, even those that were there.
+    allowed = torch.serialization.get_safe_globals()
+    with torch.serialization.safe_globals([obj for obj in READABLE_OBJECTS if obj not in allowed]):
+        return torch.load(path, map_location='cpu', weights_only=True, **options)
 
 
 def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:

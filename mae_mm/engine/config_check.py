@@ -23,12 +23,12 @@ HELPER_KEYS = {
     'train_pipeline', 'transfers', 'tta_model', 'tta_pipeline', 'val_pipeline', 'vis_backends',
 }
 BUILDERS = ('build_from_cfg', 'build_scheduler_from_cfg')  # of mmengine
-RANGES = {  # key: type, least value, what it must be
-    'train_dataloader.batch_size': (int, 1, 'the number of images for each process, e.g. 64'),
-    'train_cfg.max_epochs': (int, 1, 'a number of epochs, e.g. 800'),
-    'train_cfg.max_iters': (int, 1, 'a number of iterations, e.g. 160000'),
-    'optim_wrapper.optimizer.lr': (float, 0, 'a number, 0 or more, e.g. 0.00015'),
-    'model.mask_ratio': (float, 0, 'the fraction of patches to mask, in [0, 1), e.g. 0.75'),
+RANGES = {  # key: type, least value, bound, what it must be
+    'train_dataloader.batch_size': (int, 1, math.inf, 'the number of images for each process, e.g. 64'),
+    'train_cfg.max_epochs': (int, 1, math.inf, 'a number of epochs, e.g. 800'),
+    'train_cfg.max_iters': (int, 1, math.inf, 'a number of iterations, e.g. 160000'),
+    'optim_wrapper.optimizer.lr': (float, 0, math.inf, 'a number, 0 or more, e.g. 0.00015'),
+    'model.mask_ratio': (float, 0, 1, 'the fraction of patches to mask, in [0, 1): for 75 % write 0.75'),
 }
 
 
@@ -49,16 +49,12 @@ def check_keys(cfg: Config) -> None:
 
 def check_values(cfg: Config) -> None:
     """Refuse numbers out of range, and an unknown optimizer, for which constructors give no readable error."""
-    for key, (kind, least, right) in RANGES.items():
+    for key, (kind, least, below, right) in RANGES.items():
         value = cfg._cfg_dict
         for part in key.split('.'):
             value = value.get(part) if isinstance(value, dict) else None
-        below = 1 if key == 'model.mask_ratio' else math.inf
-        if value is None or (type(value) in (kind, int) and least <= value < below):
-            continue
-        percent = below == 1 and type(value) in (int, float) and 1 < value <= 100
-        raise ValueError(f'{key}={value!r} must be {right}' + (
-            f'; for {value:g} % write {value / 100:g}' if percent else ''))
+        if value is not None and not (type(value) in (kind, int) and least <= value < below):
+            raise ValueError(f'{key}={value!r} must be {right}')
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if isinstance(name := optimizer.get('type'), str) and OPTIMIZERS.get(name) is None:
         raise ValueError(f'optim_wrapper.optimizer.type={name!r} does not exist{_nearest(name, _names(OPTIMIZERS))}')
@@ -66,8 +62,7 @@ def check_values(cfg: Config) -> None:
 
 @contextmanager
 def errors_located(cfg: Config) -> Iterator[None]:
-    """Raise ValueErrors with the key in the config and the nearest valid name for those of constructors and registries.
-    """
+    """Turn errors of constructors and registries into ValueErrors with the config's key and the nearest valid name."""
     try:
         yield
     except (TypeError, KeyError) as error:

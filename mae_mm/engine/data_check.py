@@ -21,17 +21,17 @@ LAYOUTS = {
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
-    """Look for the files of every data set, and into COCO annotations, before anything is built.
-
-    Raises:
-        FileNotFoundError: naming the path, the layout expected, and the command for demo data.
-        ValueError, FileNotFoundError: as `coco.check_loader`.
-    """
+    """Look for the files of every data set, and into COCO annotations, before anything is built."""
     for loader in loaders:
         for where, dataset in datasets_of(cfg, loader):
             for key, path in _data_paths(dataset):
                 if not path.exists():
-                    raise FileNotFoundError(missing_data_message(path, dataset.get('type', ''), f'{where}.{key}'))
+                    kind = dataset.get('type', '')
+                    raise FileNotFoundError(
+                        f'no data at {path.absolute()}  ({where}.{key}, {kind})\n'
+                        f'  expected:   {LAYOUTS.get(kind.rsplit(".", 1)[-1], f"as {kind} documents it")}\n'
+                        f'  own data:   --cfg-options {where}.{key}=PATH\n'
+                        f'  demo data:  {DEMO}')
             check_channel_order(cfg, dataset, where)
         coco.check_loader(cfg, loader)
 
@@ -48,27 +48,14 @@ def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
                     f'swap its channels: --cfg-options {key}.{option}=False')
 
 
-def missing_data_message(path: Path, dataset_type: str, key: str) -> str:
-    """One message: the path looked for, the key that it is from, the layout expected, and the way out."""
-    layout = LAYOUTS.get(dataset_type.rsplit('.', 1)[-1], f'as {dataset_type} documents it')
-    below = '' if key.endswith('.data_root') else '    (below data_root, if that is set)'
-    return (
-        f'no data at {path.absolute()}  ({key}, {dataset_type})\n'
-        f'  expected:   {layout}\n'
-        f'  own data:   --cfg-options {key}=PATH{below}\n'
-        f'  demo data:  {DEMO}')
-
-
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:
     """Paths that a data set's config names, each with its key, the root first."""
-    root = Path(dataset.get('data_root') or '')
-    if any(mark in str(dataset.get('data_root')) for mark in ('://', '*')):  # mae_mm.ImageTar looks for itself
+    root, prefixes = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+    if '://' in str(root) or '*' in str(root):  # mae_mm.ImageTar looks for itself
         return
-    if dataset.get('data_root'):
-        yield 'data_root', root
-    if dataset.get('ann_file'):
-        yield 'ann_file', root / dataset['ann_file']
-    prefixes = dataset.get('data_prefix') or {}
-    for key, prefix in prefixes.items() if isinstance(prefixes, dict) else [(None, prefixes)]:
-        if prefix:
-            yield f'data_prefix.{key}' if key else 'data_prefix', root / prefix
+    parts = dict(ann_file=dataset.get('ann_file'), **(
+        {f'data_prefix.{key}': prefix for key, prefix in prefixes.items()} if isinstance(prefixes, dict)
+        else dict(data_prefix=prefixes)))
+    if root:
+        yield 'data_root', Path(root)
+    yield from ((key, Path(root, part)) for key, part in parts.items() if part)

@@ -20,11 +20,9 @@ MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, Not
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake ends with its message alone and exit code 2, Ctrl-C with a hint and 130.
+    """Run `main`; a user's mistake ends with its message alone and exit code 2, a training that stops itself with 3.
 
-    Mistakes are ValueError, FileNotFoundError, and arguments and types that do not exist. A training that stops itself
-    (`TrainingStopped`), or a full disk, ends with its message and code 3. With `MAE_MM_DEBUG=1` in the environment the
-    traceback is printed, too.
+    With `MAE_MM_DEBUG=1` in the environment the traceback is printed, too.
     """
     logging.raiseExceptions = False  # a log line that a full disk does not take would print a traceback of its own
     try:
@@ -54,8 +52,7 @@ def _ending(error: Exception) -> tuple[int | None, str]:
         return EXIT_STOPPED, f'stopped: {text}'
     if isinstance(error, OSError) and error.errno in FULL:
         return EXIT_STOPPED, (
-            f'stopped: {text}. Make room; the checkpoints written before are intact, and the same command with '
-            '--resume continues from the newest')
+            f'stopped: {text}. Make room; the same command with --resume continues from the newest checkpoint')
     if isinstance(error, pickle.UnpicklingError) and (refused := refusal('the file', error)):
         return 2, f'error: {refused}'
     mistake = isinstance(error, MISTAKES) or (isinstance(error, KeyError) and 'registry' in text) or (
@@ -66,8 +63,7 @@ def _ending(error: Exception) -> tuple[int | None, str]:
 def leave_group() -> None:
     """End one of several processes after a successful run without the destructors of its threads and connections.
 
-    Occasionally one of them aborts the process ("terminate called without an active exception", gloo, torch 2.11), more
-    often after `destroy_process_group`. Exit handlers of Python are run.
+    Occasionally one of them aborts the process ("terminate called without an active exception", gloo, torch 2.11).
     """
     if torch.distributed.is_initialized():
         end_workers()

@@ -19,19 +19,11 @@ from mae_mm.registry import STRATEGIES
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineStrategy):
-    """mmengine's strategy for FlexibleRunner, fixed for 0.10.7 and adapted to this model.
+    """mmengine's strategy for FlexibleRunner, fixed for 0.10.7 and adapted to this model; runs on CPUs, too (gloo).
 
     Each transformer block is gathered when it runs. A checkpoint is one file with the model's own names and shapes: a
     transfer loads it like any other, and a run resumes from it on any number of processes. Parameter groups are built
-    from the whole parameters; mmengine builds them from flat shards, where weights and biases look alike. Runs on CPUs,
-    too (gloo).
-
-    Args:
-        model_wrapper: arguments of `torch.distributed.fsdp.FullyShardedDataParallel`.
-        options: as in mmengine.
-
-    Raises:
-        ValueError: for `optim_wrapper.clip_grad`, which would clip by the norm of a shard.
+    from the whole parameters; mmengine builds them from flat shards, where weights and biases look alike.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **options) -> None:
@@ -73,20 +65,14 @@ class FSDPStrategy(MMEngineStrategy):
         return dcp.StateDictOptions(full_state_dict=True, cpu_offload=torch.cuda.is_available())
 
     def model_state_dict(self) -> dict:
-        """Whole weights under the model's own names."""
         return dcp.get_model_state_dict(self.model, options=self._whole)
 
     def optim_state_dict(self) -> dict:
-        """Whole optimizer state, by the names of the parameters."""
         state = dcp.get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, options=self._whole)
         return dict(state, base_param_settings=self.optim_wrapper.base_param_settings)
 
     def load_model_state_dict(self, state_dict: dict, *, strict: bool = True, revise_keys: object = None) -> None:
-        """Give each process its shard of whole weights.
-
-        Raises:
-            ValueError: if they are not the model's.
-        """
+        """Give each process its shard of whole weights."""
         options = dcp.StateDictOptions(full_state_dict=True, strict=True)
         try:
             dcp.set_model_state_dict(self.model, state_dict, options=options)

@@ -16,8 +16,7 @@ HOOKS = dict(
 def make_reliable(cfg: Config) -> None:
     """Give any host's config what `configs/mae_pretrain.py` has: resumable loop, checkpoints, and hooks for faults.
 
-    Other loops, other checkpoint hooks and `default_hooks.NAME=None` stay. FSDP and DeepSpeed (`runner_type`) write
-    sharded checkpoints and keep mmengine's hook.
+    Other loops and hooks, `default_hooks.NAME=None`, and configs with a `runner_type` (FSDP) stay.
     """
     loop = cfg.get('train_cfg')
     if not loop or 'runner_type' in cfg:
@@ -25,7 +24,7 @@ def make_reliable(cfg: Config) -> None:
     if 'type' not in loop:
         loop.type = 'EpochBasedTrainLoop' if loop.pop('by_epoch', True) else 'IterBasedTrainLoop'
     loop.type = LOOPS.get(_plain(loop.type), loop.type)
-    cfg.setdefault('default_hooks', dict())
+    cfg.setdefault('default_hooks', {})
     hooks = cfg.default_hooks  # a ConfigDict
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hooks.checkpoint and _plain(hooks.checkpoint.type) == 'CheckpointHook':
@@ -48,17 +47,12 @@ def _plain(type_: str | type) -> str:
 
 
 def train(runner: Runner) -> None:
-    """Train. When the data can no longer be read, save a checkpoint before the run stops.
-
-    Raises:
-        TrainingStopped: if the run stops itself, or a loader's worker was killed.
-    """
+    """Train; if the data can no longer be read, write a checkpoint before the run stops."""
     try:
         with errors_located(runner.cfg):
             runner.train()
     except UnreadableData:  # between two iterations
-        hook = checkpoint_hook(runner)
-        if hook is not None and runner.iter and get_world_size() == 1:  # others may not have met it
+        if (hook := checkpoint_hook(runner)) and runner.iter and get_world_size() == 1:  # others may not have met it
             hook.write_between(runner, runner.iter)
         raise
     except RuntimeError as error:

@@ -8,15 +8,13 @@ import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mae_mm.checkpoint.files import MMENGINE_OBJECTS, refusal
+from mae_mm.checkpoint.files import load_torch, refusal
 
 BETWEEN = 'latest.pth'  # between the regular checkpoints, see hooks/checkpoint.py
 OF_A_RUN = re.compile(rf'(epoch|iter)_\d+\.pth|{re.escape(BETWEEN)}')
@@ -26,19 +24,12 @@ RESTORED = (  # settings that the checkpoint decides
 
 
 def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
-    """`--resume`: continue from a checkpoint, 'auto' for the newest in the work folder that is not damaged.
-
-    Raises:
-        FileNotFoundError: if a named one is not there.
-        ValueError: if it is damaged, or all of the work folder are.
-    """
+    """`--resume`: continue from a checkpoint, 'auto' for the newest in the work folder that is not damaged."""
     if checkpoint == 'auto':
         found = newest_checkpoint(cfg.work_dir)
         cfg.resume, cfg.load_from = found is not None, str(found) if found else None
         return
     if '://' not in checkpoint:
-        if not Path(checkpoint).is_file():
-            raise FileNotFoundError(f'--resume {checkpoint}: no such file')
         read_training_state(checkpoint)
         if reason := broken_part(checkpoint):
             raise ValueError(f'--resume {checkpoint}: damaged, {reason}; --resume alone takes the newest good one')
@@ -46,11 +37,7 @@ def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
 
 
 def check_unused(work_dir: str) -> None:
-    """Refuse to start a new run among the checkpoints of another: it would overwrite some and return to others.
-
-    Raises:
-        ValueError: with the ways out.
-    """
+    """Refuse to start a new run among the checkpoints of another: it would overwrite some and return to others."""
     if found := checkpoints_of(work_dir):
         raise ValueError(
             f'{work_dir} has checkpoints of an earlier run ({found[-1].name}{", …" if len(found) > 1 else ""}): resume '
@@ -60,33 +47,26 @@ def check_unused(work_dir: str) -> None:
 def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Path | None:
     """The undamaged checkpoint of a work folder with the most iterations; None if there is none.
 
-    Damaged files stay where they are, and a warning names them.
-
-    Args:
-        avoid: files to take only if there is no other.
-
-    Raises:
-        ValueError: if there are checkpoints, but none of them can be read.
+    Damaged files stay where they are, and a warning names them; ValueError if none is left. Those in `avoid` are taken
+    only if there is no other.
     """
-    damaged, candidates, chosen = [], [], None
+    damaged, candidates = [], []
     for path in checkpoints_of(work_dir):
         try:
             candidates.append((path not in avoid, read_training_state(path)['meta']['iter'], path))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             damaged.append(str(error))
-    for *_, path in sorted(candidates, reverse=True):
-        if (reason := broken_part(path)) is None:
-            chosen = path
-            break
-        damaged.append(f'{path}: {reason}')
+    candidates.sort()
+    while candidates and (reason := broken_part(candidates[-1][-1])):
+        damaged.append(f'{candidates.pop()[-1]}: {reason}')
+    names = '\n  '.join(damaged)
+    if damaged and not candidates:
+        raise ValueError(
+            f'every checkpoint in {work_dir} is damaged:\n  {names}\nName an undamaged copy with --resume PATH, or '
+            'remove them and start again without --resume')
     if damaged:
-        names = '\n  '.join(damaged)
-        if chosen is None:
-            raise ValueError(
-                f'every checkpoint in {work_dir} is damaged:\n  {names}\nPut an undamaged copy there and name it with '
-                '--resume PATH, or remove them and start again without --resume')
-        print_log(f'DAMAGED CHECKPOINTS are ignored:\n  {names}\ncontinuing from {chosen}', 'current', logging.WARNING)
-    return chosen
+        print_log(f'DAMAGED CHECKPOINTS are ignored:\n  {names}', 'current', logging.WARNING)
+    return candidates[-1][-1] if candidates else None
 
 
 def checkpoints_of(work_dir: str | Path) -> list[Path]:
@@ -107,29 +87,21 @@ def _of_a_run(folder: Path) -> set[Path]:
 
 
 def read_training_state(path: str | Path) -> dict:
-    """The content of a checkpoint that mmengine's Runner wrote; tensors stay in the file until they are used.
-
-    Raises:
-        ValueError: if the file is damaged, or not one of mmengine's.
-    """
+    """The content of a checkpoint that mmengine's Runner wrote; tensors stay in the file until they are used."""
     try:
-        allowed = torch.serialization.get_safe_globals()
-        with torch.serialization.safe_globals([obj for obj in MMENGINE_OBJECTS if obj not in allowed]):
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-        if not (isinstance(state['meta']['iter'], int) and isinstance(state['meta']['epoch'], int)
-                and isinstance(state['state_dict'], dict)):
-            raise TypeError('no iteration, epoch or weights')
-        if 'config' in state['meta']:  # mmengine writes no such key, but would run it as Python
-            raise TypeError('code in place of a config')
+        state = load_torch(path, mmap=True)
+        meta = state['meta']
+        # mmengine writes no `config`, but would run it as Python.
+        if [type(meta['iter']), type(meta['epoch']), 'config' in meta] != [int, int, False]:
+            raise TypeError('no iteration or epoch, or code in place of a config')
+        state['state_dict'].items()
         return state
+    except FileNotFoundError:
+        raise
     except Exception as error:  # damaged bytes make readers fail in all ways
-        if refused := refusal(path, error):
-            raise ValueError(refused) from None
-        size = Path(path).stat().st_size if Path(path).is_file() else 0
-        reason = (str(error).splitlines() or [''])[0][:200]
-        raise ValueError(
-            f'{path} is damaged, or not a checkpoint of a training run ({size:,} bytes; {type(error).__name__}: '
-            f'{reason})') from error
+        reason = f'{type(error).__name__}: {str(error)[:200]}'.splitlines()[0]
+        raise ValueError(refusal(path, error) or (
+            f'{path} is damaged, or not a checkpoint of a training run ({reason})')) from None
 
 
 def broken_part(path: str | Path) -> str | None:
@@ -137,19 +109,15 @@ def broken_part(path: str | Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as file:
             name = file.testzip()
-        return None if name is None else f'{name} differs from its checksum'
+        return name and f'{name} differs from its checksum'
     except Exception as error:  # as above
         return f'{type(error).__name__}: {error}'
 
 
 def check_resume(runner: Runner) -> None:
-    """Compare the checkpoint to resume with the model: mmengine would load what fits and continue.
+    """Refuse to resume a checkpoint of another model, and report settings of the config that the checkpoint overrides.
 
-    Settings of the config that the checkpoint overrides are reported. All processes take the checkpoint that the first
-    has chosen; a shared folder may look different from another machine.
-
-    Raises:
-        ValueError: naming weights that are missing, left over or of another shape.
+    All processes take the checkpoint that the first has chosen.
     """
     chosen = [runner._resume, runner._load_from]
     broadcast_object_list(chosen)
@@ -159,16 +127,14 @@ def check_resume(runner: Runner) -> None:
         return  # FlexibleRunner builds its model later, and mae_mm.FSDPStrategy compares it then
     state = read_training_state(path)
     saved = {name.removeprefix('module.'): tuple(value.shape) for name, value in state['state_dict'].items()}
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    wanted = {name.removeprefix('module.'): tuple(value.shape) for name, value in runner.model.state_dict().items()}
     differences = [
         f'{name}: {saved.get(name, "none")} in the file, {wanted.get(name, "none")} in the model'
         for name in wanted | saved if saved.get(name) != wanted.get(name)]
     if differences:
-        rest = f'\n  … and {len(differences) - 3} more' if len(differences) > 3 else ''
         raise ValueError(
-            f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes\n  '
-            + '\n  '.join(differences[:3]) + rest
+            f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes, with '
+            f'{len(differences)} different weights, for example\n  ' + '\n  '.join(differences[:3])
             + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
     ignored = changes_without_effect(str(state['meta'].get('cfg', '')), runner.cfg.pretty_text)
     if ignored and state['meta'].get('cfg'):
@@ -179,12 +145,7 @@ def check_resume(runner: Runner) -> None:
 
 
 def changes_without_effect(saved: str, present: str) -> list[str]:
-    """A line 'key: before -> now' for each changed setting that the checkpoint decides.
-
-    Args:
-        saved: config of the checkpoint, as mmengine prints it; parsed, not run.
-        present: config of this run.
-    """
+    """A line 'key: before -> now' for each changed setting that the checkpoint decides, from texts of two configs."""
     before, now = read_settings(saved), read_settings(present)
     return [
         f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}' for key in sorted(before | now)
@@ -192,7 +153,7 @@ def changes_without_effect(saved: str, present: str) -> list[str]:
 
 
 def read_settings(text: str) -> dict[str, str]:
-    """Keys and values, as text, of a config; {} if it is not valid Python."""
+    """Keys and values, as text, of a config that is parsed, not run; {} if it is not valid Python."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -20,13 +20,7 @@ DEVICES = Path('/dev')  # where Linux shows GPUs
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
-    """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown keys at the top level.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for an unknown key, the message names the nearest valid one; for a file that fails as Python; and as
-            `coco.adopt_classes`.
-    """
+    """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown top-level keys."""
     found = find_config(path)
     if found is None:
         known = [str(one.relative_to(ROOT)) for one in ROOT.glob('configs/**/*.py')]
@@ -46,20 +40,15 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
 
 def check_schedule(cfg: Config) -> None:
-    """Refuse a training that ends before one of its schedulers begins; mmengine's error would name neither key.
-
-    Raises:
-        ValueError: naming both keys.
-    """
+    """Refuse a training that ends before one of its schedulers begins; mmengine's error would name neither key."""
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, list) else [schedulers]):
         key = 'max_epochs' if scheduler.get('by_epoch', True) else 'max_iters'
         end, begin = (cfg.get('train_cfg') or {}).get(key), scheduler.get('begin', 0)
         if end is not None and begin >= end:
-            shorter = f'param_scheduler.{i - 1}.end=1 param_scheduler.{i}.begin=1'
             raise ValueError(
-                f'train_cfg.{key}={end} ends before param_scheduler.{i} begins (begin={begin}); train longer, or '
-                f'shorten the warm-up: --cfg-options {shorter if end > 1 and i else "param_scheduler=[]"}')
+                f'train_cfg.{key}={end} ends before param_scheduler.{i} begins (begin={begin}); train longer, shorten '
+                'the warm-up, or keep lr constant: --cfg-options param_scheduler=[]')
 
 
 def default_work_dir(config: str) -> str:
@@ -75,21 +64,10 @@ def check_file(path: str, flag: str) -> None:
         raise FileNotFoundError(f'{flag} {path}: no such file')
 
 
-def check_readable(path: str, flag: str) -> None:
-    """Refuse a checkpoint that does not exist, is damaged, or holds unsafe objects, before mmengine reads it."""
-    check_file(path, flag)
-    if '://' not in path:
-        read_content(path)
-
-
 def start_from(cfg: Config, checkpoint: str) -> None:
     """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
 
     A backbone of another type starts through `mae_mm.PretrainedConv`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the model has no backbone.
     """
     check_file(checkpoint, '--pretrained')
     part = cfg.model if cfg.model.type == 'mae_mm.MAE' else _find_vit(cfg.model)
@@ -136,25 +114,18 @@ def count_effective_batch(runner: Runner) -> None:
     The runner's own settings change, not its config, which is saved and may be trained from again.
     """
     factor = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
-    for _, dataset in datasets_of(runner.cfg, 'train_dataloader'):
+    for _, dataset in [*datasets_of(runner.cfg, 'train_dataloader')][:1]:  # concatenated data sets have one pipeline
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)
-        break  # concatenated data sets have one pipeline
     holder, key = (runner.strategy, '_auto_scale_lr') if hasattr(runner, 'strategy') else (runner, 'auto_scale_lr')
     scaling = getattr(holder, key) or {}
     if factor > 1 and scaling.get('enable'):
         base = scaling['base_batch_size'] / factor
         setattr(holder, key, dict(scaling, base_batch_size=base))
-        runner.logger.info(
-            f'lr: a step sees {factor} times the batch of the loader (accumulative_counts, repeats), so lr is scaled '
-            f'for a base batch of {base:g} images of the loader')
+        runner.logger.info(f'a step sees {factor} batches: lr is scaled for a base batch of {base:g} images')
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Settings that mmengine does not derive.
-
-    Only GPUs need pinned memory; without workers there is nothing persistent; DistributedDataParallel's static graph
-    fails where gradients accumulate (torch 2.11), for some steps do not synchronise.
-    """
+    """Settings that mmengine does not derive."""
     for loader in filter(None, map(cfg.get, LOADERS)):
         if not torch.cuda.is_available():
             loader.pin_memory = False
@@ -162,16 +133,11 @@ def adapt_to_machine(cfg: Config) -> None:
             loader.persistent_workers = False
             loader.pop('prefetch_factor', None)
     if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
-        cfg.model_wrapper_cfg.pop('static_graph', None)
+        cfg.model_wrapper_cfg.pop('static_graph', None)  # fails where some steps do not synchronise (torch 2.11)
 
 
 def prepare_gpu() -> None:
-    """Let float32 products on a GPU use TensorFloat-32, and refuse a GPU that this torch cannot use.
-
-    Raises:
-        ValueError: if there is a GPU, not hidden by CUDA_VISIBLE_DEVICES, and torch sees none: training would silently
-            use the CPU.
-    """
+    """Let float32 products on a GPU use TensorFloat-32, and refuse one that this torch cannot use: it would be idle."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision('high')
         return
@@ -180,9 +146,9 @@ def prepare_gpu() -> None:
         release = torch.__version__.split('+')[0]
         raise ValueError(
             f'{gpus[0]} is a GPU, but torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use it. If '
-            'nvidia-smi shows an older CUDA version, install the build for it, for example: pip install '
-            f'--force-reinstall torch=={release} torchvision --index-url https://download.pytorch.org/whl/cu126 (V100 '
-            'and older, too). To train on the CPU: --device cpu, or CUDA_VISIBLE_DEVICES=-1 in the environment')
+            'nvidia-smi shows an older CUDA version, or for V100 and older: pip install --force-reinstall '
+            f'torch=={release} torchvision --index-url https://download.pytorch.org/whl/cu126. To train on the CPU: '
+            '--device cpu, or CUDA_VISIBLE_DEVICES=-1 in the environment')
 
 
 def start_cpu_group(cfg: Config) -> None:
@@ -203,8 +169,8 @@ def build_runner(cfg: Config) -> Runner:
     """The Runner that a config describes."""
     prepare_gpu()
     check_values(cfg)
-    if cfg.get('load_from') and not cfg.get('resume'):
-        check_readable(cfg.load_from, 'load_from')
+    if cfg.get('load_from') and not cfg.get('resume') and '://' not in cfg.load_from:
+        read_content(cfg.load_from)  # before mmengine does
     allow_mmengine_objects()
     check_schedule(cfg)
     start_cpu_group(cfg)
@@ -227,11 +193,7 @@ def check_batches(runner: Runner) -> None:
 
 
 def load_weights(runner: Runner, checkpoint: str) -> None:
-    """Load a checkpoint of this very model, head and decoder included: a half-loaded one must not be evaluated.
-
-    Raises:
-        ValueError: if any weight is missing, left over or of another shape.
-    """
+    """Load a checkpoint of this very model, head and decoder included: a half-loaded one must not be evaluated."""
     classes = (getattr(runner.test_dataloader.dataset, 'metainfo', None) or {}).get('classes')
     content = load_exactly(runner.model, checkpoint, classes=classes, config=runner.cfg.filename)
     runner.call_hook('after_load_checkpoint', checkpoint=content)  # averaged weights (EMAHook) start as these

@@ -100,7 +100,7 @@ def restore_signals(runner: Runner) -> None:
     """What a process that ends leaves to the system."""
     for hook in runner.hooks:
         if getattr(hook, 'before', None):
-            hook._restore()
+            hook.after_train(runner)
 
 
 def state(runner: Runner) -> dict[str, torch.Tensor]:

@@ -37,7 +37,7 @@ def test_unknown_keys_are_refused(options: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'model.mask_ratio': 75}, r'model\.mask_ratio=75 must be .*in \[0, 1\).*; for 75 % write 0\.75'),
+    ({'model.mask_ratio': 75}, r'model\.mask_ratio=75 must be .*in \[0, 1\): for 75 % write 0\.75'),
     ({'model.mask_ratio': '0.75'}, r"model\.mask_ratio='0\.75' must be the fraction"),
     ({'optim_wrapper.optimizer.lr': '1.5e-4x'}, r"optim_wrapper\.optimizer\.lr='1\.5e-4x' must be a number"),
     ({'optim_wrapper.optimizer.lr': -1}, r'optim_wrapper\.optimizer\.lr=-1 must be a number, 0 or more'),

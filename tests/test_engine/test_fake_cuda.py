@@ -61,8 +61,8 @@ def test_hooks_keep_their_sums_on_the_gpu(fake, monkeypatch: pytest.MonkeyPatch)
     wrapper = optim_wrapper(model)
     runner = SimpleNamespace(optim_wrapper=wrapper, iter=0)
     scalars, bad_steps = RuntimeInfoHook(), NonFiniteHook(interval=100)
-    scalars._start()
-    monkeypatch.setattr(scalars, 'is_due', lambda *args: False)
+    scalars.sums, scalars.count = {}, 0
+    monkeypatch.setattr('mae_mm.engine.hooks.scalars.is_due', lambda *args: False)
     bad_steps.names, bad_steps.steps = [], []
     monkeypatch.setattr(bad_steps, 'is_last_train_iter', lambda runner: False)
     for _ in range(2):

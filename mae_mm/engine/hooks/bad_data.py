@@ -13,7 +13,6 @@ from mae_mm.engine.hooks.checkpoint import checkpoint_hook
 from mae_mm.registry import HOOKS
 from mae_mm.stopping import TrainingStopped
 
-FILE = 'bad_images.txt'
 AS_BYTES = dict(encoding='utf-8', errors='surrogateescape')  # names of files are bytes
 
 
@@ -21,11 +20,9 @@ AS_BYTES = dict(encoding='utf-8', errors='surrogateescape')  # names of files ar
 class BadDataHook(Hook):
     """List images that could not be read in `bad_images.txt` of the work folder; stop when there are too many.
 
-    `ReadableSamples` replaces them in training and in validation, and counts them. With several processes each lists
-    its own, in `bad_images_rank1.txt` and so on; they are counted together. A resumed run continues the lists and
-    counts anew: files that are still bad are found again within an epoch.
-
-    Before the run stops, its position is saved, so that it continues from there once the images are fixed.
+    `ReadableSamples` replaces and counts them. Each process lists its own, in `bad_images_rank1.txt` and so on; they
+    are counted together. A resumed run continues the lists and counts anew. Before the run stops, it writes a
+    checkpoint.
 
     Args:
         max_share: of the data set that may be unreadable, in [0, 1]. One image always may.
@@ -41,23 +38,19 @@ class BadDataHook(Hook):
         self.counts: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Continue the list of a resumed run."""
         rank = f'_rank{runner.rank}' if runner.rank else ''
-        self.file = Path(runner.work_dir) / f'{Path(FILE).stem}{rank}.txt'
+        self.file = Path(runner.work_dir) / f'bad_images{rank}.txt'
         resumed = runner.iter and self.file.is_file()
         self.listed = dict.fromkeys(self.file.read_text(**AS_BYTES).splitlines()) if resumed else {}
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Look once in an interval."""
         if self.every_n_train_iters(runner, self.interval):
             self._look(runner, runner.train_dataloader.dataset, '', runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look at the rest of the epoch."""
         self._look(runner, runner.train_dataloader.dataset, '', runner.iter)
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Look at the validation images."""
+    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
         if hasattr(self, 'file'):  # inside a training
             self._look(runner, runner.val_dataloader.dataset, 'validation ', runner.iter)
 
@@ -74,8 +67,7 @@ class BadDataHook(Hook):
         note = '; others were evaluated instead' if kind else ''
         runner.logger.warning(f'{of_all} so far, listed in {self.file}{note}')
         if exceeds_share(count, len(dataset), self.max_share):
-            hook = checkpoint_hook(runner)
-            if hook is not None:
+            if hook := checkpoint_hook(runner):
                 hook.write_between(runner, iteration)
             raise TrainingStopped(printable(
                 f'{of_all}, more than the tolerated share of {self.max_share:.2%}; listed in {self.file}. Fix '

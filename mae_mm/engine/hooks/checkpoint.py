@@ -1,14 +1,13 @@
 """Checkpoints that survive: complete or absent, also inside epochs, and the last good one is never deleted."""
 
 import inspect
+import re
 import time
 from pathlib import Path
 
-import torch
 from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mae_mm.checkpoint.files import PARTIAL, write_beside
@@ -24,11 +23,7 @@ class AtomicBackend(LocalBackend):
     """Local files that are replaced as a whole: whenever the machine stops, each is the old one or the new one."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes.
-
-        Raises:
-            TrainingStopped: if they cannot be written, for example on a full disk; the old file stays.
-        """
+        """Write bytes; TrainingStopped if that fails, for example on a full disk. The old file stays."""
         try:
             write_beside(filepath, lambda partial: partial.write_bytes(obj))
         except OSError as error:
@@ -51,10 +46,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     end of the training, weights after several skipped steps in a row: a run can return to the newest checkpoint.
 
     A hook with `rank_state()`, plain data of this process, gets it back in `load_rank_state(state)` after a resume.
-
-    Args:
-        minutes: longest time without a checkpoint (`PreemptionHook` checks it).
-        options: as in mmengine.
+    `PreemptionHook` checks the time.
     """
 
     def __init__(self, *args, minutes: float = 30, **options) -> None:
@@ -67,16 +59,15 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.minutes = minutes
 
     def before_train(self, runner: Runner) -> None:
-        """Remove unfinished files of killed runs, and give hooks the states that they had."""
         super().before_train(runner)
         states = runner.message_hub.get_info(STATES, [])
         if runner.iter and len(states) == get_world_size():
             for hook in runner.hooks:
-                if type(hook).__name__ in states[get_rank()]:
-                    hook.load_rank_state(states[get_rank()][type(hook).__name__])
+                if state := states[get_rank()].get(type(hook).__name__):
+                    hook.load_rank_state(state)
         self.place, self.written_at = runner.iter or None, time.monotonic()  # what was resumed from is there
         if is_main_process():
-            for partial in Path(self.out_dir).glob(f'*{PARTIAL}'):
+            for partial in Path(self.out_dir).glob(f'*{PARTIAL}'):  # of killed runs
                 partial.unlink(missing_ok=True)
 
     def is_late(self) -> bool:
@@ -84,7 +75,6 @@ class CheckpointHook(MMEngineCheckpointHook):
         return time.monotonic() - self.written_at > 60 * self.minutes
 
     def before_val(self, runner: Runner) -> None:
-        """Write a checkpoint, in case the validation does not end."""
         if hasattr(self, 'place') and runner.iter:  # inside a training
             self.write_between(runner, runner.iter)
 
@@ -95,47 +85,37 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Write first, then delete."""
-        name = self.filename_tmpl.format(step)
-        if self._write(runner, name, meta) and self.max_keep_ckpts > 0 and is_main_process():
-            before, after = self.filename_tmpl.split('{}')
-            numbers = [
-                path.name.removeprefix(before).removesuffix(after) for path in Path(self.out_dir).glob(
-                    f'{before}*{after}')]
-            steps = sorted(int(number) for number in numbers if number.isdigit() and int(number) <= step)
-            for old in steps[:-self.max_keep_ckpts]:
-                (Path(self.out_dir) / self.filename_tmpl.format(old)).unlink(missing_ok=True)
+        if self._write(runner, self.filename_tmpl.format(step), meta) and self.max_keep_ckpts > 0 and is_main_process():
+            pattern = re.escape(self.filename_tmpl).replace(r'\{\}', r'(\d+)')
+            found = [(int(match[1]), path) for path in Path(self.out_dir).iterdir()
+                     if (match := re.fullmatch(pattern, path.name)) and int(match[1]) <= step]
+            for _, old in sorted(found)[:-self.max_keep_ckpts]:
+                old.unlink(missing_ok=True)
 
     def _write(self, runner: Runner, name: str, meta: dict) -> bool:
         """Write a checkpoint that a run can return to; returns whether it was written."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         bad_steps = next((hook.count(runner) for hook in runner.hooks if isinstance(hook, NonFiniteHook)), 0)
         if bad_steps > 1 and meta['iter'] < runner.max_iters:  # a single one is due to its images
             runner.logger.error(f'{bad_steps} steps in a row were not finite: {name} is not written')
             return False
-        if not weights_are_finite(model):
+        weights = [value for value in runner.model.state_dict().values() if value.is_floating_point()]
+        if not all(bool(value.isfinite().all()) for value in weights):
             runner.logger.error(f'weights are not finite: {name} is not written, the last good checkpoint stays')
             return False
-        meta = dict(meta)
         states = {type(hook).__name__: hook.rank_state() for hook in runner.hooks if hasattr(hook, 'rank_state')}
         runner.message_hub.update_info(STATES, all_gather_object(states))
         path = str(Path(self.out_dir) / name)
         runner.message_hub.update_info('last_ckpt', path)
         runner.save_checkpoint(
             self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
-            meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+            meta=dict(meta), by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
         self.last_ckpt, self.place, self.written_at = path, meta['iter'], time.monotonic()
         if is_main_process():
-            write_beside(
-                Path(runner.work_dir) / 'last_checkpoint', lambda partial: partial.write_text(path))
+            write_beside(Path(runner.work_dir) / 'last_checkpoint', lambda partial: partial.write_text(path))
             if name != BETWEEN:
                 (Path(self.out_dir) / BETWEEN).unlink(missing_ok=True)
         barrier()  # a process that ends now may end the others
         return True
-
-
-def weights_are_finite(model: torch.nn.Module) -> bool:
-    """Whether no floating-point weight or buffer of a model is infinite or not a number."""
-    return all(bool(torch.isfinite(value).all()) for value in model.state_dict().values() if value.is_floating_point())
 
 
 def checkpoint_hook(runner: Runner) -> CheckpointHook | None:

@@ -1,10 +1,7 @@
 """torch.compile of the transformer blocks."""
 
-import logging
-
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 
@@ -18,46 +15,28 @@ AROUND = dict(ImagePreprocessor=('normalize',), ViT=('embed',), MAEDecoder=('fil
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compile every block of encoder and decoder, for the one shape that training has.
+    """Compile every block of encoder and decoder for training: `default_hooks.compile.type=mae_mm.CompileHook`.
 
-    Blocks of a stack share one compilation; embedding, target and loss have their own. Parameters keep their names, and
-    the rest (masks, hooks, gradients of several processes) stays uncompiled, as does validation. Where torch.compile
-    does not work, for example because there is no C++ compiler, the log says so in one line and training continues
-    without it.
-
-    Use: `--cfg-options default_hooks.compile.type=mae_mm.CompileHook`.
+    Validation stays uncompiled: its shapes differ. Where torch.compile does not work, for example because there is no
+    C++ compiler, a warning is logged and training continues without it.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Compile; the work is done in the first iteration."""
-        reason = why_not(next(runner.model.parameters()).device)
-        if reason:
-            print_log(
-                f'torch.compile does not work here, training continues without it: {reason}', 'current',
-                logging.WARNING)
-            return
-        count = compile_model(runner.model)
-        print_log(f'{count} blocks are compiled in the first iteration, which may take minutes', 'current')
+        if reason := why_not(next(runner.model.parameters()).device):
+            runner.logger.warning(f'torch.compile does not work here, training continues without it: {reason}')
+        else:
+            count = compile_model(runner.model)
+            runner.logger.info(f'{count} blocks are compiled in the first iteration, which may take minutes')
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Do not compile for the shapes of validation."""
         torch.compiler.set_stance('force_eager')
 
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Use the compiled blocks again."""
+    def after_val_epoch(self, runner: Runner, metrics=None) -> None:
         torch.compiler.set_stance('default')
 
 
 def compile_model(model: nn.Module, **options) -> int:
-    """Compile every block in place, each stack once, and what is around the stacks of a masked autoencoder.
-
-    Args:
-        model: any; methods of its modules that are in `AROUND` are compiled, too.
-        options: of `torch.compile`.
-
-    Returns:
-        The number of blocks.
-    """
+    """Compile every block in place, and the methods in `AROUND`; returns the number of blocks."""
     blocks = [module for module in model.modules() if isinstance(module, Block | CrossBlock)]
     for block in blocks:
         block.compile(dynamic=False, **options)

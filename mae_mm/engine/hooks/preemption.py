@@ -23,8 +23,7 @@ SAME = 2.0  # seconds within which two signals are one: a terminal, torchrun and
 class PreemptionHook(Hook):
     """On SIGTERM, SIGINT or SIGUSR1 write a checkpoint and end the process with code 75; on a second one end at once.
 
-    Several processes agree, on the CPU, in about 0.1 ms, to stop after the same iteration, and on the checkpoints that
-    `CheckpointHook` requests after some minutes.
+    Several processes agree to stop after the same iteration, and on the checkpoints that are due after some minutes.
 
     Args:
         interval: iterations from one agreement to the next; a single process stops after its current iteration.
@@ -37,7 +36,6 @@ class PreemptionHook(Hook):
         self.signal, self.signalled_at, self.group = None, 0.0, None
 
     def before_train(self, runner: Runner) -> None:
-        """Install the handlers of the signals."""
         if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
             self.group = dist.new_group(backend='gloo')  # does not use the GPU
         self.runner = runner
@@ -46,9 +44,6 @@ class PreemptionHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Restore the previous handlers."""
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before = None
@@ -63,12 +58,15 @@ class PreemptionHook(Hook):
             os._exit(128 + number)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Write a checkpoint of this place if it is time, or if the run is to stop."""
         hook = checkpoint_hook(runner)
-        stop, late = self._agree(runner.iter, [self.signal is not None, hook is not None and hook.is_late()])
-        if hook is not None and (stop or late):
+        flags = torch.tensor([self.signal is not None, hook is not None and hook.is_late()], dtype=torch.uint8)
+        if get_world_size() > 1:
+            if (runner.iter + 1) % self.interval:
+                return
+            dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
+        if hook and flags.any():
             hook.write_between(runner, runner.iter + 1)
-        if stop:
+        if flags[0]:
             self._stop(runner)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -76,22 +74,9 @@ class PreemptionHook(Hook):
         if getattr(self, 'before', None) and self.signal is not None:
             self._stop(runner)
 
-    def _agree(self, iteration: int, requests: list[bool]) -> list[bool]:
-        """Which of the requests any process has."""
-        if get_world_size() == 1:
-            return requests
-        if (iteration + 1) % self.interval:
-            return [False] * len(requests)
-        flags = torch.tensor(requests, dtype=torch.uint8)
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
-        return flags.bool().tolist()
-
     def _stop(self, runner: Runner) -> None:
-        self._restore()
-        hook = checkpoint_hook(runner)
-        where = 'the last checkpoint (mae_mm.CheckpointHook would write one now)' if hook is None else \
-            'the last checkpoint' if hook.place is None else f'iteration {hook.place}'
+        self.after_train(runner)
         runner.logger.warning(
             f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume '
-            f'continues from {where}')
+            'continues from the last checkpoint')
         leave(EXIT_PREEMPTED)

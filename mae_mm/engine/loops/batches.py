@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from mmengine import registry as root
-from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 from PIL import Image
@@ -30,16 +30,10 @@ REPLACEMENTS = 101  # images tried, one after the other, before the data must be
 
 
 class ReadableSamples(Dataset):
-    """A data set whose unreadable images are replaced; other attributes are those of the data set.
+    """A map-style data set whose unreadable images are replaced by the next readable one, logged once and counted.
 
-    Each is logged once and counted, and the next readable image takes its place.
-
-    Args:
-        dataset: any map-style data set.
-        replace: False makes an unreadable image an error.
-
-    Raises:
-        UnreadableData: if `REPLACEMENTS` images in a row cannot be read, or one and `replace` is False.
+    Other attributes are those of the data set. `UnreadableData` is raised if `REPLACEMENTS` images in a row cannot be
+    read, or a single one and `replace` is False.
     """
 
     def __init__(self, dataset: Sized, replace: bool = True) -> None:
@@ -47,7 +41,6 @@ class ReadableSamples(Dataset):
         self._broken = SharedMemory(len(dataset))  # 1 where a file could not be read, in any worker
 
     def __getitem__(self, index: int) -> Any:
-        """The sample of an index, or its replacement."""
         for _ in range(REPLACEMENTS):
             try:
                 return self.dataset[index]
@@ -57,16 +50,16 @@ class ReadableSamples(Dataset):
                 path = self._path(index)
                 if not self.replace:
                     raise UnreadableData(printable(
-                        f'{path} cannot be read ({error}). If it were skipped, its annotations would count as missed: '
-                        'fix it or remove it from the annotations, then continue with --resume')) from error
+                        f'{path} cannot be read ({error}). Fix it, or remove it from the annotations: they would count '
+                        'as missed; then continue with --resume')) from error
                 if not self._broken.array[index]:
                     self._broken.array[index] = 1
                     text = str(error) if path in str(error) else f'{path}: {error}'
                     print_log(printable(f'{text}; replaced by another image'), 'current', logging.WARNING)
             index = self._another(index)
         raise UnreadableData(printable(
-            f'{REPLACEMENTS} images in a row cannot be read, the last one {path}; the warnings above name them. Is '
-            'their folder still there? Fix it, then continue with --resume'))
+            f'{REPLACEMENTS} images in a row cannot be read, the last one {path}. Is their folder still there? Fix it, '
+            'then continue with --resume'))
 
     def _another(self, index: int) -> int:
         return (index + 1) % len(self.dataset)
@@ -96,14 +89,9 @@ class ReadableSamples(Dataset):
 
 
 class SeededSamples(ReadableSamples):
-    """A data set whose random transforms are seeded for each sample.
+    """A data set whose random transforms, and replacements of unreadable images, depend on the sample's seed alone.
 
-    What the pipeline draws from Python, NumPy or torch then depends on the sample's seed alone, not on the worker or on
-    the worker's earlier samples; so does the replacement of an unreadable image.
-
-    Args:
-        dataset: any map-style data set.
-        length: number of samples to report (`num_batch_per_epoch` of mmengine); its own when None.
+    `length` is the number of samples to report (`num_batch_per_epoch` of mmengine).
     """
 
     def __init__(self, dataset: Sized, length: int | None = None) -> None:
@@ -111,7 +99,6 @@ class SeededSamples(ReadableSamples):
         self.length = length
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        """The sample of (index, seed)."""
         index, seed = key
         seed_all(seed)
         return super().__getitem__(index)
@@ -125,31 +112,20 @@ class SeededSamples(ReadableSamples):
 
 def is_unreadable(error: Exception) -> bool:
     """Whether an error of a pipeline means that a file cannot be read, not that the pipeline is wrong."""
-    if isinstance(error, OSError | DecodeError | Image.DecompressionBombError):
-        return True
-    return type(error).__module__ == 'cv2' or (
-        isinstance(error, AssertionError) and 'failed to load image' in str(error))  # mmcv on what OpenCV refuses
+    return isinstance(error, OSError | DecodeError | Image.DecompressionBombError) or (
+        type(error).__module__ == 'cv2' or 'failed to load image' in str(error))  # mmcv on what OpenCV refuses
 
 
 class NumberedBatches:
     """Batches of any batch sampler as (index, seed) pairs, from `start` on. Those before are counted, not read.
 
-    Args:
-        batches: a batch sampler, over indices.
-        sampler: the sampler below it.
-        batch_size: images in a batch.
-        seed: of the run; each rank derives its own.
+    `sampler` is the one below it; each rank derives its own seed.
     """
 
     def __init__(self, batches: Any, sampler: Any, batch_size: int, seed: int) -> None:
         self.batches, self.sampler, self.batch_size = batches, sampler, batch_size
         self.seed = derive_seed(seed, get_rank())
         self.epoch = self.start = 0
-
-    @property
-    def endless(self) -> bool:
-        """Whether one pass never ends."""
-        return isinstance(self.sampler, InfiniteSampler)
 
     def go_to(self, epoch: int, start: int) -> None:
         """Let the next pass be that of an epoch, starting with batch `start`."""
@@ -158,10 +134,9 @@ class NumberedBatches:
             self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, start = self.epoch, self.start
-        for number, batch in enumerate(self.batches):
-            if number >= start:
-                yield [(index, derive_seed(self.seed, epoch, number, place)) for place, index in enumerate(batch)]
+        epoch = self.epoch
+        for number, batch in itertools.islice(enumerate(self.batches), self.start, None):
+            yield [(index, derive_seed(self.seed, epoch, number, place)) for place, index in enumerate(batch)]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -176,12 +151,9 @@ def build_dataset(config: dict | Sized) -> Sized:
 
 
 def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
-    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`.
+    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`; `seed` is the same on all ranks.
 
-    Args:
-        config: as `Runner.build_dataloader` takes it; its `dataset` is not used.
-        dataset: from `build_dataset`.
-        seed: of sampler and transforms, the same on all ranks.
+    `Runner.build_dataloader` would copy the data set, cache and all.
     """
     config = copy.copy(config)
     batch_size, per_epoch = config.pop('batch_size', 1), config.pop('num_batch_per_epoch', None)
@@ -196,7 +168,6 @@ def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
         batches = BatchSampler(sampler, batch_size, drop_last)
     for name in ('dataset', 'disable_subprocess_warning'):
         config.pop(name, None)
-    # Runner.build_dataloader would copy the data set, cache and all.
     return DataLoader(
         samples, batch_sampler=NumberedBatches(batches, sampler, batch_size, seed),
         collate_fn=_function(config.pop('collate_fn', dict(type='pseudo_collate'))),
@@ -220,18 +191,15 @@ def start_worker(worker_id: int) -> None:
 
     Ctrl-C and Slurm signal all processes. SIGTERM ends the worker only if it comes from its parent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         Thread(target=_end_on_sigterm, args=(os.getppid(), ), daemon=True).start()
 
 
 def end_workers() -> None:
-    """End the workers of all loaders of this process, even if an error has lost their iterators.
-
-    The garbage collector would first close the queues that tell workers to end, and then wait 5 s for each of them.
-    """
+    """End the workers of all loaders of this process; the garbage collector would wait 5 s for each of them."""
     for iterator in [found for found in gc.get_objects() if type(found) is _MultiProcessingDataLoaderIter]:
         iterator._shutdown_workers()
 

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list, get_rank
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -21,23 +23,18 @@ from mae_mm.stopping import RollBack, TrainingStopped
 
 
 class _Resumable:
-    """What both loops share: the loader for a seed and a data order, and returning to a checkpoint.
+    """What both loops share. Checkpoints keep `data_order`, the number of returns to one, in their message hub."""
 
-    `data_order` counts the returns to a checkpoint. Like `batches_per_epoch` it is in the message hub, which mmengine
-    saves in every checkpoint and restores from it.
-    """
-
-    def _prepare(self, runner: Runner, config: dict | DataLoader) -> DataLoader:
+    def _prepare(self, runner: Runner, config: dict) -> DataLoader:
+        if not isinstance(config, dict):
+            raise TypeError(f'{type(self).__name__} builds its loader from a config, got {config}')
         self._runner, self._loader_config, self._built_for = runner, config, None
         self._gone_back_to: set[Path] = set()
-        if isinstance(config, dict):
-            self._dataset = build_dataset(config['dataset'])
+        self._dataset = build_dataset(config['dataset'])
         return self._loader()
 
     def _loader(self) -> DataLoader:
         """The loader for the current seed and data order, rebuilt only if they have changed."""
-        if not isinstance(self._loader_config, dict):
-            raise TypeError(f'{type(self).__name__} builds its loader from a config, got {self._loader_config}')
         seed = [self.runner.seed]
         broadcast_object_list(seed)  # of rank 0: others may differ (diff_rank_seed)
         self.data_order = self.runner.message_hub.get_info('data_order', 0)
@@ -52,23 +49,21 @@ class _Resumable:
         """Train; return to a checkpoint whenever a hook requests it."""
         again = False
         while True:
+            self.dataloader = self._loader()
             try:
                 self._run(again)
+                self.runner.call_hook('after_train')
                 return self.runner.model
             except RollBack as request:
                 self._go_back(str(request))
                 again = True
 
     def _go_back(self, reason: str) -> None:
-        """Restore the last good checkpoint, and continue with the images in another order.
-
-        A checkpoint that did not help is not tried again while there is an older one: its weights may be finite and
-        useless.
-        """
+        """Restore the last good checkpoint that was not tried before, and take the images in another order."""
         order, last = self.data_order + 1, self._iter
         checkpoint = newest_checkpoint(self.runner.work_dir, self._gone_back_to)
         if checkpoint is None:
-            raise TrainingStopped(f'{reason}; no checkpoint was written yet, so there is none to return to')
+            raise TrainingStopped(f'{reason}; no checkpoint was written yet to return to')
         self._gone_back_to.add(checkpoint)
         self.runner.resume(str(checkpoint), map_location='cpu')
         self.runner.message_hub.update_info('data_order', order)
@@ -82,10 +77,11 @@ class _Resumable:
         seed_all(derive_seed(self._seed, self.data_order, get_rank(), self._iter))
         super().run_iter(*args)
 
-    def _validate(self) -> None:
-        """Validate if due."""
+    def _validate(self, place: int, end: int) -> None:
+        """Validate if due after `place` of `end` epochs or iterations."""
         self._decide_current_val_interval()
-        if self.runner.val_loop is not None and self._validation_is_due():
+        due = place >= self.val_begin and (place % self.val_interval == 0 or place == end)
+        if self.runner.val_loop is not None and due:
             self.runner.val_loop.run()
 
 
@@ -97,16 +93,14 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         super().__init__(runner, self._prepare(runner, dataloader), max_epochs, **options)
 
     def _run(self, again: bool) -> None:
-        self.dataloader = self._loader()
         start = self._first_batch()
         self.runner.call_hook('before_train')
         if self._iter and not start and not again:
-            self._validate()
+            self._validate(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch(start)
             start = 0
-            self._validate()
-        self.runner.call_hook('after_train')
+            self._validate(self._epoch, self._max_epochs)
 
     def _first_batch(self) -> int:
         """Number of batches of the epoch that the checkpoint has used."""
@@ -125,7 +119,6 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         return 0
 
     def run_epoch(self, start: int = 0) -> None:
-        """Train an epoch, from batch `start` on."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         self.dataloader.batch_sampler.go_to(self._epoch, start)
@@ -134,10 +127,6 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
-    def _validation_is_due(self) -> bool:
-        return self._epoch >= self.val_begin and (
-            self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)
-
 
 @LOOPS.register_module()
 class IterTrainLoop(_Resumable, IterBasedTrainLoop):
@@ -145,42 +134,27 @@ class IterTrainLoop(_Resumable, IterBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: dict, max_iters: int, **options) -> None:
         loader = self._prepare(runner, dataloader)
-        # IterBasedTrainLoop would start the workers now, before the first batch is known.
-        super().__init__(runner, _Unread(loader.dataset), max_iters, **options)
+        # IterBasedTrainLoop starts the workers of its loader now, before the first batch is known.
+        unread = DataLoader(loader.dataset, generator=torch.Generator())
+        super().__init__(runner, unread, max_iters, **options)
         self.dataloader = loader
 
     def _run(self, again: bool) -> None:
-        self.dataloader = self._loader()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._iter and not again:
-            self._validate()
+            self._validate(self._iter, self._max_iters)
         batches = self._batches()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(batches))
-            self._validate()
+            self._validate(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
-        self.runner.call_hook('after_train')
 
     def _batches(self) -> Iterator[dict]:
         batches, length = self.dataloader.batch_sampler, len(self.dataloader)
-        epoch, start = (0, self._iter) if batches.endless else divmod(self._iter, length)
+        epoch, start = (0, self._iter) if isinstance(batches.sampler, InfiniteSampler) else divmod(self._iter, length)
         while True:
             batches.go_to(epoch, start)
             yield from self.dataloader
             epoch, start = epoch + 1, 0
-
-    def _validation_is_due(self) -> bool:
-        return self._iter >= self.val_begin and (
-            self._iter % self.val_interval == 0 or self._iter == self._max_iters)
-
-
-class _Unread:
-    """Replaces a loader until it is read."""
-
-    def __init__(self, dataset) -> None:
-        self.dataset = dataset
-
-    def __iter__(self) -> Iterator:
-        return iter(())

@@ -1,6 +1,5 @@
 """mmengine's validation loop, which tolerates unreadable images."""
 
-from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.runner import ValLoop as MMEngineValLoop
 from torch.utils.data import DataLoader
@@ -13,16 +12,10 @@ from mae_mm.registry import LOOPS
 class ValLoop(MMEngineValLoop):
     """`ValLoop` that evaluates the next readable image instead of an unreadable one; `BadDataHook` counts them.
 
-    The metric then counts one image twice, which is exact enough for means over images.
-
-    Args:
-        replace: False for metrics that look up each image's annotations, as in detection: an unreadable image ends
-            the run with a message that names it.
+    With `replace=False`, for metrics that look up annotations as in detection, an unreadable image ends the run.
     """
 
-    def __init__(
-            self, runner: Runner, dataloader: dict | DataLoader, evaluator: dict | list | Evaluator, fp16: bool = False,
-            replace: bool = True) -> None:
+    def __init__(self, runner: Runner, dataloader: dict | DataLoader, *args, replace: bool = True, **options) -> None:
         if isinstance(dataloader, dict):
             dataloader = {**dataloader, 'dataset': ReadableSamples(build_dataset(dataloader['dataset']), replace)}
-        super().__init__(runner, dataloader, evaluator, fp16)
+        super().__init__(runner, dataloader, *args, **options)

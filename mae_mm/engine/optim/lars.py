@@ -17,33 +17,20 @@ class LARS(Optimizer):
     g' = g + d w;  m <- momentum m + t |w| / |g'| g';  w <- w - lr m. Vectors (biases) take g itself in place of the
     scaled g', and so do weights where a norm is zero. mmpretrain's LARS scales biases too, so that a bias
     that starts from zero stays there, and keeps lr inside m, where a change of lr reaches the step only slowly.
-
-    Args:
-        params: parameters, or groups of them.
-        lr: learning rate.
-        momentum: in [0, 1).
-        weight_decay: d.
-        trust_coefficient: t.
     """
 
     def __init__(
         self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
     ) -> None:
-        if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0 or trust_coefficient <= 0:
-            raise ValueError(
-                f'lr={lr}, momentum={momentum}, weight_decay={weight_decay}, trust_coefficient={trust_coefficient}: '
-                'none may be negative, momentum must be below 1 and trust_coefficient above 0')
         super().__init__(
             params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Take one step; no norm leaves the device."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         for group in self.param_groups:
             for param in group['params']:
                 if param.grad is None:

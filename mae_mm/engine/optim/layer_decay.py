@@ -29,9 +29,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
       tables and tokens. 'all_but_norms': also biases and relative positions, as the release of ViTDet has it for ViT-B
       and L; `mae_mm.LayerNorm2d` in pyramid and heads decays, as its counterpart does there. 'all': everything, as in
       that release for ViT-H.
-
-    Raises:
-        ValueError: for another key, a rate outside (0, 1], or another value of `decayed`.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -45,7 +42,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"decayed={self.paramwise_cfg['decayed']!r} must be 'weights', 'all_but_norms' or 'all'")
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Sort the trainable parameters of `module` into groups, appended to `params`."""
         depths = {name: vit.depth for name, vit in module.named_modules() if isinstance(vit, ViT)}
         rate, decayed = self.paramwise_cfg['layer_decay_rate'], self.paramwise_cfg['decayed']
         norms = {id(param) for layer in module.modules()

@@ -15,15 +15,13 @@ from mae_mm.registry import OPTIM_WRAPPERS
 class GuardedOptimWrapper(OptimWrapper):
     """`OptimWrapper` that takes no step on a loss or gradient which is not finite, on any rank.
 
-    The decision stays on the device: fused optimizers of PyTorch take it as `found_inf`, as from GradScaler, and leave
-    weights and state unchanged. Other optimizers need it on the host, which waits for the device.
-    `mae_mm.NonFiniteHook` counts the skipped steps.
+    The decision stays on the device: fused optimizers of PyTorch take it as `found_inf`, as from GradScaler. Other
+    optimizers need it on the host, which waits for the device. `mae_mm.NonFiniteHook` counts the skipped steps.
 
     Attributes:
         bad_step: () bool on the device, whether the latest step was skipped; None while gradients accumulate.
         grad_norm: () float on the device, norm of the latest gradient before clipping; None without `clip_grad`.
-        reports_norm: whether each step writes that norm into the message hub, which waits for the device.
-            `mae_mm.RuntimeInfoHook` turns this off and reads the norm when it reads the loss.
+        reports_norm: whether each step writes that norm into the message hub; `mae_mm.RuntimeInfoHook` does otherwise.
     """
 
     bad_step: Tensor | None = None
@@ -64,15 +62,10 @@ class GuardedOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(GuardedOptimWrapper):
-    """`GuardedOptimWrapper` whose forward passes run in bfloat16.
-
-    mmengine's `AmpOptimWrapper` refuses the CPU and always builds a gradient scaler, which bfloat16 does not need: it
-    has the exponent range of float32. Weights, gradients and the optimizer's state stay float32.
-    """
+    """`GuardedOptimWrapper` whose forward passes run in bfloat16, which needs no gradient scaler, on any device."""
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        """Enter autocast on the model's device, and mmengine's gradient-accumulation context."""
         device_type = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device_type, dtype=torch.bfloat16):
             yield
