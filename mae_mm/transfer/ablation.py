@@ -6,8 +6,8 @@ Rows whose pre-training is the same share it, between tables, too: runs are in f
 import csv
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,16 +28,15 @@ HELD_OUT = {'recon/loss': Metric('held-out loss'), 'recon/margin': Metric('% bel
 COSTS = {'finetune': 1.0, 'linear': 0.5}  # of 8 epochs of pre-training, roughly
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """What is to be done for a row."""
 
     row: Row
     cfg: Config  # of its pre-training
-    transfers: dict[str, str]
+    transfers: dict[str, str]  # config by protocol
     key: str  # hash of what its pre-training depends on
+    scratch_key: str  # of what training from random weights depends on; '' without it
     skipped: str = ''  # why it is left out
-    error: str = ''  # why it cannot be run
 
 
 class Stage(NamedTuple):
@@ -62,7 +61,7 @@ def ablate(
     tokenizer: str | None = None, workers: int = 1, gpus: int = 0,
 ) -> dict[str, dict]:
     """Make the runs of tables that are not made yet, then write `out/TABLE/table.md`, `table.csv`, `results.json` and,
-    for tables with an axis, `plot.png`.
+    for tables with an axis, `plot.png`; returns what each `results.json` holds, by table.
 
     Complete runs are not repeated, others resume from their newest checkpoint; one that fails does not stop the others.
 
@@ -73,86 +72,79 @@ def ablate(
         options, transfer_options: of `--cfg-options`, for pre-training and for the transfers.
         tokenizer: weights for rows that predict tokens; without them such rows are left out.
         workers, gpus: as of `comparison.compare`.
-
-    Returns:
-        Table -> what its `results.json` holds.
-
-    Raises:
-        ValueError: if there is no row to run, or a config or an option is not valid.
-        FileNotFoundError: if there are no data, for pre-training or for transfers.
     """
-    if seeds < 1:
-        raise ValueError(f'seeds={seeds}: must be 1 or more')
-    if tokenizer:
-        launch.check_file(tokenizer, '--tokenizer')
-    options, transfer_options = options or {}, transfer_options or {}
+    changed = {'the pre-training': options or {}, 'the transfers': transfer_options or {}}
     chosen = read_tables(tables, only)
-    plans = {name: [make_plan(row, base, given or {}, options, tokenizer, out) for row in table.rows.values()]
+    plans = {name: [make_plan(row, base, given or {}, *changed.values(), tokenizer, out) for row in table.rows.values()]
              for name, table in chosen.items()}
-    every = [plan for of_table in plans.values() for plan in of_table]
-    ready = [plan for plan in every if not plan.skipped and not plan.error]
-    if not ready:
-        raise ValueError('no row to run: ' + '; '.join(
-            f'{plan.row.path}: {plan.skipped or plan.error}' for plan in every))
+    ready = [plan for of_table in plans.values() for plan in of_table if not plan.skipped]
     # All configs before the first run: a mistake in one for transfers should not show after a week of pre-training.
-    pretrainings, transfers = make_jobs(ready, out, seeds, transfer_options, gpus)
+    pretrainings, transfers = make_jobs(ready, out, seeds, transfer_options or {}, gpus)
     results, errors = complete(pretrainings, make_run, workers)
     transfers = {stage: job for stage, job in transfers.items() if stage._replace(protocol=None) not in errors}
     made, failed = complete(transfers, make_run, workers)
     results, errors = {**results, **made}, {**errors, **failed}
-    changed = {'the pre-training': options, 'the transfers': transfer_options}
     return {name: write_table(out / name, table, plans[name], results, errors, seeds, base, changed)
             for name, table in chosen.items()}
 
 
 def make_plan(
-    row: Row, base: str | None, given: dict[str, str], options: dict, tokenizer: str | None, out: Path,
+    row: Row, base: str | None, given: dict[str, str], options: dict, transfer_options: dict, tokenizer: str | None,
+    out: Path,
 ) -> Plan:
     """The configs of a row; looks for its images and fits the principal components that it predicts."""
-    cfg = apply_row(row, base, options)
+    cfg, transfers = apply_row(row, base, options), find_transfers(row, base, given)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     target = cfg.model.get('target') or {}
     needs_tokens = target.get('type') == 'mae_mm.TokenTarget'
-    key = hashlib.sha256(f'{cfg.to_dict()}{"" if base else row.transfers}'.encode())
-    if tokenizer and needs_tokens:
-        key.update(Path(tokenizer).read_bytes())
-    plan = Plan(row, cfg, find_transfers(row, base, given), key.hexdigest())
+    weights = hashlib.sha256(Path(tokenizer).read_bytes()).hexdigest() if tokenizer and needs_tokens else ''
+    key = digest(cfg.to_dict(), '' if base else row.transfers, weights)
     if needs_tokens:
-        target.weights, plan.skipped = tokenizer, '' if tokenizer else 'it needs --tokenizer FILE'
+        target.weights = tokenizer
     elif target.get('type') == 'mae_mm.PCATarget':
-        target.fitted = str(out / 'runs' / f'{plan.key[:12]}_pca.pth')
+        target.fitted = str(out / 'runs' / f'{key[:12]}_pca.pth')
         try:
             if not Path(target.fitted).exists():
                 write_content(pca.fit_to_images(cfg), target.fitted)
-        except (ValueError, OSError) as error:  # too few images for so many components, for example
-            plan.error = str(error)
-    return plan
+        except ValueError as error:
+            raise ValueError(f'{row.path}: {error}') from error
+    return Plan(row, cfg, transfers, key, digest(transfers, transfer_options) if 'scratch' in transfers else '',
+                'it needs --tokenizer FILE' if needs_tokens and not tokenizer else '')
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(''.join(map(str, parts)).encode()).hexdigest()
 
 
 def make_jobs(
     plans: Sequence[Plan], out: Path, seeds: int, options: dict, gpus: int,
 ) -> tuple[dict[Stage, Job], dict[Stage, Job]]:
-    """The jobs of all pre-trainings, and of all transfers; rows with the same key share those of the first.
-
-    Raises:
-        ValueError: for a schedule that does not fit, or an encoder that a transfer does not have.
-    """
+    """The jobs of all pre-trainings, and of all transfers; rows with the same key share those of the first."""
     try:
         cfgs = {path: transfer_config(path, options, save=gpus > 1)
                 for plan in plans for path in plan.transfers.values()}
     except ValueError as error:
         raise ValueError(str(error).replace('--cfg-options', '--transfer-options')) from error
-    for plan in plans:
-        for protocol in plan.transfers.keys() - {'scratch'}:
-            check_encoder(plan, plan.transfers[protocol], cfgs[plan.transfers[protocol]])
     pretrainings, transfers, first = {}, {}, {}
+    for plan in plans:
+        plan.cfg.train_cfg.val_interval = plan.cfg.train_cfg.max_epochs  # validated at its end
+        launch.check_schedule(plan.cfg)
+        for path in plan.transfers.values():
+            mine, other = (cfg.get('model', {}).get('backbone') or {} for cfg in (plan.cfg, cfgs[path]))
+            for key in ('arch', 'patch_size'):
+                if mine.get(key) != other.get(key):
+                    raise ValueError(
+                        f'{plan.row.path} pre-trains an encoder of {key}={mine.get(key)}, {path} has {other.get(key)}; '
+                        f'make them equal, e.g. --transfer-options model.backbone.{key}=…')
     for seed in range(seeds):
         for plan in plans:
             stage = Stage(first.setdefault(plan.key, plan.row.path), plan.key, seed)
-            pretrainings.setdefault(stage, pretraining(stage, plan.cfg, out, gpus))
+            pretrainings.setdefault(stage, Job(
+                stage.name, place(plan.cfg, stage.folder(out), seed), HELD_OUT, identity=stage.key,
+                cost=plan.cfg.train_cfg.max_epochs / 8, gpus=gpus))
             sources = [(stage, plan.transfers, str(stage.folder(out)))]
-            if 'scratch' in plan.transfers:
-                source = Stage('scratch', scratch_key(plan, options), seed)
+            if plan.scratch_key:
+                source = Stage('scratch', plan.scratch_key, seed)
                 sources.append((source, {**plan.transfers, 'finetune': plan.transfers['scratch']}, None))
             for source, paths, pretrained in sources:
                 for protocol in (key for key in PROTOCOLS if key in paths):
@@ -163,55 +155,38 @@ def make_jobs(
     return pretrainings, transfers
 
 
-def pretraining(stage: Stage, cfg: Config, out: Path, gpus: int) -> Job:
-    """The job of a pre-training, which is validated at its end."""
-    cfg = place(cfg, stage.folder(out), stage.seed)
-    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
-    launch.check_schedule(cfg)
-    return Job(stage.name, cfg, HELD_OUT, identity=stage.key, cost=cfg.train_cfg.max_epochs / 8, gpus=gpus)
-
-
-def scratch_key(plan: Plan, options: dict) -> str:
-    return hashlib.sha256(f'{plan.transfers}{options}'.encode()).hexdigest()
-
-
-def check_encoder(plan: Plan, path: str, transfer: Config) -> None:
-    """Refuse a transfer of another encoder than the row pre-trains, before the pre-training is done."""
-    mine, other = (cfg.get('model', {}).get('backbone') or {} for cfg in (plan.cfg, transfer))
-    for key in ('arch', 'patch_size'):
-        if mine.get(key) != other.get(key):
-            raise ValueError(
-                f'{plan.row.path} pre-trains an encoder of {key}={mine.get(key)}, {path} has {other.get(key)}; make '
-                f'them equal, e.g. --transfer-options model.backbone.{key}=…')
-
-
 def write_table(
     folder: Path, table: Table, plans: Sequence[Plan], results: dict[Stage, dict], errors: dict[Stage, str], seeds: int,
     base: str | None, changed: dict[str, dict],
 ) -> dict:
     """Write a table and its plot; returns what `results.json` holds."""
-    def values(key: str, protocol: str | None) -> dict[int, float]:
-        """One number for each seed that has a result: top-1, or the held-out loss of pre-training."""
-        metric = 'accuracy/top1' if protocol else 'recon/loss'
-        return {stage.seed: result['metrics'][metric] for stage, result in results.items()
-                if (stage.key, stage.protocol) == (key, protocol)}
-
-    scratch_keys = {scratch_key(plan, changed['the transfers']) for plan in plans if 'scratch' in plan.transfers}
-    keys = scratch_keys | {plan.key for plan in plans}
-    failed = {plan.row.path: plan.error for plan in plans if plan.error}
-    failed |= {stage.name: error for stage, error in errors.items() if stage.key in keys}
-    scratch = {protocol: values(min(scratch_keys, default=''), protocol) for protocol in PROTOCOLS}
+    values = defaultdict(dict)  # top-1, or the held-out loss of pre-training, of each seed that has a result
+    for stage, result in results.items():
+        metric = 'accuracy/top1' if stage.protocol else 'recon/loss'
+        values[stage.key, stage.protocol][stage.seed] = result['metrics'][metric]
+    scratch_key = min((plan.scratch_key for plan in plans if plan.scratch_key), default='')
+    keys = {key for plan in plans for key in (plan.key, plan.scratch_key)}
     rows = [dict(
         name=plan.row.name, title=plan.row.title, source=plan.row.source, error=plan.skipped or None,
         paper={key: number for key in PROTOCOLS if (number := getattr(plan.row, key)) is not None}, run=plan.key[:12],
-        held_out_loss=values(plan.key, None), **{key: values(plan.key, key) for key in PROTOCOLS}) for plan in plans]
+        held_out_loss=values[plan.key, None], **{key: values[plan.key, key] for key in PROTOCOLS}) for plan in plans]
     recipes = {key: path for plan in reversed(plans) for key, path in plan.transfers.items()}
-    summary = dict(table=table.name, title=table.title, recipes=dict(base=base, **recipes), changed=changed,
-                   seeds=seeds, scratch=scratch, failed=failed, rows=rows)
+    summary = dict(
+        table=table.name, title=table.title, recipes=dict(base=base, **recipes), changed=changed, seeds=seeds,
+        scratch={protocol: values[scratch_key, protocol] for protocol in PROTOCOLS},
+        failed={stage.name: error for stage, error in errors.items() if stage.key in keys}, rows=rows)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'results.json').write_text(json.dumps(summary, indent=2) + '\n')
-    has_plot = draw_table(folder / 'plot.png', table, summary)
-    (folder / 'table.md').write_text('\n\n'.join(describe(summary) + ['![plot](plot.png)'] * has_plot) + '\n')
+    paragraphs = describe(summary)
+    if table.axis:
+        places = {float(row['name']): row for row in rows if row['name'].replace('.', '', 1).isdigit()}
+        draw_plot(folder / 'plot.png', [Panel(
+            title, {at: list(row[key].values()) for at, row in places.items() if row[key]},
+            {at: row['paper'][key] for at, row in places.items() if key in row['paper']},
+            list(summary['scratch'][key].values())) for key, title in PROTOCOLS.items()],
+            table.axis, 'top-1, %', published_axis=bool(base))
+        paragraphs.append('![plot](plot.png)')
+    (folder / 'table.md').write_text('\n\n'.join(paragraphs) + '\n')
     with (folder / 'table.csv').open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['row', 'column', 'seed', 'this_run', 'paper', 'source'])
@@ -240,24 +215,7 @@ def describe(summary: dict) -> list[str]:
     for part, options in summary['changed'].items():
         if options:
             caption += f' Changed for {part}: {", ".join(f"`{key}={value}`" for key, value in options.items())}.'
-    header = ['row', *(f'{title}, {side}' for side in ('this run', '`paper`') for title in PROTOCOLS.values()),
-              'source']
+    header = [f'{title}, {side}' for side in ('this run', '`paper`') for title in PROTOCOLS.values()]
     notes = [f'Not run: {row["title"]}: {row["error"]}.' for row in rows if row['error']]
-    return [caption, markdown_table(header, table), *notes,
-            *(f'Failed: {name}: {error}' for name, error in summary['failed'].items())]
-
-
-def draw_table(path: Path, table: Table, summary: dict) -> bool:
-    """Draw accuracy over the numbers that the names of the rows are, a panel for each protocol; False without any.
-
-    Rows of other names have no place in it.
-    """
-    rows = {float(row['name']): row for row in summary['rows'] if row['name'].replace('.', '', 1).isdigit()}
-    panels = [Panel(
-        title, {at: list(row[key].values()) for at, row in rows.items() if row[key]},
-        {at: row['paper'][key] for at, row in rows.items() if key in row['paper']},
-        list(summary['scratch'][key].values())) for key, title in PROTOCOLS.items()]
-    if not table.axis or not any(panel.points for panel in panels):
-        return False
-    draw_plot(path, panels, table.axis, 'top-1, %', published_axis=bool(summary['recipes']['base']))
-    return True
+    notes += [f'Failed: {name}: {error}' for name, error in summary['failed'].items()]
+    return [caption, markdown_table(['row', *header, 'source'], table), *notes]

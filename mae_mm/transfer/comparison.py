@@ -5,8 +5,6 @@ import json
 import statistics
 from pathlib import Path
 
-from mmengine.config import Config
-
 from mae_mm.checkpoint.contents import read_checkpoint
 from mae_mm.transfer.jobs import complete
 from mae_mm.transfer.runs import make_run, place, transfer_config
@@ -21,11 +19,9 @@ def compare(
     """Make the runs that are not made yet, then write `results.json`, `table.md` and, for suites with an axis,
     `plot.png`.
 
-    Every run has a folder of its own in `out`. A run of the same config and the same checkpoint is not made twice; one
-    that fails does not stop the others.
+    A run of the same config and the same checkpoint is not made twice; one that fails does not stop the others.
 
     Args:
-        pretrained: checkpoint in any format that fits the suite's encoder.
         seeds: runs of each kind, with seeds 0, 1, … (default: the suite's).
         options: of `--cfg-options`, for every config.
         workers: runs at a time.
@@ -34,26 +30,26 @@ def compare(
     Returns:
         What `results.json` holds: `results` has, for each protocol and start, a list of {metric: percent}, one for
         each seed; `caption` and `rows` are the table; `failed` maps the names of failed runs to their errors.
-
-    Raises:
-        ValueError: if a folder holds checkpoints of another run.
     """
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
     checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
     seeds = seeds or suite.seeds
     jobs = make_jobs(suite, pretrained, checkpoint_id, out, seeds, options or {}, gpus)
     results, errors = complete(jobs, make_run, workers)
+    images = {key: value for result in results.values() for key, value in result.items() if key.endswith('_images')}
+    lengths = {(unit, job.cfg.train_cfg[f'max_{unit}']) for job in jobs.values() for unit in ('epochs', 'iters')
+               if job.cfg.train_cfg.get(f'max_{unit}')}
     summary = dict(
-        task=suite.task, checkpoint=pretrained, checkpoint_sha256=checkpoint_id, seeds=seeds,
-        **describe(list(results.values()), [job.cfg for job in jobs.values()]),
+        task=suite.task, checkpoint=pretrained, checkpoint_sha256=checkpoint_id, seeds=seeds, **images,
+        **dict(lengths if len(lengths) == 1 else ()),  # if all runs share it
         results={name: {start: [result['metrics'] for run, result in results.items() if run[:2] == (name, start)]
                         for start in STARTS} for name in suite.protocols},
         failed={run.name: error for run, error in errors.items()})
     summary.update(caption=caption(suite, summary), rows=rows(suite, summary))
     out.mkdir(parents=True, exist_ok=True)
     (out / 'results.json').write_text(json.dumps(summary, indent=2) + '\n')
-    failures = [f'Failed: {name}: {error}' for name, error in summary['failed'].items()]
-    parts = [summary['caption'], markdown_table(summary['rows'][0], summary['rows'][1:]), *failures]
+    parts = [summary['caption'], markdown_table(summary['rows'][0], summary['rows'][1:])]
+    parts += [f'Failed: {name}: {error}' for name, error in summary['failed'].items()]
     (out / 'table.md').write_text('\n\n'.join([*parts, f'Checkpoint: {pretrained}']) + '\n')
     plot(suite, summary, out / 'plot.png')
     return summary
@@ -63,11 +59,9 @@ def make_jobs(
     suite: Suite, pretrained: str, checkpoint_id: str, out: Path, seeds: int, options: dict, gpus: int,
 ) -> dict[Run, Job]:
     """The jobs of a suite, by seed, so that each protocol has a first result before the repetitions."""
-    kinds = {}
-    for name, protocol in suite.protocols.items():
-        for start in suite.starts:
-            if config := getattr(protocol, start):
-                kinds[name, start] = transfer_config(config, {**protocol.options, **options}, suite.save)
+    kinds = {(name, start): transfer_config(config, {**protocol.options, **options}, suite.save)
+             for name, protocol in suite.protocols.items() for start in suite.starts
+             if (config := getattr(protocol, start))}
     jobs = {}
     for seed in range(seeds):
         for (name, start), cfg in kinds.items():
@@ -76,14 +70,6 @@ def make_jobs(
                 run.name, place(cfg, out / run.name, seed), suite.metrics, pretrained if is_mae else None,
                 checkpoint_id if is_mae else '', protocol.cost, protocol.measure, is_mae and seed == 0, gpus)
     return jobs
-
-
-def describe(results: list[dict], cfgs: list[Config]) -> dict:
-    """What the numbers depend on: how many images, and the length of training if all runs share one."""
-    known = {key: value for result in results for key, value in result.items() if key in ('train_images', 'val_images')}
-    lengths = {(unit, cfg.train_cfg[f'max_{unit}']) for cfg in cfgs for unit in ('epochs', 'iters')
-               if cfg.train_cfg.get(f'max_{unit}')}
-    return known | (dict(lengths) if len(lengths) == 1 else {})
 
 
 def caption(suite: Suite, summary: dict) -> str:
@@ -114,7 +100,7 @@ def rows(suite: Suite, summary: dict) -> list[list[str]]:
 
 def plot(suite: Suite, summary: dict, path: Path) -> None:
     """Draw the first metric over the places of the protocols, if they have some; of several at one place, the best."""
-    metric, title = next((key, metric.title) for key, metric in suite.metrics.items())
+    metric, column = next(iter(suite.metrics.items()))
     points, published = {}, {}
     for name, protocol in suite.protocols.items():
         found = [result[metric] for result in summary['results'][name]['mae']]
@@ -124,4 +110,4 @@ def plot(suite: Suite, summary: dict, path: Path) -> None:
         if metric in protocol.published:
             published[protocol.at] = protocol.published[metric]
     if points:
-        draw_plot(path, [Panel('', points, published)], suite.axis, f'{title}, %')
+        draw_plot(path, [Panel('', points, published)], suite.axis, f'{column.title}, %')

@@ -27,15 +27,11 @@ def complete(jobs: dict[R, Job], make: Make, workers: int) -> tuple[dict[R, dict
     Args:
         make: a function of a module, so that another process finds it.
         workers: jobs at a time; with more than one, each has one thread.
-
-    Raises:
-        ValueError: if a folder holds checkpoints of another job.
     """
     keys = {run: hashlib.sha256(f'{job.cfg.to_dict()}{job.identity}'.encode()).hexdigest()
             for run, job in jobs.items()}
     results = {run: read_result(job.folder, keys[run]) for run, job in jobs.items()}
-    missing = {run: job for run, job in jobs.items() if results[run] is None}
-    errors = {}
+    missing, errors = {run: job for run, job in jobs.items() if results[run] is None}, {}
     for run, job in missing.items():
         claim(job.folder, keys[run])
 
@@ -53,8 +49,7 @@ def complete(jobs: dict[R, Job], make: Make, workers: int) -> tuple[dict[R, dict
 def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R, dict], None]) -> None:
     """Make jobs in fresh processes: an error in one, of its GPU too, cannot reach another.
 
-    Args:
-        record: called with each job and its dict(result=…) or dict(error=…).
+    `record` is called with each job and its dict(result=…) or dict(error=…).
     """
     if not jobs:
         return
@@ -75,15 +70,15 @@ def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R,
                     run, process = running[receiver]
                     try:
                         message = receiver.recv()
-                    except EOFError:
-                        message = None
+                    except EOFError:  # it died without a message
+                        process.join()
+                        message = dict(error=f'its process ended with exit code {process.exitcode}')
                     if isinstance(message, float):
                         done[run] = message
                         continue
                     process.join()
                     del running[receiver]
                     done[run] = 1.0
-                    message = message or dict(error=f'its process ended with exit code {process.exitcode}')
                     record(run, message)
                     bar.write(f'{jobs[run].name:<26}{outcome(message, jobs[run])}', file=sys.stderr)
                 bar.n = sum(job.cost * done[run] for run, job in jobs.items())
@@ -120,8 +115,7 @@ def outcome(message: dict, job: Job) -> str:
 def claim(folder: Path, key: str) -> None:
     """Mark a folder as that of a job, whose checkpoints the next start resumes.
 
-    Raises:
-        ValueError: if it holds checkpoints of another job: resumed, they would give its results under this one's name.
+    Checkpoints of another job are refused: resumed, they would give its results under this one's name.
     """
     mark = folder / 'key.txt'
     if (folder / 'last_checkpoint').exists() and (not mark.exists() or mark.read_text() != key):

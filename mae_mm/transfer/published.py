@@ -6,12 +6,11 @@ A model of a metafile is one start of a config. Its `Metadata` has
     Tag, Source   `paper`, `release` (the authors' code) or `reproduced` (somebody else's public reproduction); where
     Options       what `--cfg-options` must change in the config, if anything
 
-`python -m mae_mm.transfer.published --write` rewrites the tables of the docs, which stand between
+`python -m mae_mm.transfer.published` rewrites the tables of the docs, which stand between
 `<!-- published: CONFIGS by FIELD -->` and `<!-- end -->`. CONFIGS is one glob, or several with spaces between them. The
 table has a row for each value of FIELD (start, dataset, options or config) and a column for each architecture.
 """
 
-import argparse
 import re
 from fnmatch import fnmatch
 from functools import cache
@@ -58,15 +57,7 @@ def read_metafiles() -> tuple[Published, ...]:
 
 
 def published_metrics(config: str, options: str = '') -> dict[str, float]:
-    """What is published for a config with `--cfg-options OPTIONS`: its first entry, which is the one from MAE.
-
-    Args:
-        config: as in the metafiles, e.g. 'configs/detection/vitdet_b_coco.py'.
-        options: as in the metafiles, e.g. 'model.backbone.tuned_blocks=1'.
-
-    Returns:
-        Percent by the evaluator's key; empty if nothing is published.
-    """
+    """What is published for a config with `--cfg-options OPTIONS`: its first entry, which is the one from MAE."""
     entries = (entry.metrics for entry in read_metafiles() if (entry.config, entry.options) == (config, options))
     return next(entries, {})
 
@@ -78,15 +69,14 @@ def make_table(configs: str, field: str) -> str:
     if not entries:
         raise ValueError(f'no published result of configs/{configs}')
     columns = list(dict.fromkeys(entry.architecture for entry in entries))
-    cells: dict[str, dict[str, list[str]]] = {}
+    rows: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
         value = ' / '.join(f'{value:g}' if value % 1 else f'{value:.1f}' for value in entry.metrics.values())
-        row = cells.setdefault(getattr(entry, field) or 'as it is', {})
+        name = getattr(entry, field) or 'as it is'
+        row = rows.setdefault(f'`{name}`' if field in ('config', 'options') else name, {})
         row.setdefault(entry.architecture, []).append(value if entry.tag == 'paper' else f'{value} `{entry.tag}`')
-    names = [f'`{name}`' if field in ('config', 'options') else name for name in cells]
-    return markdown_table(['', *columns], [
-        [name, *[', '.join(row.get(column, ['–'])) for column in columns]]
-        for name, row in zip(names, cells.values(), strict=True)]) + '\n'
+    cells = [[name, *[', '.join(row.get(column, '–')) for column in columns]] for name, row in rows.items()]
+    return markdown_table(['', *columns], cells) + '\n'
 
 
 def fill_tables(text: str) -> str:
@@ -94,21 +84,6 @@ def fill_tables(text: str) -> str:
     return TABLE.sub(lambda match: match[1] + make_table(match[2], match[3]) + match[4], text)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description='Print published results, or write them into the docs.')
-    parser.add_argument('config', nargs='?', help='print those of one config')
-    parser.add_argument('--write', action='store_true', help='rewrite the tables in docs/')
-    args = parser.parse_args()
-    for entry in read_metafiles() if not args.write else ():
-        if args.config in (None, entry.config):
-            values = ', '.join(f'{metric} {value}' for metric, value in entry.metrics.items())
-            print(f'{entry.config} {entry.options}: {values}; {entry.start} (`{entry.tag}`, {entry.source})')
-    for page in sorted((ROOT / 'docs').glob('*.md')) if args.write else ():
-        text = page.read_text(encoding='utf-8')
-        if (new := fill_tables(text)) != text:
-            page.write_text(new, encoding='utf-8')
-            print(f'wrote {page}')
-
-
 if __name__ == '__main__':
-    main()
+    for page in (ROOT / 'docs').glob('*.md'):
+        page.write_text(fill_tables(page.read_text(encoding='utf-8')), encoding='utf-8')

@@ -4,33 +4,32 @@ import base64
 import io
 import json
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from jinja2 import Template  # torch requires it, so it is always there; and it escapes what goes into the page
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from mmengine.config import Config
 from PIL import Image
 
 import mae_mm
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.transfer.tables import environment
-from mae_mm.transfer.types import STARTS, Run, Suite
+from mae_mm.transfer.types import Run, Suite
 from mae_mm.visualization.panels import list_images, load_images, load_model, reconstruction_panel
 
 PICTURE_SIDE = 480  # pixels: pictures are shrunk to it, so that the page can be mailed
-COLOURS = dict(zip(STARTS, ('tab:gray', 'tab:blue'), strict=True))
+LINES = dict(random=('random weights', 'tab:gray'), mae=('MAE', 'tab:blue'))
 
 
 def write_report(
     path: Path, checkpoint: str, suites: dict[str, Suite], summaries: dict[str, dict], failures: dict[str, str],
 ) -> None:
-    """Write the page and, beside it, `results.json`.
+    """Write the page and, beside it, `results.json`; the runs of suite NAME are in the folder NAME beside them.
 
-    Args:
-        path: the page; the runs of suite NAME are in the folder NAME beside it.
-        suites, summaries: what was compared and what came out, by name; suites that failed have no summary.
-        failures: error by the name of the suite or run.
+    Suites that failed have no summary; `failures` has the errors of suites and runs.
     """
     weights, machine = read_checkpoint(checkpoint), environment()
     sections = [section(name, suites[name], summary, path.parent / name) for name, summary in summaries.items()]
@@ -49,33 +48,28 @@ def write_report(
 def section(name: str, suite: Suite, summary: dict, folder: Path) -> dict:
     """What the page shows of a suite: of the runs in its table, not of others that the folder may hold from before."""
     first = [folder / Run(name, start, 0).name for name in sorted(suite.protocols) for start in suite.starts]
-    pictures = [picture for run in first for picture in sorted(run.glob('pictures/*.png'))]
-    configs = {run.name: max(run.glob('*.py'), default=None) for run in first}
     return dict(
         name=name, caption=summary['caption'], rows=summary['rows'], plot=embed(folder / 'plot.png'),
         curves=curves(suite, summary['seeds'], folder),
-        pictures=[embed(picture) for picture in pictures],
-        configs={run: config.read_text() for run, config in configs.items() if config})
+        pictures=[embed(picture) for run in first for picture in sorted(run.glob('pictures/*.png'))],
+        configs={run.name: config.read_text() for run in first for config in sorted(run.glob('*.py'))[-1:]})
 
 
 def curves(suite: Suite, seeds: int, folder: Path) -> str | None:
     """Training losses of all runs, a panel for each protocol, as an image for the page; None if nothing was trained."""
-    losses = {name: {start: [read_losses(folder / Run(name, start, seed).name) for seed in range(seeds)]
-                     for start in suite.starts} for name in suite.protocols}
-    losses = {name: row for name, row in losses.items() if any(any(runs) for runs in row.values())}
+    losses = {name: [(start, points) for start in suite.starts for seed in range(seeds)
+                     if (points := read_losses(folder / Run(name, start, seed).name))] for name in suite.protocols}
+    losses = {name: runs for name, runs in losses.items() if runs}
     if not losses:
         return None
     figure = Figure(figsize=(3.2 * len(losses), 2.6), layout='constrained')
-    for axes, (name, row) in zip(figure.subplots(1, len(losses), squeeze=False)[0], losses.items(), strict=True):
-        for start, runs in row.items():
-            for i, points in enumerate(filter(None, runs)):
-                label = dict(random='random weights', mae='MAE')[start] if i == 0 else None
-                axes.plot(*zip(*points, strict=True), color=COLOURS[start], alpha=0.8, label=label)
+    for axes, (name, runs) in zip(figure.subplots(1, len(losses), squeeze=False)[0], losses.items(), strict=True):
+        for start, points in runs:
+            axes.plot(*zip(*points, strict=True), color=LINES[start][1], alpha=0.8)
         axes.set(title=suite.protocols[name].title, xlabel='iteration', ylabel='training loss')
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(buffer := io.BytesIO(), format='svg')
-    return data_uri(buffer.getvalue(), 'svg+xml')
+        axes.legend(handles=[Patch(label=LINES[start][0], color=LINES[start][1]) for start in suite.starts])
+    return data_uri(figure.savefig, 'svg')
 
 
 def read_losses(run: Path) -> list[tuple[int, float]]:
@@ -89,17 +83,14 @@ def panel(weights: Checkpoint, path: str, num: int = 4) -> str | None:
     """Reconstructions of held-out images of the pre-training, if decoder, images and its config are there."""
     folder = Path(path).parent
     config = next(folder.glob('*.py'), None)
-    is_work_folder = (folder / 'last_checkpoint').exists()  # elsewhere a Python file may be anything, and would be run
-    if not weights.has_decoder or config is None or not is_work_folder:
-        return None
+    if not (weights.has_decoder and config and (folder / 'last_checkpoint').exists()):
+        return None  # outside a work folder a Python file may be anything, and would be run
     cfg = Config.fromfile(config)
     dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}
     if not Path(dataset.get('data_root', '')).is_dir():
         return None
     images = load_images(dataset['pipeline'], list_images([dataset['data_root']], num))
-    picture = reconstruction_panel(load_model(cfg, path), images)
-    Image.fromarray(picture).save(buffer := io.BytesIO(), 'png')
-    return data_uri(buffer.getvalue(), 'png')
+    return data_uri(Image.fromarray(reconstruction_panel(load_model(cfg, path), images)).save, 'png')
 
 
 def embed(path: Path) -> str | None:
@@ -108,12 +99,13 @@ def embed(path: Path) -> str | None:
         return None
     image = Image.open(path).convert('RGB')
     image.thumbnail((2 * PICTURE_SIDE, PICTURE_SIDE))
-    image.save(buffer := io.BytesIO(), 'png')
-    return data_uri(buffer.getvalue(), 'png')
+    return data_uri(image.save, 'png')
 
 
-def data_uri(content: bytes, kind: str) -> str:
-    return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
+def data_uri(save: Callable, kind: str) -> str:
+    """What `save` writes into a file of this format, as text that stands inside the page."""
+    save(buffer := io.BytesIO(), format=kind)
+    return f'data:image/{kind.replace("svg", "svg+xml")};base64,{base64.b64encode(buffer.getvalue()).decode()}'
 
 
 def commit() -> str | None:

@@ -3,11 +3,11 @@
 import re
 import runpy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from mae_mm.engine import runner as launch
 from mae_mm.paths import ROOT, find_config
@@ -16,8 +16,7 @@ PROTOCOLS = {'finetune': 'fine-tuning', 'linear': 'linear probing'}
 PLACE = re.compile(r'{{ *_base_\.([\w.]+) *}}')
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """A row of a table: a pre-training and how its encoder is transferred."""
 
     table: str
@@ -28,7 +27,7 @@ class Row:
     finetune: float | None = None  # published top-1, percent
     linear: float | None = None
     base: str = 'configs/ablation/vit_l16.py'  # config of the pre-training that it changes
-    transfers: dict = field(default_factory=dict)  # as in a base, where those of the base do not fit
+    transfers: dict = {}  # as in a base, where those of the base do not fit
 
     @property
     def path(self) -> str:
@@ -45,11 +44,7 @@ class Table(NamedTuple):
 
 
 def read_tables(paths: Sequence[Path], only: Sequence[str] | None = None) -> dict[str, Table]:
-    """Tables by name, with the rows of `only`: ROW or TABLE/ROW. A table without any of them is left out.
-
-    Raises:
-        ValueError: if there are no such rows, or two tables of one name.
-    """
+    """Tables by name, with the rows of `only`: ROW or TABLE/ROW. A table without any of them is left out."""
     tables = {path.stem: read_table(path) for path in paths}
     if len(tables) < len(paths):
         raise ValueError(f'two tables have the same name ({", ".join(map(str, paths))}); run them one by one')
@@ -64,41 +59,26 @@ def read_tables(paths: Sequence[Path], only: Sequence[str] | None = None) -> dic
 
 
 def read_table(path: Path) -> Table:
-    """Read the file of a table, which is Python, as a config is.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it fails as Python, has no rows, or a row of another form.
-    """
+    """Read the file of a table, which is Python, as a config is."""
     found = find_config(path)
     if found is None:
-        known = (ROOT / 'configs/ablation').glob('*.py')
-        names = sorted(file.stem for file in known if 'rows = ' in file.read_text(encoding='utf-8'))
-        raise FileNotFoundError(f'no table {path}; configs/ablation has {", ".join(names)}')
+        raise FileNotFoundError(f'no table {path}; the tables of the paper are in {ROOT / "configs/ablation"}')
     try:
         content = runpy.run_path(str(found))
+        shared = {key: content[key] for key in ('source', 'base', 'transfers') if key in content}
+        rows = {name: Row(path.stem, name, **{'source': '`ours`', **shared, **row})
+                for name, row in content['rows'].items()}
     except Exception as error:  # Python may fail in all ways
-        raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
-    rows, shared = content.get('rows'), {key: content[key] for key in ('source', 'base', 'transfers') if key in content}
-    if not isinstance(rows, dict) or not rows:
         raise ValueError(
-            f'{path} is not a table of ablations: it must have title = …, source = … and '
-            "rows = {'NAME': dict(title='…', options={'KEY': VALUE}), …}")
-    try:
-        return Table(path.stem, content.get('title', path.stem), {
-            name: Row(path.stem, name, **{'source': '`ours`', **shared, **row}) for name, row in rows.items()},
-            content.get('axis', ''))
-    except TypeError as error:
-        raise ValueError(f'{path}: a row must be dict(title=…, options=…, …): {error}') from error
+            f"{path} is not a valid table, which has rows = {{'NAME': dict(title='…', options={{'KEY': VALUE}}), …}}: "
+            f'{type(error).__name__}: {error}') from error
+    return Table(path.stem, content.get('title', path.stem), rows, content.get('axis', ''))
 
 
 def apply_row(row: Row, base: str | None = None, options: dict | None = None) -> Config:
-    """The pre-training config of a row, on another base if one is given.
+    """The pre-training config of a row, changed by `options`, on another base if one is given.
 
     On another base the epochs of a row are in the proportion that they have to those of its own base.
-
-    Args:
-        options: of `--cfg-options`, over those of the row.
     """
     parent = launch.load_config(base or row.base)
     changes = fill(row.options, parent)
@@ -113,17 +93,14 @@ def apply_row(row: Row, base: str | None = None, options: dict | None = None) ->
     return cfg
 
 
-def fill(value: object, base: ConfigDict) -> object:
+def fill(value: object, base: Config) -> object:
     """A copy of a row's options, with the values of the base in their places."""
     if isinstance(value, dict):
         return {key: fill(one, base) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(fill(one, base) for one in value)
-    if isinstance(value, str) and (found := PLACE.fullmatch(value)):
-        for key in found[1].split('.'):
-            base = base[key]
-        return base
-    return value
+    found = PLACE.fullmatch(value) if isinstance(value, str) else None
+    return attrgetter(found[1])(base) if found else value
 
 
 def find_transfers(row: Row, base: str | None, given: dict[str, str]) -> dict[str, str]:
@@ -132,18 +109,14 @@ def find_transfers(row: Row, base: str | None, given: dict[str, str]) -> dict[st
     Args:
         base: another one than the row's; its `transfers` are taken then.
         given: replaces some of them.
-
-    Raises:
-        ValueError: if there are none.
     """
     where = base or row.base
     transfers = (not base and row.transfers) or launch.load_config(where).get('transfers') or {}
-    if not isinstance(transfers, dict) or set(transfers) - {*PROTOCOLS, 'scratch'}:
-        raise ValueError(f"{where}: transfers must be dict(finetune='…', linear='…', scratch='…'), got {transfers}")
     if 'finetune' in given:  # `scratch` is the other side of the base's own
         transfers = {key: path for key, path in transfers.items() if key != 'scratch'}
-    if not {**transfers, **given}:
+    transfers = {**transfers, **given}
+    if not transfers.keys() & PROTOCOLS.keys():
         raise ValueError(
-            f'{where} does not name the configs that transfer its encoder; add --finetune CONFIG --linear CONFIG, or '
-            "write transfers = dict(finetune='…', linear='…') into it, as configs/demo/ablation.py does")
-    return {**transfers, **given}
+            f"{where} must name the configs that transfer its encoder, transfers = dict(finetune='…', linear='…'), got "
+            f'{transfers}; or add --finetune CONFIG --linear CONFIG')
+    return transfers

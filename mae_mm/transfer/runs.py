@@ -24,12 +24,7 @@ from mae_mm.transfer.types import Job
 
 
 def transfer_config(path: str, options: dict, save: bool) -> Config:
-    """The config of a transfer. Unless it saves checkpoints, only its end is evaluated.
-
-    Raises:
-        FileNotFoundError: if there are no data.
-        ValueError: if training ends before a scheduler begins.
-    """
+    """The config of a transfer. Unless it saves checkpoints, only its end is evaluated."""
     cfg = launch.load_config(path, options)
     launch.check_schedule(cfg)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
@@ -56,7 +51,7 @@ def make_run(job: Job, report: Callable[[float], None]) -> dict:
         report: is called with the share of the training that is done, about once a second.
 
     Returns:
-        metrics: {metric: percent} on the held-out images at the end; seconds; train_images, val_images: how many.
+        `metrics` on the held-out images at the end, percent, `seconds`, and how many `train_images`, `val_images`.
     """
     begun = time.time()
     if job.pretrained and Path(job.pretrained).is_dir():

@@ -43,24 +43,21 @@ def find_suites(name: str, checkpoint: Checkpoint, epochs: Sequence[int] = ()) -
 
     A suite of a group is left out where there is no recipe for this size: UperNet with ViT-H.
 
-    Args:
-        epochs: lengths to try for each number of blocks in partial fine-tuning (default: that of the recipe).
-
-    Raises:
-        ValueError: for an unknown name, or a checkpoint without recipes.
+    `epochs` are lengths to try for each number of blocks in partial fine-tuning (default: that of the recipe).
     """
-    known = (*SUITES, *PUBLISHED, 'partial')
-    names = GROUPS.get(name, (name, ))
-    if unknown := [one for one in names if one not in known]:
-        raise ValueError(f'--suite {unknown[0]!r}: must be one of {", ".join([*known, *GROUPS])}')
-    suites = {one: SUITES[one] if one in SUITES else published_suite(one, checkpoint) for one in names}
+    known = (*SUITES, *PUBLISHED, 'partial', *GROUPS)
+    if name not in known:
+        raise ValueError(f'--suite {name!r}: must be one of {", ".join(known)}')
+    suites = {one: SUITES[one] if one in SUITES else published_suite(one, checkpoint)
+              for one in GROUPS.get(name, (name, ))}
     if epochs:
         if not any(suite.axis for suite in suites.values()):
             raise ValueError(f'--epochs is for --suite partial and demo-partial, got --suite {name}')
         suites = {one: vary_epochs(suite, epochs) for one, suite in suites.items()}
-    if not any(suite.protocols for suite in suites.values()):
+    suites = {one: suite for one, suite in suites.items() if suite.protocols}
+    if not suites:
         raise ValueError(f'--suite {name}: no recipe for an encoder of this size ({checkpoint})')
-    return {one: suite for one, suite in suites.items() if suite.protocols}
+    return suites
 
 
 def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
@@ -87,12 +84,12 @@ def published_suite(name: str, checkpoint: Checkpoint) -> Suite:
 def partial_suite() -> Suite:
     """Partial fine-tuning of ViT-L (MAE, Fig. 9)."""
     published = {entry.name: entry.metrics for entry in read_metafiles()}
+    path = 'configs/partial/vit_l16_in1k.py'
     protocols = {'k0': Protocol(
         'no block', None, 'configs/linear/vit_l16_in1k.py', published=published['linear_vit_l16_in1k-800e-raw'], at=0)}
     for k in (0.5, 1, 2, 4, 6, 12, 18):
-        protocols[f'k{k}'] = Protocol(
-            f'the last {k} of 24 blocks', None, 'configs/partial/vit_l16_in1k.py', {TUNED: k},
-            published=published_metrics('configs/partial/vit_l16_in1k.py', f'{TUNED}={k}'), at=k)
+        protocols[f'k{k}'] = Protocol(f'the last {k} of 24 blocks', None, path, {TUNED: k},
+                                      published=published_metrics(path, f'{TUNED}={k}'), at=k)
     protocols['k24'] = Protocol('all 24 blocks', None, 'configs/ablation/finetune_vit_l16.py',
                                 published=published['vit_l16_in1k-800e-raw'], at=24)
     note = 'Published: from MAE of 800 epochs on raw pixels, the best of 50, 100 and 200 epochs (`paper`).'
@@ -101,14 +98,11 @@ def partial_suite() -> Suite:
 
 def vary_epochs(suite: Suite, epochs: Sequence[int]) -> Suite:
     """A suite in which each protocol that tunes blocks is run for each of several numbers of epochs."""
-    protocols = {}
-    for name, protocol in suite.protocols.items():
-        for length in epochs if protocol.at else ():
-            options = {**protocol.options, 'train_cfg.max_epochs': length}
-            protocols[f'{name}_{length}e'] = protocol._replace(
-                title=f'{protocol.title}, {length} epochs', options=options)
-        if not protocol.at:
-            protocols[name] = protocol
+    protocols = {name: protocol for name, protocol in suite.protocols.items() if not protocol.at}
+    protocols |= {
+        f'{name}_{length}e': protocol._replace(
+            title=f'{protocol.title}, {length} epochs', options={**protocol.options, 'train_cfg.max_epochs': length})
+        for name, protocol in suite.protocols.items() if protocol.at for length in epochs}
     return suite._replace(protocols=protocols)
 
 

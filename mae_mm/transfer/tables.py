@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import distributions
@@ -39,18 +40,16 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 def draw_plot(path: Path, panels: Sequence[Panel], xlabel: str, ylabel: str, published_axis: bool = False) -> None:
     """Draw mean and standard deviation over the places on an axis, with the published values as crosses.
 
-    Args:
-        published_axis: give the published values an axis of their own, on the right: they are of another scale.
+    `published_axis` gives the published values an axis of their own, on the right, where they are of another scale.
     """
     figure, labelled = Figure(figsize=(5 * len(panels), 4), layout='constrained'), {}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.set(xlabel=xlabel, ylabel=ylabel, title=panel.title)
         axes.grid(alpha=0.3)
         if panel.points:
+            means = [statistics.mean(found) for found in panel.points.values()]
             spread = [statistics.stdev(found) if len(found) > 1 else 0 for found in panel.points.values()]
-            axes.errorbar(
-                list(panel.points), [statistics.mean(found) for found in panel.points.values()], spread, marker='o',
-                capsize=3, label='this run')
+            axes.errorbar(list(panel.points), means, spread, marker='o', capsize=3, label='this run')
         if panel.baseline:
             axes.axhline(statistics.mean(panel.baseline), color='0.5', linestyle='--', label='no pre-training')
         handles = axes.get_legend_handles_labels()[0]
@@ -67,18 +66,10 @@ def draw_plot(path: Path, panels: Sequence[Panel], xlabel: str, ylabel: str, pub
 
 
 def environment() -> dict[str, str | int]:
-    """The machine and the versions that a figure belongs to."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    installed = {dist.metadata['Name']: dist.version for dist in distributions()}
-    packages = {name: installed[name] for name in PACKAGES if name in installed}
+    """The machine and the versions that results belong to."""
+    cpuinfo, installed = Path('/proc/cpuinfo'), {dist.metadata['Name']: dist.version for dist in distributions()}
+    cpu = re.search(r'model name\s*: (.+)', cpuinfo.read_text()) if cpuinfo.exists() else None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu[1] if cpu else platform.machine()
     return dict(
         device=device, cores=os.cpu_count(), threads=torch.get_num_threads(), python=platform.python_version(),
-        **packages)
-
-
-def _cpu_name() -> str:
-    try:
-        with open('/proc/cpuinfo') as file:
-            return next(line.split(':')[1].strip() for line in file if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        **{name: installed[name] for name in PACKAGES if name in installed})

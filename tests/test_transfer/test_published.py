@@ -53,7 +53,7 @@ def test_tables():
 
 
 def test_tables_of_the_docs_are_fresh():
-    """If this fails: python -m mae_mm.transfer.published --write."""
+    """If this fails: python -m mae_mm.transfer.published."""
     pages = [path for path in (ROOT / 'docs').glob('*.md') if '<!-- published:' in path.read_text()]
     assert {'classification.md', 'detection.md', 'segmentation.md'} <= {path.name for path in pages}
     for path in pages:

@@ -140,9 +140,9 @@ def test_a_table_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize('text, message', [
-    ('title = 1', r'mine\.py is not a table of ablations'), ('rows = ', r'mine\.py fails: SyntaxError'),
-    ("rows = {'a': dict(title='A')}", r"mine\.py: a row must be .*'options'"),
-    ("rows = {'a': dict(titel='A', options={})}", r"mine\.py: a row must be .*'titel'")])
+    ('title = 1', r"mine\.py is not a valid table.* 'rows'"), ('rows = ', r'mine\.py .* SyntaxError'),
+    ("rows = {'a': dict(title='A')}", r"mine\.py .* argument: 'options'"),
+    ("rows = {'a': dict(titel='A', options={})}", r"mine\.py .* 'titel'")])
 def test_files_of_another_form_are_refused(tmp_path, text, message):
     (tmp_path / 'mine.py').write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -150,7 +150,7 @@ def test_files_of_another_form_are_refused(tmp_path, text, message):
 
 
 def test_mistakes_in_names_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no table .*mask_ration\.py; configs/ablation has .*mask_ratio'):
+    with pytest.raises(FileNotFoundError, match=r'no table .*mask_ration\.py; .*configs/ablation'):
         read_table(Path('configs/ablation/mask_ration.py'))
     for only, message in (['76'], r'no row 76; the rows are mask_ratio/10, '), (['sampling/75'], 'no row sampling/75'):
         with pytest.raises(ValueError, match=message):
@@ -170,12 +170,11 @@ def test_a_base_names_its_transfers(tmp_path):
     demo = find_transfers(row, str(tmp_path / 'mine.py'), {})
     assert demo == find_transfers(row, DEMO, {}) and 'scratch' in demo
     assert find_transfers(row, DEMO, dict(finetune=other)) == dict(finetune=other, linear=demo['linear'])
-    with pytest.raises(ValueError, match=r'mae_pretrain\.py does not name .* add --finetune CONFIG --linear CONFIG'):
+    with pytest.raises(ValueError, match=r'mae_pretrain\.py must name .* add --finetune CONFIG --linear CONFIG'):
         find_transfers(row, 'configs/mae_pretrain.py', {})
-    for transfers in "'a.py'", "dict(finetun='a.py')":
-        (tmp_path / 'mine.py').write_text(f'transfers = {transfers}\n')
-        with pytest.raises(ValueError, match=r'mine\.py: transfers must be dict\(finetune='):
-            find_transfers(row, str(tmp_path / 'mine.py'), {})
+    (tmp_path / 'mine.py').write_text("transfers = dict(finetun='a.py')\n")
+    with pytest.raises(ValueError, match=r'mine\.py must name .*finetun.*a\.py'):
+        find_transfers(row, str(tmp_path / 'mine.py'), {})
 
 
 @cache
