@@ -75,26 +75,22 @@ def diagnose(env: Environment) -> list[Finding]:
     """Run all checks; an exception in a check becomes a finding."""
     findings = []
     for check in (check_versions, check_imports, check_hardware):
-        try:
-            findings += check(env)
-        except Exception as error:
-            findings.append(Finding(check.__name__.removeprefix('check_'), BROKEN, 'failed', why=describe(error)))
+        whole = attempt(check.__name__.removeprefix('check_'), lambda check=check: findings.extend(check(env)))
+        if whole.state == BROKEN:
+            findings.append(whole)
     return [replace(finding, why='', fix='') if finding.state == OK else finding for finding in findings]
 
 
-def describe(error: BaseException) -> str:
-    """The error in one line."""
-    return f'{type(error).__name__}: {" ".join(str(error).split())}'[:300]
-
-
 def attempt(
-    name: str, action: Callable[[], object], fix: str | Callable[[Exception], str], why: str = '', state: str = BROKEN,
+    name: str, action: Callable[[], object], fix: str | Callable[[Exception], str] = '', why: str = '',
+    state: str = BROKEN,
 ) -> Finding:
     """`OK` if an action succeeds, else `state` with the error and, behind it, `why`."""
     try:
         action()
     except Exception as error:
-        return Finding(name, state, 'does not work', '', describe(error) + why, fix(error) if callable(fix) else fix)
+        why = f'{type(error).__name__}: {" ".join(str(error).split())}'[:300] + why
+        return Finding(name, state, 'does not work', '', why, fix(error) if callable(fix) else fix)
     return Finding(name, OK, 'works')
 
 

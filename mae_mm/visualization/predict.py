@@ -50,7 +50,12 @@ def predict(
         if (count := sum(1 for _ in find_images(folder))) > num:
             print(f'{folder}: the first {num} of {count} images; use --num N for more')
     names = [Path(out) / name for name in picture_names(paths)]
-    check_out([*names, Path(panel)] if panel else names, [*images, *paths])
+    given = {Path(image).resolve() for image in (*images, *paths)}
+    for file in [*names, Path(panel)] if panel else names:
+        if not given.isdisjoint([file.resolve(), *file.resolve().parents]):
+            raise ValueError(
+                f'{file} is one of the images, or in a folder of the images: it would be overwritten, or read as an '
+                'image next time; choose another --out or --panel')
     columns, predict_image = build(cfg, checkpoint, device, **options)
     pictures, rows, files, skipped = [], [], [], []
     for path, name in zip(tqdm(paths, 'images', delay=2), names, strict=True):
@@ -207,16 +212,6 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
     known = labels < len(palette)
     weight = OPACITY * known[..., None]
     return np.rint(image * (1 - weight) + palette[np.where(known, labels, 0)] * weight).astype(np.uint8)
-
-
-def check_out(files: Sequence[Path], images: Sequence[str]) -> None:
-    """Refuse to write over image files, or into image folders, where the next run would take pictures for images."""
-    given = {Path(image).resolve() for image in images}
-    for file in files:
-        if not given.isdisjoint([file.resolve(), *file.resolve().parents]):
-            raise ValueError(
-                f'{file} is one of the images, or in a folder of the images: it would be overwritten, or read as an '
-                'image next time; choose another --out or --panel')
 
 
 def picture_names(paths: Sequence[str]) -> list[Path]:
