@@ -23,11 +23,8 @@ class LoadRandomCrop(LoadView):
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, flip_prob: float = 0.5,
             interpolation: str = 'bicubic', channels: str = 'rgb', array_order: str = 'bgr') -> None:
-        super().__init__(size, interpolation, channels, array_order)
-        resize = round(max(self.size) * 256 / 224) if resize is None else resize
-        if resize < max(self.size):
-            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
-        self.resize, self.flip_prob = resize, flip_prob
+        super().__init__(size, interpolation, channels, array_order, resize)
+        self.resize, self.flip_prob = resize or round(max(self.size) * 256 / 224), flip_prob
 
     def __call__(self, results: dict) -> dict:
         img = self.load(results)

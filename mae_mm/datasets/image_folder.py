@@ -26,7 +26,6 @@ def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
     """Visit a folder and all folders below it, in sorted order.
 
     Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
-
     A folder that cannot be read is a ValueError: its images would be missing without notice.
 
     Yields:

@@ -7,8 +7,6 @@ from mae_mm.datasets.limits import read_json
 from mae_mm.datasets.listed_images import ListedImages
 from mae_mm.registry import DATASETS
 
-YEARS, SPLITS = (2017, 2018, 2019), ('train', 'val')
-
 
 @DATASETS.register_module()
 class INaturalist(ListedImages):
@@ -24,8 +22,6 @@ class INaturalist(ListedImages):
         '(2017: train_val_images/; 2018, 2019: categories.json for the names)')
 
     def __init__(self, data_root: str, year: int = 2018, split: str = 'train', **kwargs) -> None:
-        if year not in YEARS or split not in SPLITS:
-            raise ValueError(f'year={year!r} must be one of {YEARS}, and split={split!r} one of {SPLITS}')
         super().__init__(ann_file=f'{split}{year}.json', data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:

@@ -43,14 +43,10 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
         root: folder of images.
         out: folder for the tars; created if it does not exist.
         shard_gb: size at which a tar is closed, in 10^9 bytes.
-        prefix: of the names.
+        prefix: of the tars' names. Tars of that prefix with other files are a FileExistsError.
 
     Returns:
         The tars, and the number of images in them.
-
-    Raises:
-        FileNotFoundError: if there is no image below `root`.
-        FileExistsError: if `out` holds tars of that prefix with other files.
     """
     if not shard_gb > 0:
         raise ValueError(f'--shard-gb {shard_gb} must be above 0')

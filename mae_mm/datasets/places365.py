@@ -35,10 +35,9 @@ class Places365(ListedImages):
         # Names in the train list start with a slash, which is not the file system's root.
         names = self.found(os.path.join(self.data_root, 'categories_places365.txt'))
         categories = sorted(read_labels(names), key=lambda category: category[1])
-        if [label for _, label in categories] != list(range(len(categories))):
-            raise ValueError(f'{names} must number its classes from 0')
+        labels = [label for _, label in categories]
         listed = [(name.lstrip('/'), label) for name, label in read_labels(self.found(self.ann_file))]
-        if max((label for _, label in listed), default=0) >= len(categories):
-            raise ValueError(f'{self.ann_file} has labels beyond the {len(categories)} of categories_places365.txt')
+        if labels != list(range(len(labels))) or max((label for _, label in listed), default=0) >= len(labels):
+            raise ValueError(f'{names} must number its classes from 0, and list those of {self.ann_file}')
         folder = self.found(*(os.path.join(self.data_root, folder) for folder in self.folders))
         return [name.lstrip('/').partition('/')[2] for name, _ in categories], folder, listed

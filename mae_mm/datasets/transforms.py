@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae_mm.datasets import jpeg
 from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
-from mae_mm.datasets.jpeg import Box, decode_crop
+from mae_mm.datasets.jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
 from mae_mm.datasets.limits import read_file
 from mae_mm.registry import TRANSFORMS
 
@@ -57,11 +56,8 @@ def resize(img: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic
 
     Args:
         img: (H, W, C) uint8, no negative strides.
-        size: (height, width) of the result, in pixels.
+        size: (height, width) of the result, (C, height, width) uint8 and contiguous.
         interpolation: 'bicubic' or 'bilinear'.
-
-    Returns:
-        (C, height, width) uint8, contiguous.
     """
     imgs = torch.from_numpy(img[None].transpose(0, 3, 1, 2))  # five times as fast as permuting in torch
     return F.interpolate(imgs, size, mode=interpolation, antialias=True)[0].contiguous()
@@ -75,13 +71,18 @@ class LoadView:
         interpolation: 'bicubic' or 'bilinear'.
         channels: 'rgb', 'gray' or 'unchanged', see `decode`.
         array_order: 'bgr', or 'rgb' for a data set whose samples hold RGB arrays in `img` (mmpretrain's CIFAR).
+        resize: pixels of the image's short side before a crop of fixed size, if there is one.
     """
 
-    def __init__(self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str) -> None:
+    def __init__(
+            self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str,
+            resize: int | None = None) -> None:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f'size is {size}; give pixels as an int or as (height, width)')
-        self.interpolation, self.channels, self.array_order = interpolation, channels, array_order
+        if resize is not None and resize < max(self.size):
+            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
+        self.interpolation, self.channels, self.array_order, self.resize = interpolation, channels, array_order, resize
         for key, choices in dict(
                 interpolation=('bicubic', 'bilinear'), channels=CHANNELS, array_order=('bgr', 'rgb')).items():
             if getattr(self, key) not in choices:
@@ -116,7 +117,7 @@ class LoadView:
         """Decode to (H, W, C) uint8, at 1 / factor of the size; raises a DecodeError that names the file."""
         try:
             if factor > 1:
-                return jpeg.decode_reduced(data, factor, self.channels)
+                return decode_reduced(data, factor, self.channels)
             return decode(data, self.channels).permute(1, 2, 0).numpy()
         except (DecodeError, OSError) as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
@@ -169,17 +170,17 @@ class LoadRandomResizedCrop(LoadView):
         source = self.read(results)
         reducible = croppable = img = None  # (height, width) of the image where it need not be decoded in full
         if isinstance(source, bytes) and self.channels != 'unchanged':
-            reducible = jpeg.reducible_size(source, self.size)
-            croppable = jpeg.croppable_size(source) if self.crop_decoder and self.repeats == 1 else None
+            reducible = reducible_size(source, self.size)
+            croppable = croppable_size(source) if self.crop_decoder and self.repeats == 1 else None
         size = reducible or croppable
         if size is None:
             img = self.decode(source, results) if isinstance(source, bytes) else source
             size = img.shape[:2]
         boxes = crops = [crop_box(*size, row, self.scale, self.ratio, self.retries) for row in noise]
         if img is None:
-            factor = jpeg.reduction(boxes, self.size) if reducible else 1
+            factor = reduction(boxes, self.size) if reducible else 1
             if factor > 1:
-                boxes = [jpeg.reduce_box(box, factor, size) for box in boxes]
+                boxes = [reduce_box(box, factor, size) for box in boxes]
                 crops = [tuple(factor * side for side in box) for box in boxes]
             elif croppable:
                 img = decode_crop(source, boxes[0], self.channels)
@@ -188,16 +189,13 @@ class LoadRandomResizedCrop(LoadView):
             else:
                 boxes = [(0, 0, *boxes[0][2:])]
         flips = [row[-1] < self.flip_prob for row in noise]
-        views = [self._view(img, box, flip) for box, flip in zip(boxes, flips, strict=True)]
+        crop_views = (resize(img[top:top + height, left:left + width], self.size, self.interpolation)
+                      for top, left, height, width in boxes)
+        views = [view.flip(-1) if flip else view for view, flip in zip(crop_views, flips, strict=True)]
         one = self.repeats == 1
         results.update(inputs=views[0] if one else torch.stack(views), crop=crops[0] if one else crops,
                        flip=flips[0] if one else flips)
         return results
-
-    def _view(self, img: np.ndarray, box: Box, flip: bool) -> Tensor:
-        top, left, height, width = box
-        view = resize(img[top:top + height, left:left + width], self.size, self.interpolation)
-        return view.flip(-1) if flip else view
 
 
 @TRANSFORMS.register_module()
@@ -212,10 +210,7 @@ class LoadResizeCenterCrop(LoadView):
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, interpolation: str = 'bicubic',
             channels: str = 'rgb', array_order: str = 'bgr') -> None:
-        super().__init__(size, interpolation, channels, array_order)
-        if resize is not None and resize < max(self.size):
-            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
-        self.resize = resize
+        super().__init__(size, interpolation, channels, array_order, resize)
 
     def __call__(self, results: dict) -> dict:
         img = self.load(results)

@@ -114,5 +114,5 @@ def test_broken_json_is_named(tmp_path):
 
 @pytest.mark.parametrize('wrong', [dict(year=2020), dict(split='test')])
 def test_unknown_releases_are_refused(tmp_path, wrong):
-    with pytest.raises(ValueError, match='one of'):
+    with pytest.raises(FileNotFoundError, match=r'(test2018|train2020)\.json.*\n.*ROOT/train2018'):
         INaturalist(data_root=str(tmp_path), **wrong)

@@ -84,7 +84,7 @@ def test_missing_first_image_is_named(tmp_path):
 @pytest.mark.parametrize(('lists', 'message'), [
     (dict(train_standard=[*TRAIN, 'no label']), 'line 4'),
     (dict(train_standard=['/a/airfield/1.jpg']), 'line 1'),
-    (dict(train_standard=['/a/airfield/1.jpg 3']), 'labels beyond the 3'),
+    (dict(train_standard=['/a/airfield/1.jpg 3']), 'must number its classes from 0, and list'),
     (dict(train_standard=[]), "is not 'path label'"),
     (dict(categories=CATEGORIES[1:]), 'must number its classes from 0')])
 def test_lists_that_do_not_fit_are_refused(tmp_path, lists, message):
