@@ -24,10 +24,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='files of tables, configs/ablation/….py')
-    parser.add_argument('--base', metavar='CONFIG', help='pre-training config that the rows change (default: ViT-L/16, '
-                        '800 epochs)')
-    parser.add_argument('--finetune', metavar='CONFIG', help="fine-tuning (default: from the base's `transfers`)")
-    parser.add_argument('--linear', metavar='CONFIG', help="linear probing (default: from the base's `transfers`)")
+    parser.add_argument('--base', metavar='CONFIG', help='pre-training config that the rows change, with the '
+                        'configs of its transfers (default: ViT-L/16, 800 epochs)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/ablation'), metavar='DIR',
                         help='output folder (default: %(default)s)')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='rows to run, as ROW or TABLE/ROW (default: all)')
@@ -56,14 +54,9 @@ def write_row(args: argparse.Namespace) -> None:
     cfg = apply_row(rows[0], args.base, args.cfg_options)
     args.write_config.write_text(f'"""{rows[0].title} ({rows[0].source})."""\n{cfg.pretty_text}')
     print(f'bash tools/dist_train.sh {args.write_config} 8')
-    transfers = find_transfers(rows[0], args.base, given(args))
+    transfers = find_transfers(rows[0], args.base)
     for path in (transfers[key] for key in ('finetune', 'linear') if key in transfers):
         print(f'bash tools/dist_train.sh {path} 8 --pretrained CHECKPOINT')
-
-
-def given(args: argparse.Namespace) -> dict[str, str]:
-    """The configs of transfers that the command line names."""
-    return {key: path for key, path in (('finetune', args.finetune), ('linear', args.linear)) if path}
 
 
 def run_tables(args: argparse.Namespace) -> None:
@@ -74,8 +67,8 @@ def run_tables(args: argparse.Namespace) -> None:
 
     workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
     summaries = ablate(
-        args.tables, args.out, args.base, given(args), args.seeds, args.rows, args.cfg_options,
-        args.transfer_options, args.tokenizer, workers, args.gpus)
+        args.tables, args.out, args.base, args.seeds, args.rows, args.cfg_options, args.transfer_options,
+        args.tokenizer, workers, args.gpus)
     failed = {}
     for name, summary in summaries.items():
         print(f'\n## {name}\n\n{(args.out / name / "table.md").read_text()}')

@@ -56,9 +56,9 @@ class Stage(NamedTuple):
 
 
 def ablate(
-    tables: Sequence[Path], out: Path, base: str | None = None, given: dict[str, str] | None = None, seeds: int = 2,
-    only: Sequence[str] | None = None, options: dict | None = None, transfer_options: dict | None = None,
-    tokenizer: str | None = None, workers: int = 1, gpus: int = 0,
+    tables: Sequence[Path], out: Path, base: str | None = None, seeds: int = 2, only: Sequence[str] | None = None,
+    options: dict | None = None, transfer_options: dict | None = None, tokenizer: str | None = None, workers: int = 1,
+    gpus: int = 0,
 ) -> dict[str, dict]:
     """Make the runs of tables that are not made yet, then write `out/TABLE/table.md`, `table.csv`, `results.json` and,
     for tables with an axis, `plot.png`; returns what each `results.json` holds, by table.
@@ -67,7 +67,6 @@ def ablate(
 
     Args:
         base: pre-training config that the rows change (default: that of each row).
-        given: configs of transfers, `finetune` and `linear`, instead of those that the base names.
         only: names of the rows to run, see `read_tables`.
         options, transfer_options: of `--cfg-options`, for pre-training and for the transfers.
         tokenizer: weights for rows that predict tokens; without them such rows are left out.
@@ -75,7 +74,7 @@ def ablate(
     """
     changed = {'the pre-training': options or {}, 'the transfers': transfer_options or {}}
     chosen = read_tables(tables, only)
-    plans = {name: [make_plan(row, base, given or {}, *changed.values(), tokenizer, out) for row in table.rows.values()]
+    plans = {name: [make_plan(row, base, *changed.values(), tokenizer, out) for row in table.rows.values()]
              for name, table in chosen.items()}
     ready = [plan for of_table in plans.values() for plan in of_table if not plan.skipped]
     # All configs before the first run: a mistake in one for transfers should not show after a week of pre-training.
@@ -89,11 +88,10 @@ def ablate(
 
 
 def make_plan(
-    row: Row, base: str | None, given: dict[str, str], options: dict, transfer_options: dict, tokenizer: str | None,
-    out: Path,
+    row: Row, base: str | None, options: dict, transfer_options: dict, tokenizer: str | None, out: Path,
 ) -> Plan:
     """The configs of a row; looks for its images and fits the principal components that it predicts."""
-    cfg, transfers = apply_row(row, base, options), find_transfers(row, base, given)
+    cfg, transfers = apply_row(row, base, options), find_transfers(row, base)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     target = cfg.model.get('target') or {}
     needs_tokens = target.get('type') == 'mae_mm.TokenTarget'

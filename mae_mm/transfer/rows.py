@@ -103,20 +103,12 @@ def fill(value: object, base: Config) -> object:
     return attrgetter(found[1])(base) if found else value
 
 
-def find_transfers(row: Row, base: str | None, given: dict[str, str]) -> dict[str, str]:
-    """The configs that transfer a row's encoder: `finetune`, `linear` and, to compare with, `scratch`.
-
-    Args:
-        base: another one than the row's; its `transfers` are taken then.
-        given: replaces some of them.
-    """
+def find_transfers(row: Row, base: str | None = None) -> dict[str, str]:
+    """The configs that transfer a row's encoder (those of `base` if one is given): `finetune`, `linear`, `scratch`."""
     where = base or row.base
     transfers = (not base and row.transfers) or launch.load_config(where).get('transfers') or {}
-    if 'finetune' in given:  # `scratch` is the other side of the base's own
-        transfers = {key: path for key, path in transfers.items() if key != 'scratch'}
-    transfers = {**transfers, **given}
     if not transfers.keys() & PROTOCOLS.keys():
         raise ValueError(
-            f"{where} must name the configs that transfer its encoder, transfers = dict(finetune='…', linear='…'), got "
-            f'{transfers}; or add --finetune CONFIG --linear CONFIG')
-    return transfers
+            f"{where} must name the configs that transfer its encoder, transfers = dict(finetune='…', linear='…'), as "
+            f'configs/demo/ablation.py does, got {transfers}')
+    return dict(transfers)

@@ -42,7 +42,7 @@ def draw_plot(path: Path, panels: Sequence[Panel], xlabel: str, ylabel: str, pub
 
     `published_axis` gives the published values an axis of their own, on the right, where they are of another scale.
     """
-    figure, labelled = Figure(figsize=(5 * len(panels), 4), layout='constrained'), {}
+    figure = Figure(figsize=(5 * len(panels), 4), layout='constrained')
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.set(xlabel=xlabel, ylabel=ylabel, title=panel.title)
         axes.grid(alpha=0.3)
@@ -52,16 +52,14 @@ def draw_plot(path: Path, panels: Sequence[Panel], xlabel: str, ylabel: str, pub
             axes.errorbar(list(panel.points), means, spread, marker='o', capsize=3, label='this run')
         if panel.baseline:
             axes.axhline(statistics.mean(panel.baseline), color='0.5', linestyle='--', label='no pre-training')
-        handles = axes.get_legend_handles_labels()[0]
         if panel.published:  # a few points of a curve, so no line between them
             other = axes.twinx() if published_axis else axes
             label = 'published (right axis)' if published_axis else 'published'
-            handles += other.plot(
-                list(panel.published), list(panel.published.values()), 'x', color='tab:red', label=label)
+            other.plot(list(panel.published), list(panel.published.values()), 'x', color='tab:red', label=label)
             if published_axis:
                 other.set_ylabel(f'{ylabel}, published', color='tab:red')
-        labelled.update({handle.get_label(): handle for handle in handles})
-    figure.legend(handles=list(labelled.values()), loc='outside lower center', ncols=3)
+    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(handles.values()), loc='outside lower center', ncols=3)
     figure.savefig(path, dpi=100)
 
 

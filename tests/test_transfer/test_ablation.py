@@ -146,8 +146,6 @@ def test_components_are_fitted_before_the_first_run(world, monkeypatch):
 def test_mistakes_in_transfers_show_before_the_pretraining(world):
     with pytest.raises(ValueError, match='--transfer-options: '):
         world(transfer_options={'train_cfg.max_epochs.deep': 1})
-    with pytest.raises(FileNotFoundError, match=r'no config file gone\.py'):
-        world(given=dict(linear='gone.py'))
     late = [dict(type='CosineAnnealingLR', begin=5)]
     with pytest.raises(ValueError, match=r'max_epochs=2 ends before .*: --transfer-options param_scheduler'):
         world(transfer_options={'param_scheduler': late})
