@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 _ROOMS = {  # imported when first used, so that detectors and segmentors never import mmpretrain
     'ViT': 'models.vit', 'MAE': 'models.mae', 'MAEDecoder': 'models.decoders', 'MaskedConv': 'models.masked_conv',
     'FourTapPyramid': 'models.necks', 'SimplePyramid': 'models.necks',

@@ -14,7 +14,7 @@ from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.benchmark.timing import Timing, interleave
 from mae_mm.datasets import ImageFolder
 from mae_mm.datasets.checks.images import check_chunk
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 from mae_mm.datasets.jpeg import _jpeg_crop
 
 # The transforms of mmpretrain's MAE configs.

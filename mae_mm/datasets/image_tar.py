@@ -12,7 +12,8 @@ import fsspec
 import numpy as np
 from mmengine.logging import print_log
 
-from mae_mm.datasets.image_folder import EXTENSIONS, ImageFolder
+from mae_mm.datasets.find import EXTENSIONS
+from mae_mm.datasets.image_folder import ImageFolder
 from mae_mm.datasets.limits import check_bytes
 from mae_mm.registry import DATASETS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 from mae_mm.datasets.image_tar import INDEX_SUFFIX, TarIndex, scan_tar
 
 

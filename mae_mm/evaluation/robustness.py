@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 from mae_mm.datasets.listed_images import ListedImages
 from mae_mm.registry import DATASETS, METRICS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 
 GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, of a line of text
 

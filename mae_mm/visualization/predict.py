@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.datasets.checks.label_maps import read_labels
 from mae_mm.datasets.decode import decode
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import open_image, read_file
 from mae_mm.engine.runner import load_config
 from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel

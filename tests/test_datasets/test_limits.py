@@ -19,7 +19,7 @@ from PIL import Image, JpegImagePlugin
 from mae_mm.datasets import DecodeError, ImageTar, LoadRandomResizedCrop, decode
 from mae_mm.datasets.checks.images import what_is_wrong
 from mae_mm.datasets.checks.label_maps import find_faults
-from mae_mm.datasets.image_folder import EXTENSIONS
+from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.datasets.jpeg import croppable_size, reducible_size
 from mae_mm.datasets.limits import (
     FORMATS,

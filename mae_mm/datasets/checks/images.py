@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from mae_mm.datasets.decode import DecodeError, decode
-from mae_mm.datasets.image_folder import EXTENSIONS, walk
+from mae_mm.datasets.find import EXTENSIONS, walk
 from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.limits import exceeds_share, leaves_folder, read_file, read_json
 from mae_mm.datasets.listed_images import read_labels

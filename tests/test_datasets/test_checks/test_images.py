@@ -17,7 +17,7 @@ from mae_mm.datasets import ImageFolder, INaturalist, Places365
 from mae_mm.datasets.checks import images
 from mae_mm.datasets.checks.coco import check_loader, read_annotations
 from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, what_is_wrong
-from mae_mm.datasets.image_folder import find_images
+from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import exceeds_share
 from mae_mm.datasets.pack import pack
 

@@ -1,0 +1,51 @@
+"""Find image files below a folder."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from mae_mm.datasets.limits import printable
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.pgm', '.ppm', '.tif', '.tiff', '.webp')
+
+
+def walk(root: str) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    """Visit a folder and all folders below it, in sorted order.
+
+    Links are followed; a folder reached a second time (a loop) is skipped, as are names that begin with a dot.
+    A folder that cannot be read is a ValueError: its images would be missing without notice.
+
+    Yields:
+        The path of each folder, relative to `root` and ending with a slash ('' is the root), and the entries in it
+        that are not folders: files, but also broken links and pipes.
+    """
+    seen, stack = set(), ['']
+    while stack:
+        folder = stack.pop()
+        try:
+            info = os.stat(os.path.join(root, folder))
+            if (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            with os.scandir(os.path.join(root, folder)) as entries:
+                entries = sorted((e for e in entries if not e.name.startswith('.')), key=lambda e: e.name)
+        except OSError as error:
+            raise ValueError(printable(
+                f'{os.path.join(root, folder)} cannot be listed ({error.strerror}); make it readable, move it away, or '
+                'give it a name that begins with a dot')) from error
+        folders = {e.name for e in entries if _holds(e.is_dir)}
+        yield folder, [e for e in entries if e.name not in folders]
+        stack += [f'{folder}{e.name}/' for e in reversed(entries) if e.name in folders]
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """A test of a directory entry; False for a link that leads nowhere, in circles or to a forbidden place."""
+    try:
+        return test()
+    except OSError:
+        return False
+
+
+def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[str]:
+    """Paths, relative to `root`, of the files with these extensions: of a folder first, then of its sub-folders."""
+    return (folder + e.name for folder, entries in walk(root) for e in entries
+            if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
