@@ -210,4 +210,6 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
         return (
             'a fine-tuned file: classifiers with mean pooling, detectors and segmentors have no final norm; load it '
             "with out_type='avg_featmap' or 'featmap', or give the pre-trained file")
+    if any('gamma' in name for name in faulty):
+        return 'blocks that scale their outputs, as those of BEiT, DINOv2 and DeiT III: a plain ViT has no such weights'
     return 'an incomplete file, or a model with other parts, e.g. other rel_pos or window_size'
