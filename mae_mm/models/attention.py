@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mae_mm.models.positions import extend_with_axes, offset_bias
 
 try:
-    from mae_mm.models.short_attention import attend_short, is_measured
+    from mae_mm.models.short_attention import attend_short
 except ImportError:  # no Triton: torch for CPUs only, or another system than Linux
     attend_short = None
 
@@ -29,7 +29,9 @@ class Attention(timm.layers.Attention):
         super().__init__(dim, num_heads, qkv_bias=True)
         for name in ('rel_pos_h', 'rel_pos_w', 'rel_pos_bias', 'rel_pos_class_bias'):
             self.register_parameter(name, None)
-        self.has_short_kernel = attend_short is not None and is_measured()  # read here, not in compiled code
+        # Hopper, where the kernel was measured to be faster than torch's; read here, not in compiled code.
+        self.has_short_kernel = (
+            attend_short is not None and torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9)
 
     def add_axis_tables(self, grid: tuple[int, int]) -> None:
         """Decomposed relative positions for a grid of tokens without class token (`positions.axis_scores`)."""
@@ -44,17 +46,12 @@ class Attention(timm.layers.Attention):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False,
         grid: tuple[int, int] | None = None, window_size: int = 0,
     ) -> Tensor:
-        """Attend.
+        """Attend: (N, T, D) -> (N, T, D).
 
         Args:
-            x: (N, T, D).
-            attn_mask: added to the scores or, if bool, False hides a key; broadcast to (N, heads, T, T).
-            is_causal: as in timm.
+            attn_mask, is_causal: as in timm.
             grid: rows and columns of the patch tokens, which windows and relative positions need.
             window_size: side in tokens of the windows in which each token attends, without `attn_mask`; 0: to all.
-
-        Returns:
-            (N, T, D).
         """
         qkv = self.qkv(x)
         if window_size and torch.is_grad_enabled():  # recomputed: the backward pass would keep three cheap copies
@@ -99,10 +96,7 @@ def attend(
 
 
 def plain_is_faster(q: Tensor) -> bool:
-    """Whether matmul, softmax, matmul beats the fused kernel: torch's is slow backwards in bfloat16 on the CPU.
-
-    Only for short sequences, where the T x T scores are small.
-    """
+    """Whether the T x T scores of short sequences beat the fused kernel: slow backwards in bfloat16 on the CPU."""
     return q.device.type == 'cpu' and q.dtype == torch.bfloat16 and q.shape[-2] <= 256 and torch.is_grad_enabled()
 
 
@@ -117,16 +111,8 @@ def to_windows(tokens: Tensor, grid: tuple[int, int], size: int, fill: Tensor) -
     """Cut a grid of tokens into windows (ViTDet, arXiv:2203.16527, section 3), padding the last row and column of them.
 
     In ViTDet's release the inputs of attention are padded with zeros, and padding is attended to: what the projection
-    makes of a zero is its bias, the `fill` of projected tokens.
-
-    Args:
-        tokens: (N, L, D), row-major.
-        grid: rows and columns, their product is L.
-        size: side of a window in tokens.
-        fill: (D,), a token of padding.
-
-    Returns:
-        (N * W, size * size, D) with W windows an image, row-major.
+    makes of a zero is its bias, the `fill` (D,) of projected tokens.
+    (N, L, D), row-major -> (N * W, size * size, D) with W windows an image, row-major.
     """
     rows, cols = grid
     down, across = -(-rows // size), -(-cols // size)  # windows in a column, in a row
@@ -169,9 +155,7 @@ class DropPath(timm.layers.DropPath):
 class Block(vision_transformer.Block):
     """timm's pre-norm transformer block as ViT uses it: biases in qkv, LayerNorm with eps 1e-6.
 
-    Args:
-        dim, num_heads, mlp_ratio: as in timm.
-        drop_path: rate of stochastic depth; None leaves it out, 0 is for the first block of a stack that has it.
+    `drop_path`, the rate of stochastic depth: None leaves it out, 0 is for the first block of a stack that has it.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float | None = None) -> None:

@@ -17,17 +17,13 @@ class ImagePreprocessor(BaseDataPreprocessor):
         mean, std: one number for each channel, in units of the loaded pixels (0 … 255 for uint8); one number serves
             all channels. ImageNet's by default.
         to_rgb: whether the pipeline delivers BGR (OpenCV), to be converted to RGB; `mae_mm` transforms deliver RGB.
-        non_blocking: whether copies from pinned memory to a GPU overlap with computation.
     """
 
     def __init__(
-        self,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        self, mean: Sequence[float] = (123.675, 116.28, 103.53), std: Sequence[float] = (58.395, 57.12, 57.375),
         to_rgb: bool = False,
-        non_blocking: bool = True,
     ) -> None:
-        super().__init__(non_blocking=non_blocking)
+        super().__init__(non_blocking=True)  # copies from pinned memory overlap with computation
         if min(std) <= 0 or len(mean) != len(std):
             raise ValueError(f'mean={tuple(mean)} and std={tuple(std)} must have equal lengths and std be positive')
         self.to_rgb = to_rgb
@@ -35,15 +31,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Move a batch to the device and normalise it.
+        """Move a batch to the device and normalise its `inputs`.
 
-        Args:
-            data: `inputs`, (N, C, H, W) or a list of (C, H, W), uint8 or float; whatever else it holds (`sample_idx`,
-                `data_samples`, …) is moved along. (N, k, C, H, W), k views of each image, become k N images.
-            training: not used.
-
-        Returns:
-            The batch with `inputs` (N, C, H, W) float32.
+        (N, C, H, W) or a list of (C, H, W), uint8 or float, become (N, C, H, W) float32; (N, k, C, H, W), k views of
+        each image, become k N images.
         """
         batch = self.cast_data(data)
         imgs = batch['inputs']

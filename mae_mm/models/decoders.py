@@ -19,25 +19,15 @@ from mae_mm.registry import MODELS
 class MAEDecoder(BaseModule):
     """Shallow transformer from visible tokens to pixels (section 3, "MAE decoder").
 
-    Args:
-        embed_dim: width.
-        depth: number of blocks.
-        num_heads: attention heads, which divide the width.
-        encoder_dim, grid_size: of the encoder, and num_values, P of the target; `MAE` fills them in.
+    `encoder_dim` and `grid_size` of the encoder, and `num_values`, P of the target, are filled in by `MAE`.
     """
 
     block_type = Block
     predicts_all = True  # whether every masked patch is predicted in training
 
     def __init__(
-        self,
-        embed_dim: int = 512,
-        depth: int = 8,
-        num_heads: int = 16,
-        encoder_dim: int = 768,
-        grid_size: tuple[int, int] = (14, 14),
-        num_values: int = 768,
-        init_cfg: dict | None = None,
+        self, embed_dim: int = 512, depth: int = 8, num_heads: int = 16, encoder_dim: int = 768,
+        grid_size: tuple[int, int] = (14, 14), num_values: int = 768, init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if embed_dim % num_heads:
@@ -63,15 +53,12 @@ class MAEDecoder(BaseModule):
         return patch_mask.mask
 
     def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Predict every patch.
+        """Predict every patch: (N, L, P).
 
         Args:
             latent: (N, 1 + K, D) encoded visible tokens, class token first; or all L, if the encoder saw mask tokens.
             ids_restore: (N, L) int64, index that undoes the shuffle.
             grid: rows and columns of patches, their product is L.
-
-        Returns:
-            (N, L, P).
         """
         x = self.fill_gaps(latent, ids_restore, grid)
         for block in self.decoder_blocks:
@@ -95,11 +82,8 @@ class MAEDecoder(BaseModule):
 class PartialDecoder(MAEDecoder):
     """`MAEDecoder` that sees the visible patches and, in training, only some of the masked ones.
 
-    In evaluation it is the full decoder. Weights and their names are the full decoder's.
-
-    Args:
-        predict_ratio: fraction of the masked patches predicted in training, in (0, 1].
-        others: as of `MAEDecoder`.
+    In evaluation it is the full decoder. Weights and their names are the full decoder's. `predict_ratio` is the
+    fraction of the masked patches predicted in training, in (0, 1]; the other arguments are those of `MAEDecoder`.
     """
 
     predicts_all = False
@@ -164,11 +148,11 @@ class CrossAttention(nn.Module):
 class CrossBlock(nn.Module):
     """Pre-norm block: attention to the memory, MLP."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
         self.attn = CrossAttention(dim, num_heads)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim))
+        self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         """(N, M, D) queries and (N, T, D) memory, normalised -> (N, M, D)."""
@@ -184,9 +168,6 @@ class CrossDecoder(PartialDecoder):
     visible patches and its own position alone, not on which others are predicted. In evaluation every patch is
     predicted, visible ones too.
     Differs from the paper: every block reads the encoder's last output, not a learned mix of its blocks.
-
-    Args:
-        as of `PartialDecoder`.
     """
 
     block_type = CrossBlock

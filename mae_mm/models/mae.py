@@ -26,13 +26,8 @@ class Reconstruction(NamedTuple):
 class MaskedAutoencoder(BaseSelfSupervisor):
     """What every masked autoencoder does, as an mmpretrain algorithm; subclasses implement `reconstruct`.
 
-    Args:
-        backbone, neck: encoder and decoder.
-        target: see `mae_mm.models.targets`; its `patch_size` is that of the masks.
-        mask_ratio: fraction of patches hidden, in (0, 1).
-        mask_sampling: which of them: a key of `samplers`.
-        loss_on: 'masked' patches, or 'all'.
-        data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
+    `backbone` and `neck` are encoder and decoder; `target` is one of `mae_mm.models.targets`, and its `patch_size` that
+    of the masks; the other arguments are those of `MAE`.
     """
 
     samplers = tuple(SAMPLERS)
@@ -53,11 +48,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
             backbone=backbone, neck=neck, target_generator=target,
             data_preprocessor=data_preprocessor or dict(type='mae_mm.ImagePreprocessor'), init_cfg=init_cfg)
         self.mask_ratio, self.mask_sampling, self.loss_on = mask_ratio, mask_sampling, loss_on
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.target_generator.patch_size
+        self.patch_size = target.patch_size
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
@@ -67,7 +58,6 @@ class MaskedAutoencoder(BaseSelfSupervisor):
 
         Args:
             inputs: (N, C, H, W) float, preprocessed.
-            mode: 'tensor' returns `extract_feat`, 'loss' `loss`, 'predict' `predict`.
             noise: (N, L) float that decides the masks; drawn on the device when absent.
             sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
             data_samples, img_path: not used.
@@ -92,12 +82,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
             return (errors * mask).sum() / mask.sum() if self.loss_on == 'masked' else errors.mean()
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Hide patches, encode the rest, predict all.
-
-        Args:
-            imgs: (N, C, H, W) float.
-            noise: (N, L) float that decides the masks.
-        """
+        """Hide patches of (N, C, H, W) images as `noise` (N, L) decides, encode the rest, predict all."""
         raise NotImplementedError
 
     def draw_mask(self, imgs: Tensor, noise: Tensor | None = None) -> PatchMask:
@@ -166,9 +151,8 @@ class MAE(MaskedAutoencoder):
         mask_sampling: which patches to hide: 'random', 'block' (as BEiT) or 'grid' (three of each 2x2; ratio 0.75).
         mask_token: whether the encoder sees mask tokens in place of hidden patches ([M] in Table 1c): slower, worse.
         loss_on: 'masked' patches, or 'all'.
-        loss_type: 'l2' or 'l1', of pixels.
-        target: config of `mae_mm.PCATarget` or `mae_mm.TokenTarget`, in place of pixels; `norm_pix_loss` is then not
-            used.
+        loss_type: 'l2' (squared differences of pixels) or 'l1' (absolute ones).
+        target: config of `mae_mm.PCATarget` or `mae_mm.TokenTarget`, in place of pixels, without `norm_pix_loss`.
         data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
     """
 
@@ -193,11 +177,9 @@ class MAE(MaskedAutoencoder):
             raise ValueError(f'loss_type={loss_type!r} is for pixels, not for a target of type {target["type"]}')
         target = target or dict(type=PixelTarget, norm_pix_loss=norm_pix_loss, loss_type=loss_type)
         target = MODELS.build(dict(patch_size=backbone.patch_size, in_chans=backbone.in_chans, **target))
-        encoder = dict(
-            encoder_dim=backbone.embed_dim, grid_size=backbone.grid_size, num_values=target.num_values)
-        super().__init__(
-            backbone, MODELS.build({**encoder, **neck}), target, mask_ratio, mask_sampling, loss_on, data_preprocessor,
-            init_cfg)
+        encoder = dict(encoder_dim=backbone.embed_dim, grid_size=backbone.grid_size, num_values=target.num_values)
+        neck = MODELS.build({**encoder, **neck})
+        super().__init__(backbone, neck, target, mask_ratio, mask_sampling, loss_on, data_preprocessor, init_cfg)
         if not self.neck.predicts_all and (mask_sampling != 'random' or mask_token or loss_on == 'all'):
             raise ValueError(
                 f'{type(self.neck).__name__} predicts a part of the masked patches, drawn at random: it needs '

@@ -22,10 +22,8 @@ class ConvDecoder(BaseModule):
     """Feature map to image: a transposed convolution for each halving of the resolution, then 3x3 to pixels.
 
     Args:
-        in_channels: of the feature map.
         stride: pixels of the image for one of the map, a power of 2.
         embed_dim: channels after the first layer; each one halves them, down to 16.
-        in_chans: of the image; `MaskedConv` fills it in.
     """
 
     def __init__(
@@ -34,8 +32,6 @@ class ConvDecoder(BaseModule):
         super().__init__(init_cfg or [
             dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d']),
             dict(type='Constant', val=1, layer='BatchNorm2d')])
-        if stride < 1 or stride & (stride - 1):
-            raise ValueError(f'stride={stride} must be a power of 2: pixels of the image for one of the feature map')
         self.stride = stride
         widths = [in_channels, *(max(embed_dim >> i, 16) for i in range(stride.bit_length() - 1))]
         layers = []
@@ -59,30 +55,17 @@ class MaskedConv(MaskedAutoencoder):
         backbone: config of a convolutional backbone of mmpretrain; the last of its feature maps is decoded.
         neck: config of `mae_mm.ConvDecoder`.
         patch_size: side of the hidden patches, in pixels.
-        in_chans: of the images.
-        mask_ratio, loss_on: as of `mae_mm.MAE`.
         mask_sampling: as of `mae_mm.MAE`; or 'pixel', each pixel hidden by itself with the probability `mask_ratio`, so
             their number varies; this needs `patch_size=1` and `norm_pix_loss=False`.
-        loss_type: 'l1' or 'l2'.
-        norm_pix_loss: whether each target patch is normalised by its own mean and deviation.
-        data_preprocessor: `mae_mm.ImagePreprocessor` or one of mmpretrain's.
+        others: as of `mae_mm.MAE`.
     """
 
     samplers = (*SAMPLERS, 'pixel')
 
     def __init__(
-        self,
-        backbone: dict,
-        neck: dict,
-        patch_size: int = 32,
-        in_chans: int = 3,
-        mask_ratio: float = 0.6,
-        mask_sampling: str = 'random',
-        loss_on: str = 'masked',
-        loss_type: str = 'l1',
-        norm_pix_loss: bool = False,
-        data_preprocessor: dict | nn.Module | None = None,
-        init_cfg: dict | None = None,
+        self, backbone: dict, neck: dict, patch_size: int = 32, in_chans: int = 3, mask_ratio: float = 0.6,
+        mask_sampling: str = 'random', loss_on: str = 'masked', loss_type: str = 'l1', norm_pix_loss: bool = False,
+        data_preprocessor: dict | nn.Module | None = None, init_cfg: dict | None = None,
     ) -> None:
         target = PixelTarget(patch_size, in_chans, norm_pix_loss, loss_type)
         super().__init__(

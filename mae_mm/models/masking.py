@@ -37,17 +37,15 @@ def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_a
         noise: (N, L) uniform numbers in [0, 1).
         mask_ratio: as of `random_masking`.
         grid: rows and columns of patches, their product is L.
-        min_area: smallest rectangle, as a fraction of the grid.
+        min_area: as a fraction of the grid.
     """
-    rows, cols = grid
-    num_patches = noise.shape[1]
+    (rows, cols), num_patches = grid, noise.shape[1]
     num_visible = count_visible(num_patches, mask_ratio)
-    centres = noise.argsort(dim=1)
     row, col = (axis.flatten() for axis in _axes(grid, noise.device))  # (L,)
     smallest = max(min_area * num_patches, 1.0)
     left = torch.full_like(noise[:, :1], num_patches - num_visible)  # (N, 1): patches still to be hidden
     mask = torch.zeros_like(noise, dtype=torch.bool)
-    for centre in centres.t().unsqueeze(-1):  # (N, 1); ends early, and after all L every patch is covered
+    for centre in noise.argsort(dim=1).t().unsqueeze(-1):  # (N, 1); ends early, and after all L every patch is covered
         if not left.any():
             break
         area = smallest + noise.gather(1, (centre + 1) % num_patches) * (left - smallest).clamp_min(0)
@@ -67,12 +65,8 @@ def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_a
 def grid_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int]) -> PatchMask:
     """Keep one patch of each 2x2, the same one all over an image (MAE, Fig. 6, right; Table 1f).
 
-    It is the one with the lowest score in the first 2x2. An odd last row or column is hidden.
-
-    Args:
-        noise: (N, L) float.
-        mask_ratio: must be 0.75; K = (rows // 2) * (columns // 2).
-        grid: rows and columns of patches, their product is L.
+    It is the one with the lowest score of `noise` (N, L) in the first 2x2. An odd last row or column is hidden:
+    K = (rows // 2) * (columns // 2). `mask_ratio` must be 0.75.
     """
     rows, cols = grid
     if mask_ratio != 0.75 or min(grid) < 2:
@@ -138,15 +132,9 @@ class _Take(torch.autograd.Function):
 
 
 def fixed_noise(sample_idx: list[int], num_patches: int, seed: int = 0) -> Tensor:
-    """Noise that depends on an image's number and a seed alone, so held-out masks never change.
+    """Noise that depends on the numbers of N images in their data set and a seed alone, so held-out masks never change.
 
-    Args:
-        sample_idx: N numbers of images in their data set.
-        num_patches: L.
-        seed: of this family of masks.
-
-    Returns:
-        (N, L) float32 on the CPU, uniform in [0, 1), each row the same whatever else is in the batch.
+    (N, L) float32 on the CPU, uniform in [0, 1), each row the same whatever else is in the batch.
     """
     generator = torch.Generator()
     # torch's CPU generator reads the low 32 bits of a seed only.

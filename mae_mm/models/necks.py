@@ -21,9 +21,6 @@ class FourTapPyramid(BaseModule):
     The taps are `out_indices` of `mae_mm.ViT(out_type='featmap')`, one at the end of each quarter of the blocks. The
     first is enlarged 4 times by two transposed convolutions with GroupNorm (one group) and GELU between them, the
     second twice by one transposed convolution, the third is unchanged, the fourth is halved by 2x2 max pooling.
-
-    Args:
-        embed_dim: width D of the ViT.
     """
 
     def __init__(self, embed_dim: int, init_cfg: dict | None = None) -> None:
@@ -46,13 +43,8 @@ class SimplePyramid(BaseModule):
     """ViTDet's simple feature pyramid: all scales from the last map (arXiv:2203.16527, section 3 and appendix A.1).
 
     Each scale: (transposed) convolutions, then 1x1 and 3x3 convolutions with LayerNorm after each. One more scale is
-    the last, subsampled, for the region proposals.
-
-    Args:
-        embed_dim: width D of the ViT.
-        out_channels: of every scale.
-        scale_factors: rows of each scale per row of the ViT's map: of 4, 2, 1 and 0.5, descending. Without the 4, a
-            ViT of 8-px patches gives strides 4, 8, 16.
+    the last, subsampled, for the region proposals. `scale_factors` are rows of each scale per row of the ViT's map: of
+    4, 2, 1 and 0.5, descending. Without the 4, a ViT of 8-px patches gives strides 4, 8, 16.
     """
 
     def __init__(
@@ -84,11 +76,7 @@ class SimplePyramid(BaseModule):
 class BatchNormMaps(BaseModule):
     """A BatchNorm without affine on each map, so that a linear probe sees features of unit variance.
 
-    As in MAE's linear probing of the class token (appendix A.1).
-
-    Args:
-        embed_dim: width D of the ViT.
-        num_maps: number of maps, each with statistics of its own.
+    As in MAE's linear probing of the class token (appendix A.1). Each map has statistics of its own.
     """
 
     def __init__(self, embed_dim: int, num_maps: int = 1, init_cfg: dict | None = None) -> None:

@@ -1,10 +1,12 @@
 """Images to patches and back."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def grid_of(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+def grid_of(img_size: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image of `img_size` = (height, width) pixels."""
     height, width = img_size
     if patch_size < 1:
@@ -20,28 +22,17 @@ def grid_of(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 def patchify(imgs: Tensor, patch_size: int) -> Tensor:
     """Cut images into a row-major sequence of flattened patches (MAE, arXiv:2111.06377, section 3).
 
-    Args:
-        imgs: (N, C, H, W), any dtype; H and W are multiples of `patch_size`.
-
-    Returns:
-        (N, L, P) with L = H/p * W/p and P = p * p * C; inside a patch: row, column, channel (the release's order).
+    (N, C, H, W), any dtype -> (N, L, P) with L = H/p * W/p and P = p * p * C; inside a patch: row, column, channel
+    (the release's order).
     """
     n, c, *img_size = imgs.shape
-    h, w = grid_of(tuple(img_size), patch_size)
+    h, w = grid_of(img_size, patch_size)
     patches = imgs.reshape(n, c, h, patch_size, w, patch_size)
     return torch.einsum('nchpwq->nhwpqc', patches).reshape(n, h * w, patch_size**2 * c)
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of `patchify`.
-
-    Args:
-        patches: (N, L, P).
-        grid: rows and columns of patches, their product is L.
-
-    Returns:
-        (N, C, H, W).
-    """
+    """Inverse of `patchify`: (N, L, P), L = rows * columns -> (N, C, H, W)."""
     n, (h, w) = len(patches), grid
     patches = patches.unflatten(1, grid).unflatten(3, (patch_size, patch_size, -1))
     return torch.einsum('nhwpqc->nchpwq', patches).reshape(n, -1, h * patch_size, w * patch_size)

@@ -11,10 +11,7 @@ from mae_mm.registry import MODELS
 
 
 def fit_pca(patches: Tensor) -> dict[str, Tensor]:
-    """Principal components of patches.
-
-    Args:
-        patches: (M, P) float, M of the order of P or more.
+    """Principal components of patches (M, P), M of the order of P or more.
 
     Returns:
         mean: (P,) float32; components: (P, P) float32, orthonormal rows, the largest variance first; variances: (P,)
@@ -30,12 +27,7 @@ def fit_pca(patches: Tensor) -> dict[str, Tensor]:
 
 
 def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
-    """`fit_pca` on random training images of a pre-training config, cropped and normalised as in training.
-
-    Args:
-        cfg: of pre-training.
-        num_images: how many, with 64 random patches each; all, if there are fewer.
-    """
+    """`fit_pca` on 64 random patches of each of `num_images` training images, cropped and normalised as in training."""
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)

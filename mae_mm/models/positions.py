@@ -16,14 +16,7 @@ def sincos_table(embed_dim: int, grid: tuple[int, int]) -> Tensor:
     """Position table of a grid of patches (MAE, arXiv:2111.06377, appendix A.1; channel order of its release).
 
     The first half of the channels encodes the column, the second half the row; each half holds the sines, then the
-    cosines, of position / 10000 ** (i / (D / 4)) for i = 0 … D / 4 - 1.
-
-    Args:
-        embed_dim: D, a multiple of 4.
-        grid: rows and columns.
-
-    Returns:
-        (L, D) float32, row-major.
+    cosines, of position / 10000 ** (i / (D / 4)) for i = 0 … D / 4 - 1. (L, D) float32, row-major.
     """
     if embed_dim % 4:
         raise ValueError(f'embed_dim={embed_dim} must be a multiple of 4 for a 2-D sine-cosine table')
@@ -51,9 +44,7 @@ def resize_table(table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, 
 def resize_rel_pos(table: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample a table of relative positions to the `shape` that another window or grid needs.
 
-    Args:
-        table: of an axis, (2 S - 1, d), resampled linearly as in ViTDet; or of all offsets, (heads, 2 H - 1, 2 W - 1),
-            resampled bicubically.
+    Of an axis, (2 S - 1, d), linearly as in ViTDet; of all offsets, (heads, 2 H - 1, 2 W - 1), bicubically.
     """
     if table.shape == tuple(shape):
         return table
@@ -67,7 +58,7 @@ def axis_scores(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor])
 
     Args:
         q: (N, heads, L, d).
-        grid: rows and columns of the tokens, their product is L.
+        grid: rows and columns of the tokens.
         tables: of rows and columns, (2 S - 1, d) each, entry S - 1 + (query - key); resampled when S is not the grid's.
 
     Returns:
@@ -92,12 +83,7 @@ def extend_with_axes(
 
     The score of query i and key j is q_i k_j * scale + q_i R_row(i, j) + q_i R_col(i, j). The last two depend on j by
     its row and its column alone: they become extra channels of the query, against one-hot rows and columns in the key.
-    So fused attention still runs and no L x L bias ever exists.
-
-    Args:
-        q, k: (N, heads, L, d).
-        grid, tables: as of `axis_scores`.
-        scale: of the product of queries and keys.
+    So fused attention still runs and no L x L bias ever exists. `grid` and `tables` are those of `axis_scores`.
 
     Returns:
         Two (N, heads, L, E), E = d + rows + cols, filled up with zeros to a multiple of 8; to be multiplied unscaled.
@@ -118,7 +104,6 @@ def offset_bias(table: Tensor, class_bias: Tensor, grid: tuple[int, int]) -> Ten
     Args:
         table: (heads, 2 H - 1, 2 W - 1), by offset query - key; resampled when it is not the grid's.
         class_bias: (heads, 3): class token to patch, patch to class token, class token to itself.
-        grid: rows and columns.
 
     Returns:
         (heads, 1 + L, 1 + L), to be added to the scores.

@@ -10,25 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_TOKENS = 256
 ROWS = 64  # queries at a time
 
 
-def is_measured() -> bool:
-    """Whether the GPU is one on which these kernels were measured to be faster than torch's: Hopper."""
-    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-
-
 def attend_short(qkv: Tensor, scale: float) -> Tensor:
-    """Softmax attention.
-
-    Args:
-        qkv: (N, T, 3, heads, d) bfloat16 or float16, T at most `MAX_TOKENS`, d 16, 32 or 64.
-        scale: of the products of queries and keys.
-
-    Returns:
-        (N, T, heads, d).
-    """
+    """Softmax attention: (N, T, 3, heads, d) bfloat16 or float16, T <= 256, d 16, 32 or 64 -> (N, T, heads, d)."""
     return _attend(qkv, scale)[0]
 
 

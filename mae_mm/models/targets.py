@@ -27,10 +27,7 @@ EPS = 1e-6  # added to the variance of a patch, as in the release
 class PixelTarget(BaseModule):
     """Pixels, as they are or normalised patch by patch (section 3, "reconstruction target").
 
-    Args:
-        patch_size, in_chans: of the encoder; `MAE` fills them in.
-        norm_pix_loss: whether each patch is normalised by its own mean and deviation.
-        loss_type: 'l2' (squared differences) or 'l1' (absolute ones).
+    `patch_size` and `in_chans` are the encoder's; `MAE` fills them in.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class PixelTarget(BaseModule):
         if self.norm_pix_loss:
             mean, std = patch_stats(patchify(imgs.float(), self.patch_size))
             pred = pred * std + mean
-        return unpatchify(pred, self.patch_size, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+        return unpatchify(pred, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Masked losses of each patch's true mean, and of interpolation from the visible patches.
@@ -81,14 +78,10 @@ class PixelTarget(BaseModule):
 
 @MODELS.register_module()
 class PCATarget(BaseModule):
-    """The largest coefficients of a principal component analysis of patches (Table 1d, "PCA"; 96 there).
+    """The `num_values` largest coefficients of a principal component analysis of patches (Table 1d, "PCA"; 96 there).
 
-    The components are buffers: a checkpoint holds them. `tools/fit_pca.py` fits them to a sample of the data.
-
-    Args:
-        num_values: coefficients to predict.
-        fitted: file that `tools/fit_pca.py` wrote, read when training begins.
-        patch_size, in_chans: of the encoder; `MAE` fills them in.
+    The components are buffers: a checkpoint holds them. `tools/fit_pca.py` fits them to a sample of the data and
+    writes the file `fitted`, which is read when training begins.
     """
 
     def __init__(
@@ -105,7 +98,10 @@ class PCATarget(BaseModule):
         """Read the components from the file."""
         if self.is_init or self.fitted is None:
             return
-        basis = _read_tensors('model.target.fitted', self.fitted, 'python tools/fit_pca.py CONFIG --out FILE writes it')
+        if not Path(self.fitted).is_file():
+            raise FileNotFoundError(
+                f'model.target.fitted={self.fitted} is missing: python tools/fit_pca.py CONFIG --out FILE writes it')
+        basis = torch.load(self.fitted, map_location='cpu', weights_only=True)
         self.set_components(basis['mean'], basis['components'])
         self._is_init = True
 
@@ -121,15 +117,11 @@ class PCATarget(BaseModule):
 
     def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
         """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image."""
-        return self.project(patchify(imgs.float(), self.patch_size))
-
-    def project(self, patches: Tensor) -> Tensor:
-        """Coefficients of patches: (N, L, P) -> (N, L, `num_values`)."""
         if not self._is_fitted:  # read once: each reading waits for the device
             self._is_fitted = bool(self.components.any())
         if not self._is_fitted:
             raise ValueError('the PCA target has no components: set model.target.fitted, see tools/fit_pca.py --help')
-        return (patches - self.mean) @ self.components.t()
+        return (patchify(imgs.float(), self.patch_size) - self.mean) @ self.components.t()
 
     def errors(self, pred: Tensor, target: Tensor) -> Tensor:
         """Mean squared error of each patch's coefficients: (N, L)."""
@@ -138,15 +130,15 @@ class PCATarget(BaseModule):
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
         """The patches that have these coefficients, and none beyond."""
         patches = pred.float() @ self.components + self.mean
-        return unpatchify(patches, self.patch_size, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+        return unpatchify(patches, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Masked losses of the coefficients of flat patches of the right mean, and of the interpolated image."""
         patches = patchify(imgs.float(), self.patch_size)
         flat = patches.mean(-1, keepdim=True).expand_as(patches)
-        guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size), self.patch_size)
-        errors = (self.errors(self.project(answer), self.project(patches)) for answer in (flat, guess))
-        return tuple(masked_means(error, mask) for error in errors)
+        flat = unpatchify(flat, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
+        guess = interpolate_visible(imgs.float(), mask, self.patch_size)
+        return tuple(masked_means(self.errors(self(pred), self(imgs)), mask) for pred in (flat, guess))
 
 
 @MODELS.register_module()
@@ -158,10 +150,8 @@ class TokenTarget(BaseModule):
     Args:
         tokenizer: config of a module that turns (N, C, `stride` * rows, `stride` * columns) into (N, `num_values`,
             rows, columns) scores; by default mmpretrain's encoder of DALL-E's dVAE, in whose units pixels are fed.
-        num_values: size of its vocabulary.
         stride: pixels of its image for one token.
         weights: file with its state dict, loaded strictly when training begins. Required: random tokens teach little.
-        patch_size, in_chans: of the encoder; `MAE` fills them in.
     """
 
     def __init__(
@@ -182,10 +172,8 @@ class TokenTarget(BaseModule):
             raise ValueError(
                 "the token target needs its tokenizer's weights, e.g. DALL-E's encoder as mmpretrain publishes it: "
                 '--cfg-options model.target.weights=FILE')
-        try:
-            self.tokenizer.load_state_dict(_read_tensors('model.target.weights', self.weights))
-        except RuntimeError as error:
-            raise ValueError(f'{self.weights} does not fit the tokenizer: {error}') from None
+        content = torch.load(self.weights, map_location='cpu', weights_only=True)
+        self.tokenizer.load_state_dict(content.get('state_dict', content))
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'TokenTarget':
@@ -197,7 +185,7 @@ class TokenTarget(BaseModule):
     @torch.no_grad()
     def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor) -> Tensor:
         """(N, C, H, W) -> (N, L) int64, a token for each patch."""
-        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        grid = grid_of(imgs.shape[2:], self.patch_size)
         pixels = (imgs.float() * preprocessor.std + preprocessor.mean) / 255  # in [0, 1]
         size = [side * self.stride for side in grid]
         pixels = F.interpolate(pixels, size, mode='bicubic', antialias=True).clamp(0, 1)
@@ -238,17 +226,11 @@ def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
     """Fill masked patches by smooth interpolation from the visible ones: the baseline that needs no learning.
 
     Normalised convolution: Gaussian-weighted means of the visible pixels, at four widths; a wider one counts a
-    thousandth of the one before it, so it matters only where that one finds nothing.
-
-    Args:
-        imgs: (N, C, H, W) float.
-        mask: (N, L) bool, True = masked.
-
-    Returns:
-        (N, C, H, W): the interpolated image (visible pixels are smoothed, too).
+    thousandth of the one before it, so it matters only where that one finds nothing. Visible pixels are smoothed, too.
+    (N, C, H, W) float and (N, L) bool -> (N, C, H, W).
     """
-    grid = (imgs.shape[2] // patch_size, imgs.shape[3] // patch_size)
-    visible = unpatchify((~mask).to(imgs.dtype).unsqueeze(-1).repeat(1, 1, patch_size**2), patch_size, grid)
+    visible = (~mask).to(imgs.dtype).unsqueeze(-1).repeat(1, 1, patch_size**2)
+    visible = unpatchify(visible, patch_size, grid_of(imgs.shape[2:], patch_size))  # (N, 1, H, W)
     stacked = torch.cat([imgs * visible, visible], dim=1)  # (N, C + 1, H, W)
     total = sum(1e-3**i * _blur(stacked, patch_size * 2.0**(i - 1)) for i in range(4))
     return total[:, :-1] / total[:, -1:].clamp_min(1e-30)
@@ -261,11 +243,3 @@ def _blur(imgs: Tensor, sigma: float) -> Tensor:
         kernel = torch.exp(-0.5 * ((steps[:, None] - steps) / sigma).square())  # (S, S), symmetric
         imgs = torch.einsum('nchw,hk->nckw' if dim == 2 else 'nchw,wk->nchk', imgs, kernel)
     return imgs
-
-
-def _read_tensors(option: str, path: str, hint: str = '') -> dict[str, Tensor]:
-    """The state dict in a torch file; nothing but tensors and plain data is ever unpickled."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'{option}: there is no file {path}' + (f'; {hint}' if hint else ''))
-    content = torch.load(path, map_location='cpu', weights_only=True)
-    return content.get('state_dict', content)

@@ -78,7 +78,9 @@ class ViT(BaseModule):
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.patch_size, self.in_chans, self.out_type = patch_size, in_chans, out_type
         self.grid_size = grid_of(img_size, patch_size)
-        self.out_indices = _block_indices(out_indices, self.depth)
+        self.out_indices = sorted(i + self.depth if i < 0 else i for i in out_indices)
+        if not self.out_indices or self.out_indices[0] < 0 or self.out_indices[-1] >= self.depth:
+            raise ValueError(f'out_indices={tuple(out_indices)} must be one or more of the {self.depth} blocks, from 0')
         self.tuned_blocks = self.depth if tuned_blocks is None else tuned_blocks
         self.window_size, self.checkpointing, self.bf16 = window_size, checkpointing, bf16
         self.global_blocks = last_of_quarters(self.depth) if window_size else set(range(self.depth))
@@ -92,8 +94,11 @@ class ViT(BaseModule):
         # A norm that no output passes through would make DistributedDataParallel wait for its gradient for ever.
         self.norm = LayerNorm(self.embed_dim) if out_type in ('raw', 'cls_token') else nn.Identity()
         self.fc_norm = LayerNorm(self.embed_dim) if out_type == 'avg_featmap' else nn.Identity()
-        if rel_pos:
-            self._add_rel_pos()
+        for i, block in enumerate(self.blocks if rel_pos else ()):
+            if not window_size:
+                block.attn.add_offset_tables(self.grid_size)
+            else:
+                block.attn.add_axis_tables(self.grid_size if i in self.global_blocks else (window_size, window_size))
         self._freeze()
 
     def init_weights(self) -> None:
@@ -132,11 +137,7 @@ class ViT(BaseModule):
     def encode(self, tokens: Tensor) -> Tensor:
         """Run all blocks on any subset of the patch tokens, and the final norm where there is one.
 
-        Args:
-            tokens: (N, K, D), with positions.
-
-        Returns:
-            (N, 1 + K, D), class token first.
+        (N, K, D), with positions -> (N, 1 + K, D), class token first.
         """
         x = self._prepend_cls_token(tokens)
         for block in self.blocks:
@@ -173,7 +174,7 @@ class ViT(BaseModule):
     def _feature_maps(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         x = tokens if self.window_size else self._prepend_cls_token(tokens)
         maps = []
-        for i, block in enumerate(self.blocks[:max(self.out_indices) + 1]):
+        for i, block in enumerate(self.blocks[:self.out_indices[-1] + 1]):
             x = self._run(block, x, grid=grid, window_size=0 if i in self.global_blocks else self.window_size)
             if i in self.out_indices:
                 patches = x[:, -tokens.shape[1]:]
@@ -185,17 +186,10 @@ class ViT(BaseModule):
             return checkpoint(block, x, use_reentrant=False, **kwargs)
         return block(x, **kwargs)
 
-    def _add_rel_pos(self) -> None:
-        for i, block in enumerate(self.blocks):
-            if not self.window_size:
-                block.attn.add_offset_tables(self.grid_size)
-            else:
-                block.attn.add_axis_tables(self.grid_size if i in self.global_blocks else (self.window_size, ) * 2)
-
     def _freeze(self) -> None:
         """Stop gradients below the tuned part. `fc_norm` is not part of a pre-trained encoder: always trained."""
         if self.out_type == 'featmap':  # what no output depends on
-            self.blocks[max(self.out_indices) + 1:].requires_grad_(False)
+            self.blocks[self.out_indices[-1] + 1:].requires_grad_(False)
         if self.window_size:
             self.cls_token.requires_grad_(False)
         if self.tuned_blocks >= self.depth:
@@ -208,11 +202,3 @@ class ViT(BaseModule):
             self.blocks[-1].mlp.requires_grad_(True)
         self.norm.requires_grad_(self.tuned_blocks > 0)
         self.fc_norm.requires_grad_(True)
-
-
-def _block_indices(indices: Sequence[int], depth: int) -> tuple[int, ...]:
-    resolved = tuple(sorted(i + depth if i < 0 else i for i in indices))
-    if not resolved or resolved[0] < 0 or resolved[-1] >= depth:
-        raise ValueError(
-            f'out_indices={tuple(indices)} must be blocks of a ViT with {depth} blocks (0 … {depth - 1}), at least one')
-    return resolved
