@@ -24,8 +24,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
         to_rgb: bool = False,
     ) -> None:
         super().__init__(non_blocking=True)  # copies from pinned memory overlap with computation
-        if min(std) <= 0 or len(mean) != len(std):
-            raise ValueError(f'mean={tuple(mean)} and std={tuple(std)} must have equal lengths and std be positive')
         self.to_rgb = to_rgb
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)

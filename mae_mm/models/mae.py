@@ -106,7 +106,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
 
     def grid(self, imgs: Tensor) -> tuple[int, int]:
         """Rows and columns of patches in (N, C, H, W) images."""
-        return grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        return grid_of(imgs.shape[2:], self.patch_size)
 
     def target(self, imgs: Tensor) -> Tensor:
         """What the decoder has to predict for (N, C, H, W) images: (N, L, …), pixels in float32."""
@@ -157,18 +157,9 @@ class MAE(MaskedAutoencoder):
     """
 
     def __init__(
-        self,
-        backbone: dict,
-        neck: dict,
-        mask_ratio: float = 0.75,
-        norm_pix_loss: bool = True,
-        mask_sampling: str = 'random',
-        mask_token: bool = False,
-        loss_on: str = 'masked',
-        loss_type: str = 'l2',
-        target: dict | None = None,
-        data_preprocessor: dict | nn.Module | None = None,
-        init_cfg: dict | None = None,
+        self, backbone: dict, neck: dict, mask_ratio: float = 0.75, norm_pix_loss: bool = True,
+        mask_sampling: str = 'random', mask_token: bool = False, loss_on: str = 'masked', loss_type: str = 'l2',
+        target: dict | None = None, data_preprocessor: dict | nn.Module | None = None, init_cfg: dict | None = None,
     ) -> None:
         backbone = MODELS.build(backbone)
         if backbone.out_type != 'raw':

@@ -41,7 +41,8 @@ def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_a
     """
     (rows, cols), num_patches = grid, noise.shape[1]
     num_visible = count_visible(num_patches, mask_ratio)
-    row, col = (axis.flatten() for axis in _axes(grid, noise.device))  # (L,)
+    position = torch.arange(num_patches, device=noise.device)
+    row, col = position // cols, position % cols  # (L,)
     smallest = max(min_area * num_patches, 1.0)
     left = torch.full_like(noise[:, :1], num_patches - num_visible)  # (N, 1): patches still to be hidden
     mask = torch.zeros_like(noise, dtype=torch.bool)
@@ -75,7 +76,8 @@ def grid_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int]) -> Pat
             f'patches or more, got {rows}x{cols}')
     # A list of indices would be copied to the GPU, which waits for it.
     corner = torch.stack([noise[:, i] for i in (0, 1, cols, cols + 1)], dim=1).argmin(dim=1, keepdim=True)  # (N, 1)
-    row, col = (axis.flatten() for axis in _axes(grid, noise.device))
+    position = torch.arange(rows * cols, device=noise.device)
+    row, col = position // cols, position % cols  # (L,)
     whole = (row < rows // 2 * 2) & (col < cols // 2 * 2)
     visible = (row % 2 * 2 + col % 2 == corner) & whole  # (N, L)
     return _hide_after((~visible).int().argsort(dim=1, stable=True), (rows // 2) * (cols // 2))
@@ -102,11 +104,6 @@ def _hide_after(ids_shuffle: Tensor, num_visible: int) -> PatchMask:
     """The first K of each row of (N, L) positions stay visible."""
     ids_restore = ids_shuffle.argsort(dim=1)
     return PatchMask(ids_shuffle[:, :num_visible], ids_restore, ids_restore >= num_visible)
-
-
-def _axes(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column of every patch: two (rows, columns) int64."""
-    return torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing='ij')
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:

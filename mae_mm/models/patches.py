@@ -9,8 +9,6 @@ from torch import Tensor
 def grid_of(img_size: Sequence[int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image of `img_size` = (height, width) pixels."""
     height, width = img_size
-    if patch_size < 1:
-        raise ValueError(f'patch_size={patch_size} must be 1 pixel or more, e.g. 16')
     if height % patch_size or width % patch_size or not height or not width:
         nearest = [max(round(side / patch_size), 1) * patch_size for side in (height, width)]
         raise ValueError(

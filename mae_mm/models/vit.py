@@ -117,13 +117,13 @@ class ViT(BaseModule):
             raise ValueError(
                 f'images have {imgs.shape[1]} channels, the model takes {self.in_chans}; set backbone.in_chans and the '
                 'mean and std of the data_preprocessor to the data, or load the images in that many channels')
-        grid = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        grid = grid_of(imgs.shape[2:], self.patch_size)
         project = self.patch_embed if imgs.device.type == 'cpu' else self._project
         return project(imgs) + self.positions(grid)
 
     def _project(self, imgs: Tensor) -> Tensor:
         """`patch_embed` as one matrix product, (N, C, H, W) -> (N, L, D): faster on a GPU than cuDNN's convolution."""
-        rows, cols = grid_of(tuple(imgs.shape[2:]), self.patch_size)
+        rows, cols = grid_of(imgs.shape[2:], self.patch_size)
         if torch.is_autocast_enabled(imgs.device.type):
             imgs = imgs.to(torch.get_autocast_dtype(imgs.device.type))  # before it is copied
         imgs = imgs.reshape(len(imgs), -1, rows, self.patch_size, cols, self.patch_size)
@@ -161,7 +161,7 @@ class ViT(BaseModule):
     def _features(self, imgs: Tensor) -> tuple[Tensor, ...]:
         tokens = self.embed(imgs)
         if self.out_type == 'featmap':
-            return self._feature_maps(tokens, grid_of(tuple(imgs.shape[2:]), self.patch_size))
+            return self._feature_maps(tokens, grid_of(imgs.shape[2:], self.patch_size))
         x = self.encode(tokens)
         if self.out_type == 'avg_featmap':
             return (self.fc_norm(x[:, 1:].mean(1)), )

@@ -35,8 +35,6 @@ def test_sequence_is_row_major(c, rows, cols, p, data):
 
 def test_grid_is_rows_then_columns():
     assert grid_of((32, 64), 8) == (4, 8)
-    with pytest.raises(ValueError, match='patch_size=0'):
-        grid_of((32, 64), 0)
 
 
 @given(height=st.integers(0, 300), width=st.integers(0, 300), p=st.integers(1, 32))
