@@ -135,9 +135,10 @@ def _fit(
             f'{len(names)} {what}: {shorten(names)}' for what, names in (
                 ('missing in the file', missing), ('of another shape (file -> model)', misfits),
                 ('without a place in the model', homeless)) if names]
+        cause = _cause(checkpoint, vit, decoder, [*missing, *misfits, *homeless])
         raise ValueError(
             f'{checkpoint.source} ({checkpoint.format}) does not fit the model, and nothing was loaded\n  '
-            + '\n  '.join([*faults, f'likely cause: {_cause(checkpoint, vit, decoder, [*missing, *misfits])}']))
+            + '\n  '.join([*faults, f'likely cause: {cause}']))
     report.ignored = {name: tensor.numel() for name, tensor in {**unused, **others}.items()}
     for name, target in module.state_dict().items():
         if name.startswith(EXTRAS) and name in others and others[name].shape == target.shape:
@@ -206,10 +207,10 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
             'on the backbone to start from the encoder and a fresh decoder')
     if any(name.split('.')[0] in DECODER for name in faulty):
         return 'another decoder; set neck.embed_dim, neck.depth, patch size and channels as in the file'
+    if any('gamma' in name for name in faulty):
+        return 'blocks that scale their outputs, as those of BEiT, DINOv2 and DeiT III: a plain ViT has no such weights'
     if 'norm.weight' in faulty:
         return (
             'a fine-tuned file: classifiers with mean pooling, detectors and segmentors have no final norm; load it '
             "with out_type='avg_featmap' or 'featmap', or give the pre-trained file")
-    if any('gamma' in name for name in faulty):
-        return 'blocks that scale their outputs, as those of BEiT, DINOv2 and DeiT III: a plain ViT has no such weights'
     return 'an incomplete file, or a model with other parts, e.g. other rel_pos or window_size'
