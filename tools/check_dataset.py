@@ -6,12 +6,9 @@ import sys
 from pathlib import Path
 
 EXAMPLES = """examples:
-  python tools/check_dataset.py data/imagenet/train                        # any folder of images
+  python tools/check_dataset.py data/imagenet/train                        # any folder of images, label maps included
   python tools/check_dataset.py data/coco --kind coco                      # images of *.json and annotations/*.json
   python tools/check_dataset.py data/mine/labels.json --kind coco          # images of one COCO file
-  python tools/check_dataset.py data/ade/ADEChallengeData2016 --kind ade20k
-  python tools/check_dataset.py data/inat2018 --kind inaturalist
-  python tools/check_dataset.py data/places365 --kind places
   python tools/check_dataset.py data/imagenet_tar/train --kind tar         # tars of tools/pack_tar.py
 
 exit codes: 0 all files are good, or so few are bad that training continues; 1 too many; 2 nothing to check, or a folder
@@ -22,8 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('root', help='folder of the data set, or a COCO file')
-    parser.add_argument('--kind', default='folder',
-                        choices=['folder', 'coco', 'ade20k', 'inaturalist', 'places', 'tar'],
+    parser.add_argument('--kind', default='folder', choices=['folder', 'coco', 'tar'],
                         help='layout of the data set (default: folder)')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), help='processes (default: one for each core)')
     parser.add_argument('--out', default='bad_images.txt', help='list of the bad files (default: bad_images.txt)')

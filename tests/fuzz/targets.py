@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +138,7 @@ def annotations() -> Target:
             file.write_bytes(data)
         return outcome(
             [read_coco, lambda: INaturalist(data_root=str(root)),
-             lambda: Places365(data_root=str(root)),
-             *(partial(list_files, kind, str(root)) for kind in ('coco', 'inaturalist', 'places'))],
+             lambda: Places365(data_root=str(root)), lambda: list_files('coco', str(root))],
             (ValueError, FileNotFoundError))
 
     return samples, read

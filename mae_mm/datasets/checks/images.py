@@ -14,8 +14,6 @@ from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.find import EXTENSIONS, walk
 from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.limits import exceeds_share, leaves_folder, read_file, read_json
-from mae_mm.datasets.listed_images import read_labels
-from mae_mm.datasets.places365 import FOLDERS, LISTS
 
 CHUNK = 64  # files per task of a process
 PROBED = 50  # images of a COCO file that are looked for in each folder
@@ -33,12 +31,7 @@ class BadFile(NamedTuple):
 
 
 def list_files(kind: str, root: str) -> list[str]:
-    """The images (and label maps) of a data set in one of `LAYOUTS`; `root` of 'coco' may be an annotation file.
-
-    Raises:
-        FileNotFoundError: if nothing in this layout is there.
-        ValueError: if a folder or an annotation file cannot be read, or names a file outside its folder.
-    """
+    """The images of a data set in one of `LAYOUTS`; `root` of 'coco' may be an annotation file."""
     try:
         files = sorted(set(LAYOUTS[kind](root)))
     except PermissionError as error:
@@ -123,30 +116,17 @@ def _coco(root: str) -> Iterator[str]:
         yield from (str(folder / name) for name in names)
 
 
-def _inaturalist(root: str) -> Iterator[str]:
-    return (os.path.join(root, name) for file in sorted(Path(root).glob('*.json')) for name in _listed(file))
-
-
 def _listed(file: Path) -> list[str]:
     """File names of the `images` in a JSON file; empty for a file without that key, which lists something else."""
     content = read_json(file)
     images = content.get('images', []) if isinstance(content, dict) else []
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise ValueError(f"{file}: 'images' must be a list of {{…}}")
-    return [_inside(image.get('file_name'), file) for image in images]
-
-
-def _ade20k(root: str) -> Iterator[str]:
-    folders = [Path(root, part, split) for part in ('images', 'annotations') for split in ('training', 'validation')]
-    return (path for folder in folders if folder.is_dir() for path in _folder(str(folder)))
-
-
-def _places(root: str) -> Iterator[str]:
-    for split, name in LISTS.items():
-        file = Path(root, name)
-        for folder in (Path(root, folder) for folders in FOLDERS[split].values() for folder in folders):
-            if file.is_file() and folder.is_dir():
-                yield from (str(folder / _inside(image.lstrip('/'), file)) for image, _ in read_labels(str(file)))
+    names = [image.get('file_name') for image in images]
+    for name in names:
+        if not isinstance(name, str) or not name or leaves_folder(name):
+            raise ValueError(f'{file}: {name!r} is not the name of a file inside the folder of the images')
+    return names
 
 
 def _tar(root: str) -> Iterator[Packed]:
@@ -158,11 +138,4 @@ def _tar(root: str) -> Iterator[Packed]:
         yield path
 
 
-def _inside(name: object, listed_in: Path) -> str:
-    if not isinstance(name, str) or not name or leaves_folder(name):
-        raise ValueError(f'{listed_in}: {name!r} is not the name of a file inside the folder of the images')
-    return name
-
-
-LAYOUTS: dict[str, Callable[[str], Iterator[str]]] = dict(
-    folder=_folder, coco=_coco, ade20k=_ade20k, inaturalist=_inaturalist, places=_places, tar=_tar)
+LAYOUTS: dict[str, Callable[[str], Iterator[str]]] = dict(folder=_folder, coco=_coco, tar=_tar)
