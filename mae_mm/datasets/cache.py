@@ -17,11 +17,8 @@ from mae_mm.datasets.decode import DecodeError
 class SharedMemory:
     """Zeroed bytes that forked and spawned processes share; a page takes memory once it is written.
 
-    The block is an anonymous file, not a part of /dev/shm, which has 64 MB in a container by default.
-
-    Args:
-        nbytes: size of the block.
-        shared: `DupFd` of an existing block, as multiprocessing sends it.
+    The block is an anonymous file, not a part of /dev/shm, which has 64 MB in a container by default. `shared` is the
+    `DupFd` of an existing block, as multiprocessing sends it.
     """
 
     def __init__(self, nbytes: int, shared: object = None) -> None:
@@ -52,9 +49,6 @@ class ImageCache:
 
     Args:
         load: returns the (H, W, C) uint8 image of an index; called from several threads.
-        indices: of the images to keep.
-        max_bytes: size of the block.
-        progress: whether to show a progress bar.
     """
 
     CHUNK = 16  # images per task of a thread
@@ -93,7 +87,6 @@ class ImageCache:
                 bar.update(done)
 
     def __len__(self) -> int:
-        """Number of images in the cache."""
         return int((self.starts >= 0).sum())
 
     def get(self, i: int) -> np.ndarray | None:

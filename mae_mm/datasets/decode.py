@@ -29,9 +29,6 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     Args:
         data: the content of an image file, or of a `.npy` file with a uint8 array (H, W) or (H, W, C).
         channels: 'rgb' (C = 3), 'gray' (C = 1) or 'unchanged' (as many bands as the file has; palettes become colours).
-
-    Raises:
-        DecodeError: with the reason.
     """
     size = header_size(data)  # torchvision would allocate any size that a header claims
     if size and size[0] * size[1] > MAX_PIXELS:
@@ -60,7 +57,6 @@ def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
     Args:
         img: (H, W) or (H, W, C) uint8, any strides; C = 1 (gray), 3 (colours) or 4 (with transparency). With
             'unchanged' any C; then only C = 3 is reordered.
-        channels: see `decode`.
         order: 'bgr' or 'rgb', the order of colours in `img`.
     """
     img = img[..., None] if img.ndim == 2 else img

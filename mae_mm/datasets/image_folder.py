@@ -97,11 +97,7 @@ class ImageFolder(BaseDataset):
             return resize(img, [round(side * factor) for side in img.shape[:2]]).permute(1, 2, 0).numpy()
 
         start, size = time.perf_counter(), f'cache_gb={self._max_cache_bytes / 1e9:g}'
-        try:
-            self.cache = ImageCache(load_small, self.chosen, self._max_cache_bytes, progress=is_main_process())
-        except (OSError, OverflowError) as error:
-            raise ValueError(
-                f"{size} cannot be allocated: {error}; lower it, or cache_short_side, or use cache='none'") from error
+        self.cache = ImageCache(load_small, self.chosen, self._max_cache_bytes, progress=is_main_process())
         message = (
             f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.3g} GB, '
             f'{time.perf_counter() - start:.1f} s' + (f'; {size} is full' if self.cache.full else ''))
@@ -141,7 +137,6 @@ class ImageFolder(BaseDataset):
             self.chosen = np.array([self.chosen[i] for i in indices], dtype=np.int64)
 
     def get_subset(self, indices: int | Sequence[int]) -> 'ImageFolder':
-        """A data set of the images that `indices` of the constructor would keep."""
         other = copy.copy(self)
         other.get_subset_(indices)
         return other

@@ -6,6 +6,7 @@ import tarfile
 from array import array
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import fsspec
@@ -31,16 +32,16 @@ class TarIndex(NamedTuple):
     total: np.ndarray  # () int64: bytes of the tar
 
     def name(self, i: int) -> str:
-        """Name of the i-th file in the tar."""
         begin = self.ends[i - 1] if i else 0
         return self.names[begin:self.ends[i]].tobytes().decode('utf-8', 'surrogateescape')
 
 
-def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS) -> TarIndex:
-    """Find the images in an open tar of `total` bytes by its headers; a ValueError if it is not a plain tar."""
+def scan_tar(path: str | Path, protocol: str = 'file', extensions: Sequence[str] = EXTENSIONS) -> TarIndex:
+    """Find the images in a tar by its headers; a ValueError if it is not a plain tar."""
     names, ends, starts, sizes = bytearray(), array('q'), array('q'), array('q')
+    fs = fsspec.filesystem(protocol)
     try:
-        with tarfile.open(fileobj=file, mode='r:') as tar:
+        with fs.open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
                 if member.isreg() and member.name.lower().endswith(tuple(extensions)):
                     names += member.name.encode('utf-8', 'surrogateescape')
@@ -48,11 +49,11 @@ def scan_tar(file: io.IOBase, total: int, extensions: Sequence[str] = EXTENSIONS
                     starts.append(member.offset_data)
                     sizes.append(member.size)
     except tarfile.ReadError as error:
-        cut = total == 0 or 'unexpected end' in str(error)
-        raise ValueError('truncated, copy or pack it again' if cut else
-                         f'not a plain tar ({error}); unpack a compressed one first') from None
+        raise ValueError(
+            f'{path}: not a plain and complete tar ({error}); unpack a compressed one, copy a truncated one again'
+        ) from None
     columns = (np.frombuffer(column, dtype=np.int64) for column in (ends, starts, sizes))
-    return TarIndex(np.frombuffer(names, dtype=np.uint8), *columns, np.asarray(total, dtype=np.int64))
+    return TarIndex(np.frombuffer(names, dtype=np.uint8), *columns, np.asarray(fs.size(path), dtype=np.int64))
 
 
 def read_index(file: io.IOBase, total: int) -> TarIndex:
@@ -140,11 +141,10 @@ class ImageTar(ImageFolder):
     def _index(self, shard: str) -> TarIndex:
         """Read the index beside a shard, or the headers in it."""
         fs = fsspec.filesystem(self.protocol)
-        total = fs.size(shard)
         if self.extensions == EXTENSIONS and fs.exists(shard + INDEX_SUFFIX):
             try:
                 with fs.open(shard + INDEX_SUFFIX, 'rb') as file:
-                    index = read_index(file, total)
+                    index = read_index(file, fs.size(shard))
                 for i in {0, len(index.ends) - 1} if len(index.ends) else ():
                     start = int(index.starts[i])
                     header = fs.cat_file(shard, start=start - HEADER, end=start)
@@ -153,11 +153,7 @@ class ImageTar(ImageFolder):
                 return index
             except (OSError, ValueError) as error:
                 print_log(f'{shard + INDEX_SUFFIX} {error}: reading headers', 'current', logging.WARNING)
-        with fs.open(shard, 'rb') as file:
-            try:
-                return scan_tar(file, total, self.extensions)
-            except ValueError as error:
-                raise ValueError(f'{shard}: {error}') from None
+        return scan_tar(shard, self.protocol, self.extensions)
 
     def _source(self, i: int) -> dict:
         """`img_path` (tar/name), and `read`, a call that returns the content of the file."""

@@ -54,10 +54,9 @@ def croppable_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decode_crop(data: bytes, box: Box, channels: str) -> np.ndarray | None:
-    """Decode a box of a JPEG that `croppable_size` accepts, to the same pixels as a decode of the whole image.
+    """Decode a box of a JPEG that `croppable_size` accepts, to the pixels of a whole decode: (height, width, C) uint8.
 
-    Returns:
-        (height, width, C) uint8; None for progressive, CMYK and damaged files, which `decode` reads or reports.
+    None for progressive, CMYK and damaged files, which `decode` reads or reports.
     """
     crop = np.empty((*box[2:], 1 if channels == 'gray' else 3), np.uint8)
     return crop if _jpeg_crop.decode_crop(data, crop, crop.shape[2], *box) else None
@@ -89,11 +88,7 @@ def reduction(boxes: Sequence[Box], size: tuple[int, int]) -> int:
 def decode_reduced(data: bytes, factor: int, channels: str) -> np.ndarray:
     """Decode a JPEG, RGB or gray, to 1 / `factor` (2, 4 or 8) of its size and apply its EXIF orientation.
 
-    Returns:
-        (ceil(H / factor), ceil(W / factor), C) uint8.
-
-    Raises:
-        DecodeError: if the file is broken.
+    Returns (ceil(H / factor), ceil(W / factor), C) uint8; a broken file is a DecodeError.
     """
     flags = getattr(cv2, f'IMREAD_REDUCED_{"GRAYSCALE" if channels == "gray" else "COLOR"}_{factor}')
     try:

@@ -34,11 +34,7 @@ def upright_size(file: str | Path) -> tuple[int, int]:
 
 
 def read_file(path: str) -> bytes:
-    """The content of an image file.
-
-    Raises:
-        OSError: also for anything but a regular file (a named pipe would never end) or one too large for an image.
-    """
+    """The content of an image file; an OSError for a pipe, which would never end, or a file too large for an image."""
     without_waiting = getattr(os, 'O_NONBLOCK', 0)  # opening a pipe would wait for a writer
     with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | without_waiting)) as file:
         info = os.fstat(file.fileno())

@@ -7,8 +7,6 @@ from mmengine.dataset import BaseDataset
 
 from mae_mm.datasets.limits import leaves_folder
 
-DIGITS = 6  # of a label; larger numbers are not classes
-
 
 class ListedImages(BaseDataset):
     """Base of data sets whose images and labels are listed in a file; a subclass reads the file.
@@ -54,6 +52,6 @@ def read_labels(path: str) -> Iterator[tuple[str, int]]:
     with open(path, encoding='utf-8', errors='surrogateescape') as file:  # names are bytes to the file system
         for number, line in enumerate(file, 1):
             name, _, label = line.strip().rpartition(' ')
-            if not name or not (label.isascii() and label.isdecimal() and len(label) <= DIGITS):
+            if not name or not label.isdecimal():
                 raise ValueError(f"{path}, line {number}: {line.strip()!r} is not 'path label'")
             yield name, int(label)

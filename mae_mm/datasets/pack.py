@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_mm.datasets.find import find_images
-from mae_mm.datasets.image_tar import INDEX_SUFFIX, TarIndex, scan_tar
+from mae_mm.datasets.image_tar import INDEX_SUFFIX, scan_tar
 
 
 def member_names(paths: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -37,16 +37,8 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
     """Write every image below `root`, in the order of `ImageFolder`, into `out/prefix-000000.tar` and so on.
 
     The same files give the same bytes. After an interruption, complete tars are kept if they hold the same files, by
-    name and size.
-
-    Args:
-        root: folder of images.
-        out: folder for the tars; created if it does not exist.
-        shard_gb: size at which a tar is closed, in 10^9 bytes.
-        prefix: of the tars' names. Tars of that prefix with other files are a FileExistsError.
-
-    Returns:
-        The tars, and the number of images in them.
+    name and size; tars of that prefix with other files are a FileExistsError. A tar is closed at `shard_gb` (10^9
+    bytes). Returns the tars, and the number of images in them.
     """
     if not shard_gb > 0:
         raise ValueError(f'--shard-gb {shard_gb} must be above 0')
@@ -59,7 +51,7 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
         shard = folder / f'{prefix}-{len(shards):06}.tar'
         shards.append(shard)
         if shard.exists():
-            index = _index(shard)
+            index = scan_tar(shard)
             for i, size in enumerate(index.sizes):
                 if item is None or (index.name(i), size) != (item[1], os.path.getsize(os.path.join(root, item[0]))):
                     raise FileExistsError(
@@ -79,16 +71,8 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
         except BaseException:
             unfinished.unlink()
             raise
-        np.savez(f'{shard}{INDEX_SUFFIX}', **_index(unfinished)._asdict())
+        np.savez(f'{shard}{INDEX_SUFFIX}', **scan_tar(unfinished)._asdict())
         unfinished.rename(shard)
     if left := sorted({*folder.glob(f'{prefix}-*.tar')} - {*shards}):
         raise FileExistsError(f'{left[0]} exists, and {root} has no files left for it; remove it')
     return shards, count
-
-
-def _index(shard: Path) -> TarIndex:
-    try:
-        with shard.open('rb') as file:
-            return scan_tar(file, shard.stat().st_size)
-    except ValueError as error:
-        raise FileExistsError(f'{shard} exists: {error}') from None

@@ -31,7 +31,6 @@ def crop_box(
     ratio is in range is taken. With a single draw, a box that does not fit is cut to the image instead.
 
     Args:
-        height, width: of the image, in pixels.
         noise: 40 uniform numbers in [0, 1): area, log ratio, top and left of each try.
         scale: range of the area, as a fraction of the image's.
         ratio: range of width / height.
@@ -94,14 +93,7 @@ class LoadView:
         return self.decode(source, results) if isinstance(source, bytes) else source
 
     def read(self, results: dict) -> bytes | np.ndarray:
-        """Take `decoded`, `img`, or the content of the file out of the results.
-
-        Returns:
-            The content of a file, or (H, W, C) uint8 in the order of `channels`.
-
-        Raises:
-            DecodeError: if the file cannot be read; names the file and the reason.
-        """
+        """Take the content of the file, or `decoded` or `img` as (H, W, C) uint8 in the order of `channels`."""
         decoded, img, read = (results.pop(key, None) for key in ('decoded', 'img', 'read'))
         if decoded is not None:
             return decoded
@@ -156,12 +148,8 @@ class LoadRandomResizedCrop(LoadView):
             channels: str = 'rgb', repeats: int = 1, crop_decoder: bool = True, retries: int = TRIES,
             array_order: str = 'bgr') -> None:
         super().__init__(size, interpolation, channels, array_order)
-        if repeats < 1:
-            raise ValueError(f'repeats is {repeats}; give the number of views of each decoded image, 1 or more')
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f'scale is {scale}; give two increasing fractions of the image in (0, 1]')
-        if not 1 <= retries <= TRIES:
-            raise ValueError(f'retries is {retries}; give the number of draws, 1 to {TRIES}')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
         self.repeats, self.crop_decoder, self.retries = repeats, crop_decoder, retries
 

@@ -177,11 +177,10 @@ def test_cache_leaves_broken_files_to_their_turn(broken, warnings):
         dataset[7]
 
 
-@pytest.mark.parametrize(('option', 'value', 'wrong'), [
-    ('cache_gb', 0, 'must be above 0'), ('cache_gb', -1, 'must be above 0'), ('cache_gb', 1e12, 'cannot be allocated')])
-def test_a_cache_that_cannot_be_is_named(folder, option, value, wrong):
-    with pytest.raises(ValueError, match=rf'{option}=.* {wrong}'):
-        ImageFolder(folder, TEST, cache='memory', **{option: value})
+@pytest.mark.parametrize('value', [0, -1])
+def test_a_cache_without_room_is_named(folder, value):
+    with pytest.raises(ValueError, match=r'cache_gb=.* must be above 0'):
+        ImageFolder(folder, TEST, cache='memory', cache_gb=value)
 
 
 def test_cache_reduces_the_short_side(folder):

@@ -186,8 +186,6 @@ def test_views_of_one_decode(photo, tmp_path):
     for i, single in enumerate(singles):
         assert torch.equal(several['inputs'][i], single['inputs'])
         assert (several['crop'][i], several['flip'][i]) == (single['crop'], single['flip'])
-    with pytest.raises(ValueError, match='repeats is 0'):
-        LoadRandomResizedCrop(8, repeats=0)
 
 
 def test_views_become_images_of_the_batch(photo, tmp_path):

@@ -150,8 +150,6 @@ def test_channels(tmp_path, channels, bands):
     ({'size': 8, 'scale': (0.2, 1.5)}, 'scale is'),
     ({'size': 8, 'interpolation': 'nearest'}, "interpolation is 'nearest'"),
     ({'size': 8, 'channels': 'bgr'}, "channels is 'bgr'"),
-    ({'size': 8, 'retries': 0}, 'retries is 0'),
-    ({'size': 8, 'retries': 11}, 'retries is 11'),
 ])
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):

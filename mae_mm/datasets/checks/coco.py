@@ -69,12 +69,7 @@ def class_heads(model: ConfigDict, key: str = 'model') -> Iterator[tuple[str, Co
 
 
 def check_loader(cfg: Config, loader: str) -> None:
-    """Compare each CocoDataset of a loader with its images, with the heads, and with the evaluator.
-
-    Raises:
-        ValueError: for the first kind of mistake, with examples and how to fix it.
-        FileNotFoundError: if `classes` are those of a training file that is missing.
-    """
+    """Compare each CocoDataset of a loader with its images, with the heads, and with the evaluator."""
     for dataset, path in coco_datasets(cfg, loader):
         if cfg.get('classes') == 'json':
             raise FileNotFoundError(
@@ -148,11 +143,9 @@ def check_annotations(content: dict, path: Path, with_masks: bool) -> None:
 
 
 def _check_boxes(boxes: np.ndarray, shapes: np.ndarray, path: Path) -> None:
-    """Refuse boxes in another format; single ones without a pixel, which real data have, are dropped by mmdet.
+    """Refuse boxes (A, 4) in another format; `shapes` (A, 2) are the width and height of each one's image in px.
 
-    Args:
-        boxes: (A, 4) float64.
-        shapes: (A, 2) float64, width and height of each one's image in px.
+    Single boxes without a pixel, which real data have, are dropped by mmdet.
     """
     start, size = boxes[:, :2], boxes[:, 2:]
     slack = np.maximum(2, SLACK * shapes)

@@ -45,11 +45,8 @@ def check_heads(model: nn.Module, classes: int, loader: str) -> None:
 def check_label_maps(dataset: BaseDataset, where: str) -> None:
     """Refuse an mmseg data set with label maps that are missing, of another size than their image, or out of range.
 
-    All files must exist; up to `NUM_READ` label maps are read, in threads.
-
-    Args:
-        dataset: of mmseg's format, possibly wrapped.
-        where: its key in the config, for messages.
+    All files must exist; up to `NUM_READ` label maps are read, in threads. `where` is the key of the possibly wrapped
+    data set in the config.
     """
     meta = dataset.metainfo
     if not meta.get('classes'):
@@ -88,9 +85,8 @@ def valid_labels(classes: int, reduce_zero_label: bool, label_map: dict[int, int
 def read_labels(reduce_zero_label: bool, label_map: dict[int, int] | None = None) -> np.ndarray:
     """What mmseg's `LoadAnnotations` makes of each value in a label map: (256,) int, 255 = unlabelled.
 
-    Args:
-        reduce_zero_label: 0 means unlabelled, and class 0 is stored as 1.
-        label_map: stored class to class, where some classes of a known data set are chosen.
+    With `reduce_zero_label` 0 means unlabelled, and class 0 is stored as 1; `label_map` is stored class to class, where
+    some classes of a known data set are chosen.
     """
     read = np.arange(256)
     if reduce_zero_label:

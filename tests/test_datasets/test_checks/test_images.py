@@ -145,7 +145,7 @@ def test_training_on_malformed_coco_names_the_file(change: dict, tmp_path: Path)
 def test_a_label_that_is_not_a_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'categories_places365.txt').write_text('/a/abbey 0\n')
     (tmp_path / 'places365_train_standard.txt').write_text('/a/abbey/1.jpg 999999999999\n')
-    with pytest.raises(ValueError, match=r"line 1: .*is not 'path label'"):
+    with pytest.raises(ValueError, match='must number its classes from 0'):
         Places365(data_root=str(tmp_path))
 
 
