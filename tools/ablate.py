@@ -23,7 +23,7 @@ DIR. --write-config gives one row as a complete config, for a cluster: bash tool
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='files of tables, configs/ablation/….py')
+    parser.add_argument('tables', nargs='+', type=Path, metavar='TABLE', help='table files, configs/ablation/….py')
     parser.add_argument('--base', metavar='CONFIG', help='pre-training config that the rows change, with the '
                         'configs of its transfers (default: ViT-L/16, 800 epochs)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/ablation'), metavar='DIR',
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, default=2, metavar='N', help='runs of each row (default: %(default)s)')
     parser.add_argument('--tokenizer', metavar='FILE', help="weights of DALL-E's encoder, for the row of dVAE tokens")
     parser.add_argument('--workers', type=int, metavar='N',
-                        help='runs at a time (default: one for each core; with a GPU: 1)')
+                        help='runs at a time (default: one per core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N', help='GPUs of this machine for each run')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of the pre-training configs')

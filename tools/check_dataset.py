@@ -11,8 +11,8 @@ EXAMPLES = """examples:
   python tools/check_dataset.py data/mine/labels.json --kind coco          # images of one COCO file
   python tools/check_dataset.py data/imagenet_tar/train --kind tar         # tars of tools/pack_tar.py
 
-exit codes: 0 all files are good, or so few are bad that training continues; 1 too many; 2 nothing to check, or a folder
-or annotation file that cannot be read"""
+exit codes: 0 all files are good, or few enough are bad for training to continue; 1 too many; 2 nothing to check,
+or a folder or annotation file that cannot be read"""
 
 
 def parse_args() -> argparse.Namespace:

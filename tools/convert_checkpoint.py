@@ -9,7 +9,7 @@ formats (IN is recognised by its keys, not by its name; details: docs/checkpoint
   mae_mm        this project, {'state_dict': {'backbone.…', 'neck.…'}}
   mae           the MAE authors' release, {'model': …}
   mmpretrain    mmpretrain's MAE
-  timm          timm's VisionTransformer; as safetensors if OUT ends so; without decoder
+  timm          timm's VisionTransformer; as safetensors if OUT ends in .safetensors; without decoder
   huggingface   transformers' ViTMAE; OUT is a folder
 Read as well: MoCo v3, DINO and DeiT.
 
@@ -30,7 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--encoder-only', action='store_true', help='omit decoder and classification head')
     parser.add_argument('--inspect', action='store_true', help='print what IN holds, and write nothing')
     parser.add_argument('--overwrite', action='store_true', help='overwrite OUT (never IN)')
-    parser.add_argument('--prefix', default='', help='take only the keys that begin so: for a ViT inside another model')
+    parser.add_argument('--prefix', default='',
+                        help='take only the keys that begin with PREFIX, for a ViT inside another model')
     parser.add_argument(
         '--set', nargs='+', action=DictAction, dest='settings', metavar='KEY=VALUE',
         help='what IN does not say: num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, grid="(rows, columns)"')

@@ -11,9 +11,10 @@ EXAMPLES = """example:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='of pre-training: its images, crops, normalisation and patch size')
+    parser.add_argument('config', help='pre-training config, for its images, crops, normalisation and patch size')
     parser.add_argument('--out', required=True, metavar='FILE', help='where to write mean and components')
-    parser.add_argument('--images', type=int, default=5000, help='in the sample, 64 patches of each (%(default)s)')
+    parser.add_argument('--images', type=int, default=5000,
+                        help='number of images to sample, 64 patches from each (default: %(default)s)')
     parser.add_argument('--data-root', metavar='FOLDER', help="images (default: the config's)")
     return parser.parse_args()
 

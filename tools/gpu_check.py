@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 EXAMPLES = """examples:
-  python tools/gpu_check.py                             # everything, 8 minutes
-  python tools/gpu_check.py --only sync agree table     # some of it
+  python tools/gpu_check.py                             # all checks, 8 minutes
+  python tools/gpu_check.py --only sync agree table     # some of them
   python tools/gpu_check.py --device cpu --small        # the same script on a CPU, 2 minutes, nothing is measured
 
-One line for each check, then the tables to paste. Exit code 1 when a check failed."""
+One line for each check, then the tables to paste. Exit code 1 if a check failed."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,13 +24,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f'checks:\n{listed}\n\n{EXAMPLES}',
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda', help='(%(default)s)')
-    parser.add_argument('--small', action='store_true', help='tiny models and images: does it run, not how fast')
-    parser.add_argument('--only', nargs='+', choices=CHECKS, metavar='NAME', help='these checks (default: all)')
-    parser.add_argument('--skip', nargs='+', choices=CHECKS, metavar='NAME', default=[], help='all but these')
-    parser.add_argument('--minutes', type=float, default=8.0, help='for all together (%(default)g)')
-    parser.add_argument('--json', metavar='FILE', help='write all figures there, after each check')
-    parser.add_argument('--work-dir', metavar='FOLDER', help='for demo data and runs (default: a temporary one)')
+    parser.add_argument('--device', choices=['cuda', 'cpu'], default='cuda',
+                        help='device to check (default: %(default)s)')
+    parser.add_argument('--small', action='store_true', help='tiny models and images: check that it runs, not how fast')
+    parser.add_argument('--only', nargs='+', choices=CHECKS, metavar='NAME', help='checks to run (default: all)')
+    parser.add_argument('--skip', nargs='+', choices=CHECKS, metavar='NAME', default=[], help='checks to leave out')
+    parser.add_argument('--minutes', type=float, default=8.0, help='time limit for all checks (default: %(default)g)')
+    parser.add_argument('--json', metavar='FILE', help='write all figures to FILE after each check')
+    parser.add_argument('--work-dir', metavar='FOLDER', help='folder for demo data and runs (default: a temporary one)')
     return parser.parse_args()
 
 

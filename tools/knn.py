@@ -11,7 +11,7 @@ EXAMPLES = """examples:
   python tools/knn.py configs/demo/classification.py                 # a random encoder, to compare with
   python tools/knn.py configs/classification/vit_b16_in1k.py mae_pretrain_vit_base.pth --out knn.json
 
-The config gives the data sets and the shape of the encoder; any classification config will do. Prints top-1 accuracy
+The config gives the data sets and the shape of the encoder; any classification config works. Prints top-1 accuracy
 for the mean patch token and for the class token, by a vote of the k most similar training images."""
 
 
@@ -21,9 +21,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='classification config')
     parser.add_argument('checkpoint', nargs='?', help='pre-trained weights in any format (default: a random encoder)')
     parser.add_argument('--k', type=int, nargs='+', default=[10, 20], help='neighbours (default: 10 20)')
-    parser.add_argument('--temperature', type=float, default=0.07, help='of the vote (default: 0.07)')
+    parser.add_argument('--temperature', type=float, default=0.07, help='temperature of the vote (default: 0.07)')
     parser.add_argument('--batch-size', type=int, default=256, help='images at a time (default: 256)')
-    parser.add_argument('--device', help='default: a GPU if there is one')
+    parser.add_argument('--device', help='device to compute on (default: a GPU if there is one)')
     parser.add_argument('--out', help='write the accuracies to this json file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of the config')

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument('root', help='folder of images, flat or nested')
     parser.add_argument('out', help='folder for the tars')
     parser.add_argument('--shard-gb', type=float, default=1.0, help='size of a tar in 10^9 bytes (default: 1)')
-    parser.add_argument('--prefix', default='images', help='of the names: PREFIX-000000.tar (default: images)')
+    parser.add_argument('--prefix', default='images', help='prefix of the names, PREFIX-000000.tar (default: images)')
     args = parser.parse_args()
 
     from mae_mm.datasets.pack import pack

@@ -29,16 +29,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config that the model was trained with')
-    parser.add_argument('checkpoint', help='what tools/train.py wrote, e.g. work_dirs/NAME/epoch_N.pth')
+    parser.add_argument('checkpoint', help='checkpoint written by tools/train.py, e.g. work_dirs/NAME/epoch_N.pth')
     parser.add_argument('images', nargs='+', metavar='image', help='image files, or folders of them')
     parser.add_argument('--out', required=True, metavar='DIR', help='output folder, not one that holds the images')
-    parser.add_argument('--num', type=int, default=8, help='images from each folder, in sorted order (%(default)s)')
-    parser.add_argument('--top-k', type=int, default=5, help='classes of a classifier (%(default)s)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (%(default)s)')
+    parser.add_argument('--num', type=int, default=8, help='images from each folder, in sorted order (default: 8)')
+    parser.add_argument('--top-k', type=int, default=5, help='classes listed for a classifier (default: %(default)s)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
     parser.add_argument('--side', type=int, default=0, metavar='PIXELS',
-                        help='longer side of the image in the picture; text needs room (default: as the image)')
-    parser.add_argument('--panel', metavar='FILE', help='also write all pictures into one')
-    parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (%(default)s)")
+                        help='longer side of the image in the picture; small values cut the labels '
+                        "(default: the image's own size)")
+    parser.add_argument('--panel', metavar='FILE', help='also write all pictures into one file')
+    parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (default: %(default)s)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override keys of the config')
     return parser.parse_args()

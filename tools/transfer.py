@@ -15,7 +15,7 @@ EXAMPLES = """suites:
   ade20k     UperNet
   inat       iNaturalist 2017, 2018, 2019
   places     Places205, Places365
-  all        these five, with the recipes for the size of the checkpoint and the published results beside
+  all        these five, with the recipes for the size of the checkpoint next to published results
   partial    fine-tuning of the last 0, 0.5, 1, 2 … 24 blocks of a ViT-L, with a plot; demo-partial: at demo scale
              (the paper chose the epochs for each number of blocks: --epochs 50 100 200)
 
@@ -34,16 +34,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CHECKPOINT', help="MAE weights that fit the suite's encoder")
-    parser.add_argument('--suite', required=True, metavar='NAME', help='which transfers, see below')
+    parser.add_argument('--suite', required=True, metavar='NAME', help='transfers to run, see below')
     parser.add_argument('--out', default='work_dirs/transfer', metavar='DIR',
-                        help='for report.html, results.json and a folder for each run (default: %(default)s)')
+                        help='folder for report.html, results.json and a folder for each run (default: %(default)s)')
     parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
     parser.add_argument('--starts', nargs='+', choices=['random', 'mae'],
                         help='sides to run (default: both in the demo, mae in the others)')
     parser.add_argument('--epochs', type=int, nargs='+', metavar='N',
                         help='partial fine-tuning: try each of these for every number of blocks (paper: 50 100 200)')
     parser.add_argument('--workers', type=int, metavar='N',
-                        help='runs at a time (default: one for each core; with a GPU: 1)')
+                        help='runs at a time (default: one per core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N',
                         help='GPUs of this machine for each run (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',

@@ -12,10 +12,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', nargs='+', metavar='image', help='image files, or folders of them')
     parser.add_argument('--out', required=True, metavar='PNG', help='where to write the panel')
-    parser.add_argument('--num', type=int, default=3, help='images from each folder, in sorted order (%(default)s)')
-    parser.add_argument('--size', type=int, nargs='+', default=[112], help='side, or height and width, in pixels (112)')
-    parser.add_argument('--patch-size', type=int, default=8, help='side in pixels (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the masks (%(default)s)')
+    parser.add_argument('--num', type=int, default=3, help='images from each folder, in sorted order (default: 3)')
+    parser.add_argument('--size', type=int, nargs='+', default=[112],
+                        help='side of the images, or their height and width, in pixels (default: 112)')
+    parser.add_argument('--patch-size', type=int, default=8, help='side of a patch in pixels (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the masks (default: %(default)s)')
     return parser.parse_args()
 
 

@@ -29,7 +29,7 @@ CHECKS = {  # name: module and function, what it shows
     'compile': ('gpu_steps:compiling', 'one compilation for each stack of blocks, with and without drop path'),
     'demo': ('gpu_runs:demo', 'pre-training stops on SIGTERM with code 75 and resumes'),
     'ddp': ('gpu_runs:ddp', 'DistributedDataParallel with one process'),
-    'fsdp': ('gpu_runs:fsdp', 'FSDP with one process; its checkpoint is a whole one'),
+    'fsdp': ('gpu_runs:fsdp', 'FSDP with one process; its checkpoint is complete'),
     'detector': ('gpu_hosts:detector', '10 iterations of Mask R-CNN'),
     'segmentor': ('gpu_hosts:segmentor', '10 iterations of UperNet'),
     'table': ('throughput:table', 'images/s, memory and share of the matmul peak'),
