@@ -45,7 +45,6 @@ class Checkpoint:
 
     @property
     def num_positions(self) -> int:
-        """Patches in the position table, without the class token."""
         return self.tensors['pos_embed'].shape[1] - 1 if 'pos_embed' in self.tensors else 0
 
     @property
@@ -75,50 +74,41 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
-    """Read weights in any format of `FORMATS`; the format is recognised by their names.
+    """Read weights in any format of `FORMATS`, recognised by their names, from what `read_content` reads.
 
-    Args:
-        path: a torch or safetensors file, whatever its name; a folder of transformers; http(s)://….
-        prefix: take the keys that begin so, without it, and no others; for models inside other models.
+    Only keys that begin with `prefix` are taken, without it: for models inside other models.
     """
     content, hf_config = read_content(path)
-    with contents_of(path):
-        checkpoint = _interpret(content, hf_config, prefix, str(path))
+    with contents_of(path):  # which fail in any way if they are not those of a ViT
+        tensors, wrapper = unwrap(content)
+        moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        form, inner = recognise(tensors, wrapper)
+        read = FORMATS[form].read
+        check_weights({
+            key: tensor for key, tensor in tensors.items() if key.startswith(inner) and read(key.removeprefix(inner))})
+        known, others = to_canonical(tensors, FORMATS[form], inner)
+        meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+        if form == 'huggingface':
+            settings = settings_of_huggingface(hf_config)
+        elif moco_v3 and len(known['patch_embed.proj.weight']) == 384:
+            settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
+        else:
+            settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))
+        if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
+            table = known['pos_embed']
+            others['pos_embed of dist_token'] = table[:, 1:2]
+            known['pos_embed'] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
+        checkpoint = Checkpoint(known, form, others, check_settings(settings), str(path))
         str(checkpoint)  # fails if the sizes are not those of tensors
     return checkpoint
-
-
-def _interpret(content: Mapping, hf_config: dict, prefix: str, source: str) -> Checkpoint:
-    """The weights in the contents of a file; fails in any way if they are not those of a ViT."""
-    tensors, wrapper = unwrap(content)
-    moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
-    tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-    form, inner = recognise(tensors, wrapper)
-    read = FORMATS[form].read
-    check_weights({
-        key: tensor for key, tensor in tensors.items() if key.startswith(inner) and read(key.removeprefix(inner))})
-    known, others = to_canonical(tensors, FORMATS[form], inner)
-    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
-    if form == 'huggingface':
-        settings = settings_of_huggingface(hf_config)
-    elif moco_v3 and len(known['patch_embed.proj.weight']) == 384:
-        settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
-    else:
-        settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))
-    if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token, of distillation
-        table = known['pos_embed']
-        others['pos_embed of dist_token'] = table[:, 1:2]
-        known['pos_embed'] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
-    return Checkpoint(known, form, others, check_settings(settings), source)
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> None:
     """Write weights, unchanged, under the names that a library writes and strictly loads.
 
-    Args:
-        path: file to write, as safetensors if it ends so; for 'huggingface' a folder, which gets `config.json` and
-            `model.safetensors`.
-        form: a key of `FORMATS`.
+    The file is safetensors if `path` ends so. For 'huggingface' `path` is a folder, which gets `config.json` and
+    `model.safetensors`.
     """
     if form not in FORMATS:
         raise ValueError(f'format {form!r} is not one of {", ".join(FORMATS)}')
@@ -147,16 +137,11 @@ def _huggingface_config(checkpoint: Checkpoint) -> dict:
     config = dict(
         architectures=['ViTMAEForPreTraining' if checkpoint.has_decoder else 'ViTMAEModel'],
         model_type='vit_mae',
-        hidden_size=width,
-        num_hidden_layers=checkpoint.depth,
+        hidden_size=width, num_hidden_layers=checkpoint.depth,
         num_attention_heads=settings.get('num_heads', PUBLISHED_HEADS.get(width)),
         intermediate_size=len(tensors['blocks.0.mlp.fc1.bias']),
-        image_size=grid[0] * patch_size,
-        patch_size=patch_size,
-        num_channels=chans,
-        layer_norm_eps=1e-6,
-        mask_ratio=settings.get('mask_ratio', 0.75),
-        norm_pix_loss=settings.get('norm_pix_loss', True))
+        image_size=grid[0] * patch_size, patch_size=patch_size, num_channels=chans, layer_norm_eps=1e-6,
+        mask_ratio=settings.get('mask_ratio', 0.75), norm_pix_loss=settings.get('norm_pix_loss', True))
     if checkpoint.has_decoder:
         width = len(tensors['decoder_embed.weight'])
         config.update(

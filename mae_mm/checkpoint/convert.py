@@ -18,7 +18,13 @@ def convert(
     if unknown := settings.keys() - SETTINGS:
         raise ValueError(f'--set {unknown.pop()}: must be one of {", ".join(SETTINGS)}')
     if not inspect:
-        _check_out(source, out, to, overwrite)
+        if not (out and to):
+            raise ValueError('give OUT and --to FORMAT, or --inspect to write nothing')
+        path = Path(out)
+        if path.exists() and Path(source).exists() and path.samefile(source):
+            raise ValueError(f'OUT is the same file as IN ({source}); choose another name')
+        if not overwrite and path.exists() and (path.is_file() or any(path.iterdir())):
+            raise ValueError(f'{out} exists; choose another name, or add --overwrite')
     checkpoint = read_checkpoint(source, prefix)
     checkpoint = replace(checkpoint, settings=check_settings({**checkpoint.settings, **settings}))
     print(f'recognised         {source}: {checkpoint.format}')
@@ -32,16 +38,6 @@ def convert(
         written = checkpoint.encoder_only() if encoder_only else checkpoint
         write_checkpoint(written, out, to)
         print(f'\nwritten            {out} ({to}): {_size(written.tensors)}')
-
-
-def _check_out(source: str, out: str | None, to: str | None, overwrite: bool) -> None:
-    if not (out and to):
-        raise ValueError('give OUT and --to FORMAT, or --inspect to write nothing')
-    path = Path(out)
-    if path.exists() and Path(source).exists() and path.samefile(source):
-        raise ValueError(f'OUT is the same file as IN ({source}); choose another name')
-    if not overwrite and path.exists() and (path.is_file() or any(path.iterdir())):
-        raise ValueError(f'{out} exists; choose another name, or add --overwrite')
 
 
 def _size(tensors: Tensors) -> str:

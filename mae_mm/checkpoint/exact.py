@@ -18,12 +18,8 @@ def load_exactly(
     """Load all weights of a model, buffers included, and return the contents of the file.
 
     If a weight is missing, left over, of another shape or not finite, this is a ValueError, and nothing is loaded.
-
-    Args:
-        model: any module, also inside wrappers (DistributedDataParallel, test-time augmentation).
-        checkpoint: as of `read_content`.
-        prefix: take the keys that begin so, without it: 'backbone.' for the backbone of a whole model.
-        classes, config: classes of the config's data set, and its name, for the message.
+    Wrappers of the model (DistributedDataParallel, test-time augmentation) are removed. Only keys that begin with
+    `prefix` are taken, without it. `classes` of the config's data set and the `config`'s name are for the message.
     """
     content = read_content(checkpoint)[0]
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

@@ -50,14 +50,9 @@ def allow_mmengine_objects() -> None:
 
 
 def read_content(path: str | Path) -> tuple[Mapping, dict]:
-    """Read a checkpoint file, or a folder of transformers; its bytes decide how, not its name.
+    """Read a torch or safetensors file (its bytes decide which, not its name), a folder of transformers or a URL.
 
-    Args:
-        path: a torch or safetensors file; a folder with `model*.safetensors` or `pytorch_model*.bin`; http(s):// of a
-            file, kept in torch.hub's cache.
-
-    Returns:
-        The contents, on the CPU, and the `config.json` of transformers in the same folder ({} if there is none).
+    Returns the contents, on the CPU, and the `config.json` of transformers in the same folder ({} if there is none).
     """
     files, content = _weight_files(path), {}
     for file in files:
@@ -71,7 +66,7 @@ def _weight_files(path: str | Path) -> list[Path]:
     """The file at a path or URL, or the files with weights in a folder."""
     if (url := str(path)).startswith(('http://', 'https://')):
         name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.split("?")[0].rsplit("/", 1)[-1]}'
-        path = Path(torch.hub.get_dir()) / 'checkpoints' / name
+        path = Path(torch.hub.get_dir()) / 'checkpoints' / name  # torch.hub's cache
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path))  # renames a complete file, so ranks may do it at once

@@ -130,7 +130,6 @@ def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str
 
 
 def shorten(names: Iterable[str], num: int = 4) -> str:
-    """The first few names."""
     names = list(names)
     return ', '.join(names[:num]) + (', …' if len(names) > num else '')
 

@@ -55,7 +55,6 @@ class Pretrained:
         self.checkpoint, self.prefix, self.grid_size = checkpoint, prefix, grid_size
 
     def __call__(self, module: nn.Module) -> None:
-        """Initialise the parts of a module, then load."""
         if any(isinstance(part, ViT) for part in module.modules()):
             # mmengine runs this before the children's own initialisation, which must not overwrite the loaded weights.
             for part in (*find_parts(module), getattr(module, 'target_generator', None)):
@@ -79,11 +78,8 @@ def load_pretrained(
     `adapt_patch_embed`). One table with what became of every tensor is logged. If a weight of encoder or decoder is
     missing, does not fit or has no place, this is a ValueError, and nothing is loaded.
 
-    Args:
-        module: a `mae_mm.ViT`, or any model with one of them inside.
-        checkpoint: path of a file in any format, or what `read_checkpoint` returned.
-        prefix: see `read_checkpoint`.
-        grid_size: rows and columns of the file's position table, if the file does not give them and it is not a square.
+    `prefix` is that of `read_checkpoint`; `grid_size` are the rows and columns of the file's position table, if the
+    file does not give them and it is not a square.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, prefix)

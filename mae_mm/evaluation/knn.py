@@ -30,8 +30,7 @@ class Features(NamedTuple):
 def nearest(train_feats: Tensor, feats: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the k of M training images, (M, D), that are most similar to each image, (N, D), in chunks.
 
-    Returns:
-        (N, k) cosine similarities, in descending order, and (N, k) int64 positions in `train_feats`.
+    Returns (N, k) cosine similarities, in descending order, and (N, k) int64 positions in `train_feats`.
     """
     if not 1 <= k <= len(train_feats):
         raise ValueError(f'k={k} neighbours of {len(train_feats)} training images: choose k in 1 … {len(train_feats)}')

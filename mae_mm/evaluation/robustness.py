@@ -63,8 +63,7 @@ class MeanCorruptionError(BaseMetric):
     """Mean corruption error on ImageNet-C (arXiv:1903.12261, section 4.2), from one run over all of it.
 
     Reports, in percent, `corruption/<name>`: top-1 error, mean over severities, relative to AlexNet's; and
-    `corruption/mCE`, the mean over the 15 corruptions, if all 75 folders are present. The four "extra" corruptions do
-    not count.
+    `corruption/mCE`, the mean over the 15 corruptions (not the "extra" ones), if all 75 folders are present.
     """
 
     default_prefix = 'corruption'

@@ -48,10 +48,8 @@ class Attention(timm.layers.Attention):
     ) -> Tensor:
         """Attend: (N, T, D) -> (N, T, D).
 
-        Args:
-            attn_mask, is_causal: as in timm.
-            grid: rows and columns of the patch tokens, which windows and relative positions need.
-            window_size: side in tokens of the windows in which each token attends, without `attn_mask`; 0: to all.
+        Windows and relative positions need `grid`, the rows and columns of the patch tokens. `window_size`: side in
+        tokens of the windows in which each token attends, without `attn_mask`; 0: to all.
         """
         qkv = self.qkv(x)
         if window_size and torch.is_grad_enabled():  # recomputed: the backward pass would keep three cheap copies
@@ -143,7 +141,6 @@ class DropPath(timm.layers.DropPath):
         self.register_buffer('rate', torch.tensor(drop_prob), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, …) -> the same, some of the N set to 0 and the others scaled up, in training."""
         if not torch.compiler.is_compiling():
             return super().forward(x)
         if not self.training:
@@ -165,7 +162,6 @@ class Block(vision_transformer.Block):
             self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor, **how: object) -> Tensor:
-        """Any tokens, (N, T, D) -> (N, T, D); keywords as of `Attention.forward`."""
         x = x + self.drop_path1(self.attn(self.norm1(x), **how))
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 

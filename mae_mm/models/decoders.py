@@ -55,10 +55,8 @@ class MAEDecoder(BaseModule):
     def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
         """Predict every patch: (N, L, P).
 
-        Args:
-            latent: (N, 1 + K, D) encoded visible tokens, class token first; or all L, if the encoder saw mask tokens.
-            ids_restore: (N, L) int64, index that undoes the shuffle.
-            grid: rows and columns of patches, their product is L.
+        `latent` (N, 1 + K, D) are the encoded visible tokens, class token first; or all L, if the encoder saw mask
+        tokens. `ids_restore` is that of `PatchMask`.
         """
         x = self.fill_gaps(latent, ids_restore, grid)
         for block in self.decoder_blocks:
@@ -136,7 +134,6 @@ class CrossAttention(nn.Module):
         self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """(N, M, D) and (N, T, D) -> (N, M, D)."""
         q = self._heads(self.q(x))
         k, v = (self._heads(part) for part in self.kv(memory).chunk(2, dim=-1))
         return self.proj(attend(q, k, v, q.shape[-1]**-0.5).transpose(1, 2).flatten(2))
@@ -146,7 +143,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm block: attention to the memory, MLP."""
+    """Pre-norm block: attention from (N, M, D) queries to the (N, T, D) memory, MLP."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -155,7 +152,6 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """(N, M, D) queries and (N, T, D) memory, normalised -> (N, M, D)."""
         x = x + self.attn(self.norm1(x), memory)
         return x + self.mlp(self.norm2(x))
 
@@ -177,7 +173,6 @@ class CrossDecoder(PartialDecoder):
         self.memory_norm = LayerNorm(embed_dim)
 
     def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Predict. Arguments and result as of `PartialDecoder`."""
         num_patches, num_visible = ids_restore.shape[1], latent.shape[1] - 1
         ids_shuffle = ids_restore.argsort(dim=1)
         first, last = 0, num_patches

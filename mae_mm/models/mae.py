@@ -37,9 +37,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         loss_on: str, data_preprocessor: dict | nn.Module | None, init_cfg: dict | None,
     ) -> None:
         if not 0 < mask_ratio < 1:
-            raise ValueError(
-                f'mask_ratio={mask_ratio} must be in (0, 1): it is the fraction of patches to hide and predict; '
-                'the paper uses 0.75')
+            raise ValueError(f'mask_ratio={mask_ratio} must be in (0, 1), a fraction of patches; the paper uses 0.75')
         if mask_sampling not in self.samplers:
             raise ValueError(f"mask_sampling={mask_sampling!r} must be one of {', '.join(self.samplers)}")
         if loss_on not in ('masked', 'all'):
@@ -54,13 +52,12 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
         sample_idx: Tensor | None = None, img_path: list[str] | None = None,
     ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[dict]:
-        """One entry for all uses, as in every OpenMMLab model.
+        """One entry for all uses, as in every OpenMMLab model; `data_samples` and `img_path` are not used.
 
         Args:
             inputs: (N, C, H, W) float, preprocessed.
             noise: (N, L) float that decides the masks; drawn on the device when absent.
             sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
-            data_samples, img_path: not used.
         """
         if mode == 'tensor':
             return self.extract_feat(inputs)
@@ -105,7 +102,6 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         return noise
 
     def grid(self, imgs: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches in (N, C, H, W) images."""
         return grid_of(imgs.shape[2:], self.patch_size)
 
     def target(self, imgs: Tensor) -> Tensor:
@@ -122,9 +118,8 @@ class MaskedAutoencoder(BaseSelfSupervisor):
     ) -> list[dict]:
         """Reconstruct held-out images under masks that never change.
 
-        Returns:
-            N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that learn
-            nothing, scalars, float32), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
+        Returns N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that
+        learn nothing, scalars, float32), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
         """
         if noise is None:
             numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
@@ -181,7 +176,6 @@ class MAE(MaskedAutoencoder):
         self.backbone.pos_embed.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """The release's initialisation, of the encoder's mask token, too."""
         if self.mask_token is not None and not self.is_init:
             nn.init.normal_(self.mask_token, std=0.02)
         super().init_weights()

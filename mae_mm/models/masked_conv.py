@@ -40,7 +40,7 @@ class ConvDecoder(BaseModule):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], in_chans, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, `in_channels`, h, w) -> (N, C, `stride` * h, `stride` * w)."""
+        """(N, D, h, w) -> (N, C, `stride` * h, `stride` * w)."""
         return self.layers(x)
 
 
@@ -53,11 +53,9 @@ class MaskedConv(MaskedAutoencoder):
 
     Args:
         backbone: config of a convolutional backbone of mmpretrain; the last of its feature maps is decoded.
-        neck: config of `mae_mm.ConvDecoder`.
-        patch_size: side of the hidden patches, in pixels.
+        neck: config of `mae_mm.ConvDecoder`. Other arguments are those of `mae_mm.MAE`.
         mask_sampling: as of `mae_mm.MAE`; or 'pixel', each pixel hidden by itself with the probability `mask_ratio`, so
             their number varies; this needs `patch_size=1` and `norm_pix_loss=False`.
-        others: as of `mae_mm.MAE`.
     """
 
     samplers = (*SAMPLERS, 'pixel')

@@ -32,12 +32,7 @@ def block_masking(noise: Tensor, mask_ratio: float, grid: tuple[int, int], min_a
     give a rectangle's area, uniform between `min_area` and what is still to be hidden, and the logarithm of its
     height / width, uniform between those of 0.3 and 1 / 0.3. The last rectangle is cut, row by row.
     Differs from the paper: BEiT may hide fewer patches than requested; here K is exact.
-
-    Args:
-        noise: (N, L) uniform numbers in [0, 1).
-        mask_ratio: as of `random_masking`.
-        grid: rows and columns of patches, their product is L.
-        min_area: as a fraction of the grid.
+    `noise` (N, L) is uniform in [0, 1), `min_area` a fraction of the grid.
     """
     (rows, cols), num_patches = grid, noise.shape[1]
     num_visible = count_visible(num_patches, mask_ratio)

@@ -74,17 +74,13 @@ class SimplePyramid(BaseModule):
 
 @MODELS.register_module()
 class BatchNormMaps(BaseModule):
-    """A BatchNorm without affine on each map, so that a linear probe sees features of unit variance.
-
-    As in MAE's linear probing of the class token (appendix A.1). Each map has statistics of its own.
-    """
+    """A BatchNorm without affine for each map, as in MAE's linear probing of the class token (appendix A.1)."""
 
     def __init__(self, embed_dim: int, num_maps: int = 1, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.norms = nn.ModuleList(nn.BatchNorm2d(embed_dim, eps=1e-6, affine=False) for _ in range(num_maps))
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """(N, D, h, w) each -> the same shapes."""
         return tuple(norm(x) for norm, x in zip(self.norms, maps, strict=True))
 
 

@@ -11,11 +11,9 @@ from mae_mm.registry import MODELS
 
 
 def fit_pca(patches: Tensor) -> dict[str, Tensor]:
-    """Principal components of patches (M, P), M of the order of P or more.
+    """Principal components of patches (M, P), M of the order of P or more, all float32.
 
-    Returns:
-        mean: (P,) float32; components: (P, P) float32, orthonormal rows, the largest variance first; variances: (P,)
-        float32, of each coefficient.
+    `mean` (P,); `components` (P, P), orthonormal rows, the largest variance first; `variances` (P,) of coefficients.
     """
     patches = patches.double()
     mean = patches.mean(0)

@@ -56,13 +56,8 @@ def resize_rel_pos(table: Tensor, shape: Sequence[int]) -> Tensor:
 def axis_scores(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """What each query adds to the scores of the keys of each row, and of each column (MViTv2, arXiv:2112.01526, eq. 4).
 
-    Args:
-        q: (N, heads, L, d).
-        grid: rows and columns of the tokens.
-        tables: of rows and columns, (2 S - 1, d) each, entry S - 1 + (query - key); resampled when S is not the grid's.
-
-    Returns:
-        (N, heads, L, rows) and (N, heads, L, cols).
+    Queries (N, heads, L, d) -> (N, heads, L, rows) and (N, heads, L, cols). `tables` of rows and columns, (2 S - 1, d)
+    each, have entry S - 1 + (query - key), and are resampled when S is not the grid's.
     """
     by_axes = q.unflatten(2, grid)
     row_scores = torch.einsum('nhrcd,rkd->nhrck', by_axes, _by_pairs(tables[0].to(q.dtype), grid[0]))
@@ -84,9 +79,7 @@ def extend_with_axes(
     The score of query i and key j is q_i k_j * scale + q_i R_row(i, j) + q_i R_col(i, j). The last two depend on j by
     its row and its column alone: they become extra channels of the query, against one-hot rows and columns in the key.
     So fused attention still runs and no L x L bias ever exists. `grid` and `tables` are those of `axis_scores`.
-
-    Returns:
-        Two (N, heads, L, E), E = d + rows + cols, filled up with zeros to a multiple of 8; to be multiplied unscaled.
+    Returns two (N, heads, L, E), E = d + rows + cols, zero-padded to a multiple of 8; to be multiplied unscaled.
     """
     n, heads, _, width = q.shape
     rows, cols = grid
@@ -101,12 +94,8 @@ def extend_with_axes(
 def offset_bias(table: Tensor, class_bias: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bias of every pair of tokens, class token first (BEiT, arXiv:2106.08254, section 2.1).
 
-    Args:
-        table: (heads, 2 H - 1, 2 W - 1), by offset query - key; resampled when it is not the grid's.
-        class_bias: (heads, 3): class token to patch, patch to class token, class token to itself.
-
-    Returns:
-        (heads, 1 + L, 1 + L), to be added to the scores.
+    `table` (heads, 2 H - 1, 2 W - 1), by offset query - key, is resampled when it is not the grid's. `class_bias`
+    (heads, 3): class token to patch, patch to class token, class token to itself. Result: (heads, 1 + L, 1 + L).
     """
     heads, (rows, cols) = len(table), grid
     row, col = (torch.arange(side, device=table.device) for side in grid)

@@ -40,7 +40,6 @@ class PixelTarget(BaseModule):
         self.num_values = patch_size**2 * in_chans
 
     def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, L, P) float32."""
         patches = patchify(imgs.float(), self.patch_size)
         if not self.norm_pix_loss:
             return patches
@@ -48,7 +47,6 @@ class PixelTarget(BaseModule):
         return (patches - mean) / std
 
     def errors(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean error of each patch: (N, L)."""
         return patch_errors(pred, target, self.loss_type)
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
@@ -95,7 +93,6 @@ class PCATarget(BaseModule):
         self._is_fitted = False
 
     def init_weights(self) -> None:
-        """Read the components from the file."""
         if self.is_init or self.fitted is None:
             return
         if not Path(self.fitted).is_file():
@@ -124,11 +121,9 @@ class PCATarget(BaseModule):
         return (patchify(imgs.float(), self.patch_size) - self.mean) @ self.components.t()
 
     def errors(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error of each patch's coefficients: (N, L)."""
         return patch_errors(pred, target)
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
-        """The patches that have these coefficients, and none beyond."""
         patches = pred.float() @ self.components + self.mean
         return unpatchify(patches, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
@@ -165,7 +160,6 @@ class TokenTarget(BaseModule):
             **(tokenizer or {})}).requires_grad_(False).eval()
 
     def init_weights(self) -> None:
-        """Load the tokenizer's weights."""
         if self.is_init:
             return
         if self.weights is None:
@@ -177,7 +171,6 @@ class TokenTarget(BaseModule):
         self._is_init = True
 
     def train(self, mode: bool = True) -> 'TokenTarget':
-        """The tokenizer never trains."""
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -185,15 +178,13 @@ class TokenTarget(BaseModule):
     @torch.no_grad()
     def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor) -> Tensor:
         """(N, C, H, W) -> (N, L) int64, a token for each patch."""
-        grid = grid_of(imgs.shape[2:], self.patch_size)
         pixels = (imgs.float() * preprocessor.std + preprocessor.mean) / 255  # in [0, 1]
-        size = [side * self.stride for side in grid]
+        size = [side * self.stride for side in grid_of(imgs.shape[2:], self.patch_size)]
         pixels = F.interpolate(pixels, size, mode='bicubic', antialias=True).clamp(0, 1)
         scores = self.tokenizer(0.8 * pixels + 0.1)  # DALL-E keeps pixels off 0 and 1 (arXiv:2102.12092, appendix A.3)
         return scores.argmax(1).flatten(1)
 
     def errors(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of each patch: (N, L)."""
         return F.cross_entropy(pred.float().transpose(1, 2), target, reduction='none')
 
     def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
@@ -237,7 +228,7 @@ def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
 
 
 def _blur(imgs: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur with zeros outside: (N, C, H, W), `sigma` in pixels."""
+    """Gaussian blur with zeros outside: (N, C, H, W), `sigma` in pixels."""
     for dim in (2, 3):
         steps = torch.arange(imgs.shape[dim], device=imgs.device, dtype=imgs.dtype)
         kernel = torch.exp(-0.5 * ((steps[:, None] - steps) / sigma).square())  # (S, S), symmetric

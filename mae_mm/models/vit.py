@@ -30,8 +30,6 @@ class ViT(BaseModule):
         arch: a size (tiny, small, base, large, huge), or dict(embed_dim=, depth=, num_heads=).
         img_size: side, or (height, width), in pixels, of the images whose grid `pos_embed` has. The table is resampled
             to the grid of images of other sizes.
-        patch_size: side of a patch in pixels.
-        in_chans: channels of the image.
         out_type: 'raw' (N, 1 + L, D), all tokens after the final norm; 'cls_token' (N, D), the class token after it;
             'avg_featmap' (N, D), the mean patch token, normalised by `fc_norm`; 'featmap' (N, D, rows, cols), the
             patch tokens of each block in `out_indices`, without norm.
@@ -47,7 +45,6 @@ class ViT(BaseModule):
         checkpointing: recompute each block's activations in the backward pass: less memory, equal results.
         bf16: compute in bfloat16 under autocast but return float32, for hosts whose other operators take no bfloat16
             (mmcv's nms and RoIAlign). For other models use `mae_mm.AutocastOptimWrapper`.
-        init_cfg: e.g. dict(type='mae_mm.Pretrained', checkpoint=…).
     """
 
     def __init__(
@@ -131,7 +128,7 @@ class ViT(BaseModule):
         return F.linear(patches, self.patch_embed.proj.weight.flatten(1), self.patch_embed.proj.bias)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position of every patch in a grid of rows and columns: (1, L, D)."""
+        """Position of every patch in a grid: (1, L, D)."""
         return resize_table(self.pos_embed, self.grid_size, grid)[:, 1:]
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -152,10 +149,9 @@ class ViT(BaseModule):
             return tuple(x.float() for x in self._features(imgs))
 
     def train(self, mode: bool = True) -> 'ViT':
-        """Frozen blocks stay in evaluation mode: no stochastic depth there."""
         super().train(mode)
         for block in self.blocks[:self.depth - math.ceil(self.tuned_blocks)]:
-            block.eval()
+            block.eval()  # no stochastic depth in frozen blocks
         return self
 
     def _features(self, imgs: Tensor) -> tuple[Tensor, ...]:

@@ -76,15 +76,11 @@ def reconstruction_panel(
     Small images are enlarged by a whole number. One channel is shown as gray, of more than three the first three are.
 
     Args:
-        model: `mae_mm.MAE` in evaluation mode, bare or in mmengine's distributed wrappers. Under sharding all ranks
-            must call, as in validation.
+        model: in evaluation mode, bare or in mmengine's distributed wrappers; under sharding all ranks must call.
         inputs: (N, C, H, W) uint8, as the data loader delivers them.
         sample_idx: N numbers that determine the masks together with `seed`; 0, 1, 2 … when None. Numbers in the
             validation set and seed 0 give the masks of the held-out loss.
         overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined.
-
-    Returns:
-        (height, width, 3) uint8 RGB, see `render`.
     """
     core = model.module if is_model_wrapper(model) else model
     grid = grid_of(tuple(inputs.shape[2:]), core.patch_size)

@@ -29,10 +29,7 @@ def list_images(paths: Iterable[str], num: int) -> list[str]:
 
 
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
-    """Bring the longer side of an image, (H, W, 3) or (H, W) uint8, to `side` pixels; 0 returns it as is.
-
-    Maps of labels need `smooth=False`.
-    """
+    """Bring the longer side of an image to `side` pixels; 0 returns it as is. Maps of labels need `smooth=False`."""
     factor = side / max(image.shape[:2]) if side > 0 else 1.0
     size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
     resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
@@ -40,14 +37,7 @@ def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
 
 
 def render(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Lay images out as a table on white: a row for each image, a column with a heading for each view of it.
-
-    Args:
-        columns: heading -> (N, H, W, 3) uint8 RGB.
-
-    Returns:
-        (HEADING + N * (H + GUTTER), GUTTER + len(columns) * (W + GUTTER), 3) uint8 RGB.
-    """
+    """Lay images out as a table on white: a row for each image, a column for each heading and its (N, H, W, 3)."""
     n, height, width, _ = next(iter(columns.values())).shape
     size = GUTTER + len(columns) * (width + GUTTER), HEADING + n * (height + GUTTER)
     image = Image.new('RGB', size, 'white')

@@ -39,10 +39,8 @@ def predict(
 ) -> tuple[list[Path], list[str]]:
     """Write a picture of the same name for each image, one table for all and, on request, one panel of all pictures.
 
-    `tools/predict.py --help` describes the arguments; `options` are `top_k`, `score_thr` and `side`.
-
-    Returns:
-        The files that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
+    `tools/predict.py --help` describes the arguments; `options` are `top_k`, `score_thr` and `side`. Returns the files
+    that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
     """
     cfg = load_config(config, cfg_options)
     paths = list(dict.fromkeys(list_images(images, num)))
@@ -202,12 +200,9 @@ def true_labels(dataset: BaseDataset, path: str) -> np.ndarray | None:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Colours of the classes over an image; unlabelled pixels stay as they are.
+    """Colours of the classes, `palette` (classes, 3), over an image (…, 3), all uint8 RGB, by `labels` (…).
 
-    Args:
-        image: (…, 3) uint8 RGB, as is the result.
-        labels: (…) int; 255 = unlabelled.
-        palette: (classes, 3) uint8 RGB.
+    Unlabelled pixels (255) stay as they are.
     """
     known = labels < len(palette)
     weight = OPACITY * known[..., None]
