@@ -1,8 +1,7 @@
 """Check what is installed: `python -m mae_mm.doctor [--json]` lists what is broken, and the command that fixes it.
 
-The required ranges are those of setup.py, read from the metadata of the installed package. Versions are looked up by
-import name, because `mmcv-lite`, the `onedl-*` forks and `opencv-python-headless` provide the same modules under other
-distribution names. All checks access the system through `Environment`, which tests replace.
+The required ranges are those of the installed package's metadata. Versions are looked up by import name, because
+`mmcv-lite` and the `onedl-*` forks provide the same modules. All checks use `Environment`, which tests replace.
 """
 
 import argparse
@@ -98,13 +97,12 @@ def check_versions(env: Environment) -> Iterator[Finding]:
     """Compare Python, mmcv and each declared requirement with the distribution that provides its module."""
     yield Finding('Python', OK if (3, 10) <= env.python[:2] <= (3, 12) else BROKEN, '.'.join(map(str, env.python)),
                   '>=3.10,<3.13', fix='make install PYTHON=python3.11')
-    declared = ['mmcv>=2.0,<2.4']
+    declared = []
     try:
-        declared = env.requires('mae_mm') + declared
+        declared = env.requires('mae_mm')
     except metadata.PackageNotFoundError:  # in a checkout
-        why = 'its metadata hold the required ranges'
-        yield Finding('mae_mm', BROKEN, 'not installed', '', why, env.pip(*INSTALL_MAE_MM))
-    for requirement in map(Requirement, declared):
+        yield Finding('mae_mm', BROKEN, 'not installed', fix=env.pip(*INSTALL_MAE_MM))
+    for requirement in map(Requirement, [*declared, 'mmcv>=2.0,<2.4']):
         name = requirement.name
         extra = str(requirement.marker or '').partition('extra == ')[2].strip('"')
         if extra in ('all', 'dev'):  # `all` repeats the other extras

@@ -114,7 +114,6 @@ class ImageFolder(BaseDataset):
         return len(self.chosen)
 
     def get_data_info(self, idx: int) -> dict:
-        """`img_path` and `sample_idx` of an image."""
         idx = range(len(self))[idx]  # an IndexError beyond the end
         return {**self._source(self.chosen[idx]), 'sample_idx': idx}
 

@@ -60,17 +60,13 @@ def pack(root: str, out: str, shard_gb: float = 1.0, prefix: str = 'images') -> 
                 item, count = next(names, None), count + 1
             continue
         unfinished = shard.with_suffix('.tar.part')
-        try:
-            with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
-                while item is not None and tar.offset < shard_gb * 1e9:
-                    content = Path(root, item[0]).read_bytes()
-                    member = tarfile.TarInfo(item[1])  # no owner, no time
-                    member.size, member.mode = len(content), 0o644
-                    tar.addfile(member, io.BytesIO(content))
-                    item, count = next(names, None), count + 1
-        except BaseException:
-            unfinished.unlink()
-            raise
+        with tarfile.open(unfinished, 'w', format=tarfile.GNU_FORMAT) as tar:
+            while item is not None and tar.offset < shard_gb * 1e9:
+                content = Path(root, item[0]).read_bytes()
+                member = tarfile.TarInfo(item[1])  # no owner, no time
+                member.size, member.mode = len(content), 0o644
+                tar.addfile(member, io.BytesIO(content))
+                item, count = next(names, None), count + 1
         np.savez(f'{shard}{INDEX_SUFFIX}', **scan_tar(unfinished)._asdict())
         unfinished.rename(shard)
     if left := sorted({*folder.glob(f'{prefix}-*.tar')} - {*shards}):

@@ -7,10 +7,6 @@ from mae_mm.datasets.listed_images import ListedImages, read_labels
 from mae_mm.registry import DATASETS
 
 LISTS = dict(train='places365_train_standard.txt', val='places365_val.txt')
-# As the archives unpack, and as torchvision renames them.
-FOLDERS = dict(
-    train=dict(small=('data_256', 'data_256_standard'), large=('data_large', 'data_large_standard')),
-    val=dict(small=('val_256', ), large=('val_large', )))
 
 
 @DATASETS.register_module()
@@ -28,7 +24,8 @@ class Places365(ListedImages):
     def __init__(self, data_root: str, split: str = 'train', small: bool = True, **kwargs) -> None:
         if split not in LISTS:
             raise ValueError(f'split={split!r} must be one of {", ".join(LISTS)}')
-        self.folders = FOLDERS[split]['small' if small else 'large']
+        folder = f'{"data" if split == "train" else "val"}_{"256" if small else "large"}'
+        self.folders = (folder, f'{folder}_standard')  # as the archives unpack, and as torchvision renames them
         super().__init__(ann_file=LISTS[split], data_root=data_root, **kwargs)
 
     def read(self) -> tuple[list[str], str, Iterable[tuple[str, int]]]:

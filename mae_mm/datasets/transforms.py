@@ -34,7 +34,6 @@ def crop_box(
         noise: 40 uniform numbers in [0, 1): area, log ratio, top and left of each try.
         scale: range of the area, as a fraction of the image's.
         ratio: range of width / height.
-        retries: number of draws, 1 to 10.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for i in range(0, 4 * retries, 4):

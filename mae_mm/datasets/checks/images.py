@@ -32,10 +32,7 @@ class BadFile(NamedTuple):
 
 def list_files(kind: str, root: str) -> list[str]:
     """The images of a data set in one of `LAYOUTS`; `root` of 'coco' may be an annotation file."""
-    try:
-        files = sorted(set(LAYOUTS[kind](root)))
-    except PermissionError as error:
-        raise ValueError(f'{error.filename} cannot be read: {error.strerror}') from error
+    files = sorted(set(LAYOUTS[kind](root)))
     if not files:
         raise FileNotFoundError(f'{os.path.abspath(root)}: no data set in the layout of {kind}')
     return files

@@ -77,7 +77,7 @@ def check_label_maps(dataset: BaseDataset, where: str) -> None:
 
 
 def valid_labels(classes: int, reduce_zero_label: bool, label_map: dict[int, int] | None = None) -> np.ndarray:
-    """Which values a label map may hold: (256,) bool. Arguments as of `read_labels`."""
+    """Which values a label map may hold, (256,) bool; arguments as of `read_labels`."""
     read = read_labels(reduce_zero_label, label_map)
     return (read < classes) | (read == 255)
 
