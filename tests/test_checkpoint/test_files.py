@@ -95,7 +95,8 @@ def mmengine_file(path: Path) -> Path:
     return saved(dict(message_hub=dict(log_scalars=buffers, runtime_info=numbers)), path)
 
 
-@pytest.mark.parametrize('obj', [obj for obj in MMENGINE_OBJECTS if '.core.' not in str(obj)], ids=str)
+@pytest.mark.parametrize('obj', [obj for obj in MMENGINE_OBJECTS if '.core.' not in str(obj)],
+                         ids=lambda obj: str(obj[1] if isinstance(obj, tuple) else obj))
 def test_every_allowed_object_is_needed(tmp_path: Path, no_safe_globals: None, obj: object) -> None:
     path = mmengine_file(tmp_path / 'x.pth')
     torch.serialization.add_safe_globals([other for other in MMENGINE_OBJECTS if other is not obj])
