@@ -24,9 +24,10 @@ def main() -> None:
     args = parse_args()
     from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.visualization.panels import load_images, masks_panel
-    from mae_mm.visualization.pictures import list_images, save
+    from mae_mm.visualization.pictures import check_output, list_images, save
 
     def draw() -> None:
+        check_output(args.out, args.images)
         size = args.size * 2 if len(args.size) == 1 else args.size
         pipeline = [dict(type='mae_mm.LoadResizeCenterCrop', size=size)]
         imgs = load_images(pipeline, list_images(args.images, args.num))

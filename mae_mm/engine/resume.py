@@ -4,6 +4,7 @@ import ast
 import logging
 import os
 import re
+import shlex
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def check_unused(work_dir: str) -> None:
     if found := checkpoints_of(work_dir):
         raise ValueError(
             f'{work_dir} has checkpoints of an earlier run ({found[-1].name}{", …" if len(found) > 1 else ""}): resume '
-            f'it (--resume), start in another folder (--work-dir), or remove them (rm {found[-1].parent}/*.pth)')
+            f'it (--resume), start in another folder (--work-dir), or remove them (rm {shlex.quote(str(found[-1].parent))}/*.pth)')
 
 
 def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Path | None:
@@ -141,7 +142,7 @@ def check_resume(runner: Runner) -> None:
         runner.logger.warning(
             'WITHOUT EFFECT in a resumed run, whose checkpoint restores optimizer and schedules:\n  '
             + '\n  '.join(ignored) + '\nThe lr continues as the run began, and keeps its last value after the end of '
-            f'the schedule. For other settings start a new run: --work-dir NEW --cfg-options load_from={path}')
+            f'the schedule. For other settings start a new run: --work-dir NEW --cfg-options load_from={shlex.quote(path)}')
 
 
 def changes_without_effect(saved: str, present: str) -> list[str]:

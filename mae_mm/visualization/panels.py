@@ -17,7 +17,7 @@ from mae_mm.engine.runner import load_config
 from mae_mm.models.masking import SAMPLERS, fixed_noise
 from mae_mm.models.patches import grid_of
 from mae_mm.registry import MODELS
-from mae_mm.visualization.pictures import list_images, render, save
+from mae_mm.visualization.pictures import check_output, list_images, render, save
 
 MIN_SIDE = 144  # pixels: a shorter side below is enlarged
 HIDDEN = 127  # gray level that stands for a masked patch
@@ -29,6 +29,7 @@ def visualize(
     overlay: bool = False, device: str = 'cpu', num: int = 8, cfg_options: dict | None = None,
 ) -> None:
     """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`)."""
+    check_output(out, images)
     cfg = load_config(config, cfg_options)
     if mask_ratio is not None:
         cfg.model.mask_ratio = mask_ratio

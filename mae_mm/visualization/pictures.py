@@ -28,6 +28,15 @@ def list_images(paths: Iterable[str], num: int) -> list[str]:
     return files
 
 
+def check_output(path: str | Path, images: Iterable[str]) -> None:
+    """Refuse to write a picture over an image, or into a folder of images (`images`: both)."""
+    path = Path(path)
+    if not {Path(image).resolve() for image in images}.isdisjoint([path.resolve(), *path.resolve().parents]):
+        raise ValueError(
+            f'{path} is one of the images, or in a folder of the images: it would overwrite one, or be read as an image '
+            'next time; choose another --out (or --panel)')
+
+
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
     """Bring the longer side of an image to `side` pixels; 0 returns it as is. Maps of labels need `smooth=False`."""
     factor = side / max(image.shape[:2]) if side > 0 else 1.0

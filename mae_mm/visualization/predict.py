@@ -24,7 +24,7 @@ from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import open_image, read_file
 from mae_mm.engine.runner import load_config
 from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel
-from mae_mm.visualization.pictures import caption, list_images, render, resize, save, tile
+from mae_mm.visualization.pictures import caption, check_output, list_images, render, resize, save, tile
 
 TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
@@ -48,12 +48,8 @@ def predict(
         if (count := sum(1 for _ in find_images(folder))) > num:
             print(f'{folder}: the first {num} of {count} images; use --num N for more')
     names = [Path(out) / name for name in picture_names(paths)]
-    given = {Path(image).resolve() for image in (*images, *paths)}
-    for file in [*names, Path(panel)] if panel else names:
-        if not given.isdisjoint([file.resolve(), *file.resolve().parents]):
-            raise ValueError(
-                f'{file} is one of the images, or in a folder of the images: it would be overwritten, or read as an '
-                'image next time; choose another --out or --panel')
+    for file in [*names, panel] if panel else names:
+        check_output(file, [*images, *paths])
     columns, predict_image = build(cfg, checkpoint, device, **options)
     pictures, rows, files, skipped = [], [], [], []
     for path, name in zip(tqdm(paths, 'images', delay=2), names, strict=True):

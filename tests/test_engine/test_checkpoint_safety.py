@@ -117,6 +117,10 @@ def test_without_checkpoints_a_run_starts_and_with_damaged_ones_it_does_not(copi
 def test_a_new_run_does_not_start_among_the_checkpoints_of_another(copies: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'earlier run \(epoch_3\.pth, …\): .*--resume'):
         check_unused(str(copies))
+    (tmp_path / 'my run').mkdir()
+    torch.save(dict(a=1), tmp_path / 'my run/epoch_1.pth')
+    with pytest.raises(ValueError, match=r"\(rm '\S*/my run'/\*\.pth\)"):
+        check_unused(str(tmp_path / 'my run'))
     (tmp_path / 'notes').mkdir()
     torch.save(dict(a=1), tmp_path / 'notes/encoder.pth')
     for unused in (tmp_path / 'notes', tmp_path / 'nothing'):

@@ -191,6 +191,16 @@ def test_tool_refuses_with_one_message(
     assert message in error and 'Traceback' not in error
 
 
+def test_images_are_not_overwritten(files: Path, capsys: pytest.CaptureFixture) -> None:
+    image = files / 'photos/a.png'
+    before = image.read_bytes()
+    for tool, first, images in (
+            ('visualize', (files / 'config.py', files / 'model.pth'), image), ('visualize_masks', (), image.parent)):
+        with pytest.raises(SystemExit, match='2'):
+            run_tool(tool, *first, images, '--out', image)
+        assert f'{image} is one of the images' in capsys.readouterr().err and image.read_bytes() == before
+
+
 def test_masks_of_every_sampler_by_the_tool(tmp_path: Path) -> None:
     """Five columns; gray where the sampler hides, the image elsewhere."""
     Image.fromarray(np.full((48, 64, 3), (200, 10, 10), np.uint8)).save(tmp_path / 'red.png')

@@ -1,6 +1,7 @@
 """Has it learned? A curve while pre-training runs, and a summary in a box when it ends."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -85,6 +86,7 @@ class SummaryHook(Hook):
         fields = dict(
             config=dumped if dumped.exists() else config, checkpoint=files['checkpoint'], images=images,
             work_dir=work_dir)
+        fields = {name: shlex.quote(str(path)) for name, path in fields.items()}
         return [
             self._effort(runner), '', *verdict(self.points), '',
             *(f'{name:<12}{path}' for name, path in files.items() if path.exists()), '',
