@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """examples:
   python tools/ablate.py configs/ablation/mask_ratio.py --base configs/demo/ablation.py --rows 50 75 90    # 2 cores
@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--workers', type=int, metavar='N',
                         help='runs at a time (default: one per core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N', help='GPUs of this machine for each run')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the pre-training configs')
-    parser.add_argument('--transfer-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--transfer-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the configs of fine-tuning and linear probing')
     return parser.parse_args()
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EPILOG = """\
 formats (IN is recognised by its keys, not by its name; details: docs/checkpoints.md):
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--prefix', default='',
                         help='take only the keys that begin with PREFIX, for a ViT inside another model')
     parser.add_argument(
-        '--set', nargs='+', action=DictAction, dest='settings', metavar='KEY=VALUE',
+        '--set', nargs='+', action=KeyValues, dest='settings', metavar='KEY=VALUE',
         help='what IN does not say: num_heads, decoder_num_heads, norm_pix_loss, mask_ratio, grid="(rows, columns)"')
     return parser.parse_args()
 

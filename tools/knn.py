@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """examples:
   python tools/knn.py configs/demo/classification.py work_dirs/demo/mae_pretrain/epoch_40.pth
@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=256, help='images at a time (default: 256)')
     parser.add_argument('--device', help='device to compute on (default: a GPU if there is one)')
     parser.add_argument('--out', help='write the accuracies to this json file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the config')
     return parser.parse_args()
 

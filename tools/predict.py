@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EPILOG = """\
 The task is that of the config. DIR receives a picture of the same name for each image, and predictions.csv:
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
                         "(default: the image's own size)")
     parser.add_argument('--panel', metavar='FILE', help='also write all pictures into one file')
     parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (default: %(default)s)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the config')
     return parser.parse_args()
 

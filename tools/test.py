@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """examples:
   python tools/test.py configs/demo/mae_pretrain.py work_dirs/demo/mae_pretrain/epoch_40.pth    # held-out masked loss
@@ -18,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint written by tools/train.py with that config')
     parser.add_argument('--work-dir', help='folder for logs (default: work_dirs/<path of the config below configs/>)')
     parser.add_argument('--out', help='write the metrics to this json file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the config')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -31,6 +31,7 @@ def main() -> None:
 
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import runner as launch
+    from mae_mm.engine.config_check import errors_located
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
 
@@ -43,10 +44,11 @@ def main() -> None:
         cfg.load_from, cfg.resume = None, False
         launch.check_file(args.checkpoint, 'CHECKPOINT')
         check_data(cfg, ('test_dataloader', ))
-        runner = launch.build_runner(cfg)
-        check_labels(runner, ('test_dataloader', ))
-        launch.load_weights(runner, args.checkpoint)
-        metrics = runner.test()
+        with errors_located(cfg):
+            runner = launch.build_runner(cfg)
+            check_labels(runner, ('test_dataloader', ))
+            launch.load_weights(runner, args.checkpoint)
+            metrics = runner.test()
         if args.out:
             mmengine.dump({name: float(value) for name, value in metrics.items()}, args.out, indent=2)
 

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """examples:
   python tools/train.py configs/demo/mae_pretrain.py                      # minutes on a laptop; see `make demo`
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         '--auto-scale-lr', action='store_true', help="scale the config's lr to the batch of this run (all processes, "
         'accumulation included)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        '--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
         help='override keys of the config, e.g. train_cfg.max_epochs=10 model.mask_ratio=0.6')
     parser.add_argument('--device', choices=['auto', 'cpu'], default='auto',
                         help='cpu: leave a GPU alone (default: auto, a GPU where there is one)')
@@ -59,6 +59,7 @@ def main() -> None:
     from mae_mm.datasets.checks.label_maps import check_labels
     from mae_mm.engine import reliability, resume
     from mae_mm.engine import runner as launch  # after --help, which does not need torch
+    from mae_mm.engine.config_check import errors_located
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
 
@@ -82,11 +83,12 @@ def main() -> None:
             launch.enable_lr_scaling(cfg)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         reliability.make_reliable(cfg)
-        runner = launch.build_runner(cfg)
-        resume.check_resume(runner)
-        check_labels(runner, ('train_dataloader', 'val_dataloader'))
-        launch.check_batches(runner)
-        reliability.train(runner)
+        with errors_located(cfg):
+            runner = launch.build_runner(cfg)
+            resume.check_resume(runner)
+            check_labels(runner, ('train_dataloader', 'val_dataloader'))
+            launch.check_batches(runner)
+            reliability.train(runner)
 
     exit_on_user_error(train)
 

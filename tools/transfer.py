@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """suites:
   demo       demo-classification, demo-detection and demo-segmentation: each from the checkpoint and from random
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
                         help='runs at a time (default: one per core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N',
                         help='GPUs of this machine for each run (default: 1)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of all configs')
     return parser.parse_args()
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
+from mae_mm.engine.options import KeyValues
 
 EPILOG = """\
 The panel has a row for each image and these columns:
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of the masks (default: %(default)s)')
     parser.add_argument('--overlay', action='store_true', help='add the overlay column')
     parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (default: %(default)s)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of the config')
     return parser.parse_args()
 

@@ -4,7 +4,6 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
-from mae_mm.engine.config_check import errors_located
 from mae_mm.engine.hooks.checkpoint import checkpoint_hook
 from mae_mm.stopping import TrainingStopped, UnreadableData
 
@@ -49,8 +48,7 @@ def _plain(type_: str | type) -> str:
 def train(runner: Runner) -> None:
     """Train; if the data can no longer be read, write a checkpoint before the run stops."""
     try:
-        with errors_located(runner.cfg):
-            runner.train()
+        runner.train()
     except UnreadableData:  # between two iterations
         if (hook := checkpoint_hook(runner)) and runner.iter and get_world_size() == 1:  # others may not have met it
             hook.write_between(runner, runner.iter)

@@ -40,9 +40,10 @@ def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
 def check_unused(work_dir: str) -> None:
     """Refuse to start a new run among the checkpoints of another: it would overwrite some and return to others."""
     if found := checkpoints_of(work_dir):
+        folder = shlex.quote(str(found[-1].parent))
         raise ValueError(
             f'{work_dir} has checkpoints of an earlier run ({found[-1].name}{", …" if len(found) > 1 else ""}): resume '
-            f'it (--resume), start in another folder (--work-dir), or remove them (rm {shlex.quote(str(found[-1].parent))}/*.pth)')
+            f'it (--resume), start in another folder (--work-dir), or remove them (rm {folder}/*.pth)')
 
 
 def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Path | None:
@@ -142,7 +143,8 @@ def check_resume(runner: Runner) -> None:
         runner.logger.warning(
             'WITHOUT EFFECT in a resumed run, whose checkpoint restores optimizer and schedules:\n  '
             + '\n  '.join(ignored) + '\nThe lr continues as the run began, and keeps its last value after the end of '
-            f'the schedule. For other settings start a new run: --work-dir NEW --cfg-options load_from={shlex.quote(path)}')
+            'the schedule. For other settings start a new run: --work-dir NEW '
+            f'--cfg-options load_from={shlex.quote(path)}')
 
 
 def changes_without_effect(saved: str, present: str) -> list[str]:

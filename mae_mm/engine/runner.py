@@ -30,6 +30,14 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg = Config.fromfile(found)
     except Exception as error:  # a config is Python, which may fail in all ways
         raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
+    for key in options or {}:
+        part, names = cfg._cfg_dict, key.split('.')
+        for i, name in enumerate(names):
+            if isinstance(part, list) and not name.isdecimal():
+                right = '.'.join([*names[:i], '0', *names[i:]])
+                raise ValueError(f'--cfg-options {key}: {".".join(names[:i])} is a list; write the index, e.g. {right}')
+            part = part.get(name) if isinstance(part, dict) else None if not isinstance(part, list) else dict(
+                enumerate(part)).get(int(name))
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
@@ -184,8 +192,7 @@ def build_runner(cfg: Config) -> Runner:
 
 def check_batches(runner: Runner) -> None:
     """Refuse a training set that gives no batch."""
-    with errors_located(runner.cfg):
-        loader = runner.train_dataloader  # built here
+    loader = runner.train_dataloader  # built here
     if len(loader) == 0:
         raise ValueError(
             f'{len(loader.dataset)} training images give no batch of {loader.batch_sampler.batch_size} '

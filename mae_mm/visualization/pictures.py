@@ -33,8 +33,8 @@ def check_output(path: str | Path, images: Iterable[str]) -> None:
     path = Path(path)
     if not {Path(image).resolve() for image in images}.isdisjoint([path.resolve(), *path.resolve().parents]):
         raise ValueError(
-            f'{path} is one of the images, or in a folder of the images: it would overwrite one, or be read as an image '
-            'next time; choose another --out (or --panel)')
+            f'{path} is one of the images, or in a folder of the images: it would overwrite one, or be read as '
+            'an image next time; choose another --out (or --panel)')
 
 
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:

@@ -7,6 +7,7 @@ from helpers import ROOT
 from helpers.configs import NAMES, recipe
 from helpers.reliability import ALONE, save_images, tiny_config
 
+from mae_mm.datasets.checks.label_maps import check_labels
 from mae_mm.engine import reliability
 from mae_mm.engine import runner as launch
 from mae_mm.engine.config_check import check_values, errors_located
@@ -30,6 +31,9 @@ def test_every_config_passes(name: str) -> None:
      r"default_hooks\.checkpont=.* must be dict\(type=.*; did you mean 'checkpoint'"),
     ({'default_hooks.checkpoint': 5}, r'default_hooks\.checkpoint=5 must be dict\(type='),
     ({'param_scheduler.5.end': 3}, r'--cfg-options: Index 5 exceeds'),
+    ({'param_scheduler.end': 3}, r'--cfg-options param_scheduler\.end: .* e\.g\. param_scheduler\.0\.end'),
+    ({'train_dataloader.dataset.pipeline.0.a.b': 3, 'train_dataloader.dataset.pipeline.size': 3},
+     r'dataset\.pipeline is a list; .* train_dataloader\.dataset\.pipeline\.0\.size'),
 ])
 def test_unknown_keys_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -86,9 +90,11 @@ def test_errors_of_constructors_name_the_key(options: dict, message: str, images
 def train(cfg) -> None:
     """As `tools/train.py` does."""
     reliability.make_reliable(cfg)
-    runner = launch.build_runner(cfg)
-    launch.check_batches(runner)
-    reliability.train(runner)
+    with errors_located(cfg):
+        runner = launch.build_runner(cfg)
+        check_labels(runner, ('train_dataloader', 'val_dataloader'))
+        launch.check_batches(runner)
+        reliability.train(runner)
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
@@ -27,6 +28,8 @@ def check_labels(runner: Runner, loaders: tuple[str, ...]) -> None:
                 if 'reduce_zero_label' in getattr(dataset, 'metainfo', {}):
                     check_label_maps(dataset, f'{key}.dataset')
                     check_heads(runner.model, len(dataset.metainfo['classes']), key)
+                elif classes := getattr(dataset, 'metainfo', {}).get('classes'):
+                    check_classifier(runner.cfg, len(classes), key)
         except ValueError as error:
             messages = [str(error)]
     broadcast_object_list(messages)
@@ -40,6 +43,17 @@ def check_heads(model: nn.Module, classes: int, loader: str) -> None:
         if hasattr(module, 'conv_seg') and module.num_classes != classes:
             raise ValueError(
                 f'{name} has {module.num_classes} classes, {loader}.dataset {classes}; set model.{name}.num_classes')
+
+
+def check_classifier(cfg: Config, classes: int, loader: str) -> None:
+    """Refuse a classification head, or a preprocessor that makes one-hot labels, for another number of classes."""
+    parts = {key: part.num_classes for key, part in (
+        ('model.head', cfg.model.get('head')), ('data_preprocessor', cfg.get('data_preprocessor')))
+        if isinstance(part, dict) and 'num_classes' in part}
+    if 'model.head' in parts and set(parts.values()) != {classes}:
+        found = ' and '.join(f'{key}.num_classes={number}' for key, number in parts.items())
+        fix = ' '.join(f'{key}.num_classes={classes}' for key in parts)
+        raise ValueError(f'{loader}.dataset has {classes} classes, but {found}: --cfg-options {fix}')
 
 
 def check_label_maps(dataset: BaseDataset, where: str) -> None:

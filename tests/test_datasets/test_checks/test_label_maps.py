@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from mae_mm.datasets.checks import label_maps
-from mae_mm.datasets.checks.label_maps import check_heads, check_label_maps, find_faults, valid_labels
+from mae_mm.datasets.checks.label_maps import check_classifier, check_heads, check_label_maps, find_faults, valid_labels
 from mae_mm.demo_data.generate import make_demo_data
 
 CLASSES = [str(i) for i in range(20)]
@@ -150,3 +150,16 @@ def test_config_of_another_task_is_left_alone() -> None:
         train_dataloader = type('Loader', (), dict(dataset=[1, 2]))
 
     label_maps.check_labels(Runner(), ('train_dataloader', 'val_dataloader'))
+
+
+def test_classifiers_of_another_number_of_classes_are_refused() -> None:
+    cfg = Config(dict(model=dict(head=dict(num_classes=12)), data_preprocessor=dict(num_classes=12)))
+    check_classifier(cfg, 12, 'train_dataloader')
+    with pytest.raises(ValueError, match=(
+            r'train_dataloader\.dataset has 5 classes, but model\.head\.num_classes=12 and .*: --cfg-options '
+            r'model\.head\.num_classes=5 data_preprocessor\.num_classes=5')):
+        check_classifier(cfg, 5, 'train_dataloader')
+    cfg.data_preprocessor.num_classes = 1000
+    with pytest.raises(ValueError, match=r'data_preprocessor\.num_classes=1000'):
+        check_classifier(cfg, 12, 'train_dataloader')
+    check_classifier(Config(dict(model=dict(head=dict(type='mae_mm.MAEHead')))), 5, 'train_dataloader')

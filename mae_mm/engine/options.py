@@ -1,0 +1,24 @@
+"""`--cfg-options KEY=VALUE`; imports no torch, so that `--help` is fast."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+
+
+class KeyValues(DictAction):
+    """mmengine's action for argparse; keeps the spaces of plain strings and reports what is not KEY=VALUE."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Sequence[str], option_string: str | None = None,
+    ) -> None:
+        for pair in values:
+            key, equals, value = (part.strip() for part in pair.partition('='))
+            if not (key and equals):
+                parser.error(f'{option_string}: {pair!r} is not KEY=VALUE')
+            try:
+                super().__call__(parser, namespace, [f'{key}={value}'], option_string)
+            except AssertionError as error:
+                parser.error(f'{option_string} {key}: {error}')
+            if ' ' in value and ',' not in value and value[0] not in '[(':
+                getattr(namespace, self.dest)[key] = value.strip('\'"')
