@@ -169,10 +169,6 @@ def _write_mae_mm(name: str) -> str:
     return f'head.fc.{leaf}' if root == 'head' else f'neck.{name}' if root in DECODER else f'backbone.{name}'
 
 
-def _write_timm(name: str) -> str | None:
-    return None if name.split('.')[0] in DECODER or '.rel_pos' in name else name
-
-
 def _mmpretrain_key(key: str) -> str:
     """Keys of a bare backbone, and of the other classification head, as those of a usual model."""
     key = key.replace('head.layers.head.', 'head.fc.')
@@ -190,7 +186,7 @@ def _huggingface_key(key: str) -> str:
 FORMATS = {
     'mae_mm': Format(_read_mae_mm, _write_mae_mm),
     'mae': Format(_read_release, lambda name: None if '.rel_pos' in name else name),
-    'timm': Format(_read_release, _write_timm),
+    'timm': Format(_read_release, lambda name: None if name.split('.')[0] in DECODER or '.rel_pos' in name else name),
     'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN)),
     'huggingface': Format(_reading(HUGGINGFACE, _huggingface_key), _renaming(HUGGINGFACE), splits_qkv=True),
 }

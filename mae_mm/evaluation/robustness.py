@@ -69,7 +69,6 @@ class MeanCorruptionError(BaseMetric):
     default_prefix = 'corruption'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep one integer for each image: corruption, severity and whether the prediction is wrong."""
         for sample in data_samples:
             folder = '/'.join(PurePath(sample['img_path']).parts[-4:-2])
             if folder in FOLDERS:

@@ -31,13 +31,12 @@ class ImagePreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move a batch to the device and normalise its `inputs`.
 
-        (N, C, H, W) or a list of (C, H, W), uint8 or float, become (N, C, H, W) float32; (N, k, C, H, W), k views of
-        each image, become k N images.
+        (N, C, H, W) or a list of (C, H, W), uint8 or float, become (N, C, H, W) float32.
         """
         batch = self.cast_data(data)
         imgs = batch['inputs']
         imgs = imgs if isinstance(imgs, Tensor) else torch.stack(list(imgs))
-        if imgs.ndim == 5:
+        if imgs.ndim == 5:  # (N, k, C, H, W): k views of each image become k N images
             imgs = imgs.flatten(0, 1)
         if len(self.mean) not in (1, imgs.shape[1]):
             raise ValueError(

@@ -53,10 +53,9 @@ class MAEDecoder(BaseModule):
         return patch_mask.mask
 
     def forward(self, latent: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Predict every patch: (N, L, P).
+        """Predict every patch, (N, L, P), from `latent` (N, 1 + K, D), the encoded visible tokens, class token first.
 
-        `latent` (N, 1 + K, D) are the encoded visible tokens, class token first; or all L, if the encoder saw mask
-        tokens. `ids_restore` is that of `PatchMask`.
+        If the encoder saw mask tokens, `latent` holds all L patches. `ids_restore` is that of `PatchMask`.
         """
         x = self.fill_gaps(latent, ids_restore, grid)
         for block in self.decoder_blocks:

@@ -52,12 +52,10 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
         sample_idx: Tensor | None = None, img_path: list[str] | None = None,
     ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[dict]:
-        """One entry for all uses, as in every OpenMMLab model; `data_samples` and `img_path` are not used.
+        """One entry for all uses, as in every OpenMMLab model, for preprocessed (N, C, H, W) float images.
 
-        Args:
-            inputs: (N, C, H, W) float, preprocessed.
-            noise: (N, L) float that decides the masks; drawn on the device when absent.
-            sample_idx: (N,) int64, number of each image in its data set; 'predict' derives fixed masks from it.
+        `noise` (N, L) float decides the masks; drawn on the device when absent. `sample_idx` (N,) int64 is the number
+        of each image in its data set; 'predict' derives fixed masks from it.
         """
         if mode == 'tensor':
             return self.extract_feat(inputs)
