@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
-from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
+from mae_mm.checkpoint.formats import (
+    DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, shorten, to_canonical)
 from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
@@ -82,6 +83,9 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
     with contents_of(path):  # which fail in any way if they are not those of a ViT
         tensors, wrapper = unwrap(content)
         moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
+        if not any(key.startswith(prefix) for key in tensors):
+            called = f' whose names start with {prefix!r}' if prefix else ''
+            raise ValueError(f'it holds no tensors{called}; its keys: {shorten(map(str, tensors or content))}')
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         form, inner = recognise(tensors, wrapper)
         read = FORMATS[form].read
@@ -122,9 +126,11 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | Path, form: str) -> Non
         write_content(tensors, Path(path) / 'model.safetensors')
         (Path(path) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
         return
-    openmmlab = dict(state_dict=tensors, meta=dict(mae_mm=checkpoint.settings))
-    wrapped = dict(mae=dict(model=tensors), mae_mm=openmmlab, mmpretrain=openmmlab)
-    write_content(tensors if Path(path).suffix == '.safetensors' else wrapped.get(form, tensors), path)
+    wrapper = None if Path(path).suffix == '.safetensors' else FORMATS[form].wrapper
+    content = {wrapper: tensors} if wrapper else tensors
+    if wrapper == 'state_dict':  # of OpenMMLab
+        content['meta'] = dict(mae_mm=checkpoint.settings)
+    write_content(content, path)
 
 
 def _huggingface_config(checkpoint: Checkpoint) -> dict:

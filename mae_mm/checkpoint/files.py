@@ -152,11 +152,18 @@ def load_torch(path: str | Path, **options) -> object:
 
 
 def unwrap(content: Mapping) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a checkpoint under their names in the model, and the key of `WRAPPERS` that holds them.
+    """The tensors of a checkpoint under their names in the model, and the key that holds them.
 
-    Prefixes of DistributedDataParallel, weight averaging and torch.compile are removed.
+    That key is one of `WRAPPERS` or, if the top level has no tensors, the key of the only dict of tensors. Prefixes of
+    DistributedDataParallel, weight averaging and torch.compile are removed.
     """
+    def has_tensors(values: Mapping) -> bool:
+        return any(isinstance(value, Tensor) for value in values.values())
+
     wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    if wrapper is None and not has_tensors(content):
+        holders = [key for key, value in content.items() if isinstance(value, Mapping) and has_tensors(value)]
+        wrapper = holders[0] if len(holders) == 1 else None
     return {
         re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')): value
         for key, value in (content[wrapper] if wrapper else content).items()

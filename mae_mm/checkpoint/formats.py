@@ -69,6 +69,7 @@ class Format(NamedTuple):
     read: Rename  # to the canonical names
     write: Rename  # and back
     splits_qkv: bool = False  # query, key and value are three layers
+    wrapper: str | None = None  # written torch files hold the weights under this key
 
 
 def to_canonical(tensors: Mapping[str, Tensor], form: Format, prefix: str = '') -> tuple[Tensors, Tensors]:
@@ -112,7 +113,8 @@ def merge_qkv(tensors: Mapping[str, Tensor]) -> Tensors:
 def recognise(keys: Iterable[str], wrapper: str | None = None) -> tuple[str, str]:
     """The format of what `unwrap` returns, and the prefix of the encoder's keys ('' except for MoCo v3 and DINO)."""
     keys = list(keys)
-    matches = [re.fullmatch(rf'(.*\.)?({"|".join(PATCH_EMBEDS)})\.weight', key) for key in keys]
+    layers = '|'.join(map(re.escape, PATCH_EMBEDS))
+    matches = [re.fullmatch(rf'(.*?\.)??({layers})(\.weight)?', key) for key in keys]  # the longest of the layers
     found = {match[1] or '': match[2] for match in matches if match}
     if not found:
         raise ValueError(
@@ -149,7 +151,15 @@ def _renaming(names: Mapping[str, str]) -> Rename:
 def _reading(names: Mapping[str, str], normalise: Callable[[str], str]) -> Rename:
     """The inverse of `_renaming(names)`; `normalise` brings variants of a library's keys to one form before."""
     rename = _renaming({theirs: ours for ours, theirs in names.items()})
-    return lambda key: rename(normalise(key))
+    stacks = {theirs.partition('#')[0]: ours.partition('#')[0] for ours, theirs in names.items() if '#' in ours}
+
+    def read(key: str) -> str | None:
+        key = normalise(key)
+        stack = next((stack for stack in stacks if key.startswith(stack)), None)
+        # Unknown parts of a block become blocks.N.<rest>, which loading refuses instead of ignoring.
+        return rename(key) or (stack and stacks[stack] + key.removeprefix(stack))
+
+    return read
 
 
 def _read_release(key: str) -> str | None:
@@ -184,9 +194,9 @@ def _huggingface_key(key: str) -> str:
 
 
 FORMATS = {
-    'mae_mm': Format(_read_mae_mm, _write_mae_mm),
-    'mae': Format(_read_release, lambda name: None if '.rel_pos' in name else name),
+    'mae_mm': Format(_read_mae_mm, _write_mae_mm, wrapper='state_dict'),
+    'mae': Format(_read_release, lambda name: None if '.rel_pos' in name else name, wrapper='model'),
     'timm': Format(_read_release, lambda name: None if name.split('.')[0] in DECODER or '.rel_pos' in name else name),
-    'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN)),
+    'mmpretrain': Format(_reading(MMPRETRAIN, _mmpretrain_key), _renaming(MMPRETRAIN), wrapper='state_dict'),
     'huggingface': Format(_reading(HUGGINGFACE, _huggingface_key), _renaming(HUGGINGFACE), splits_qkv=True),
 }

@@ -29,7 +29,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
     try:
         cfg = Config.fromfile(found)
     except Exception as error:  # a config is Python, which may fail in all ways
-        raise ValueError(f'{path} fails: {type(error).__name__}: {error}') from error
+        root = error
+        while isinstance(root, ImportError) and isinstance(root.__context__, ImportError):
+            root = root.__context__  # mmengine's own message on custom_imports hides the reason
+        hint = '; put the folder of your module on PYTHONPATH' if isinstance(root, ModuleNotFoundError) else ''
+        raise ValueError(f'{path} fails: {type(root).__name__}: {root}{hint}') from error
     for key in options or {}:
         part, names = cfg._cfg_dict, key.split('.')
         for i, name in enumerate(names):

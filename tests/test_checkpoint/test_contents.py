@@ -15,7 +15,7 @@ from torch import Tensor
 from mae_mm.checkpoint import FORMATS, Checkpoint, load_pretrained, read_checkpoint
 from mae_mm.checkpoint import write_checkpoint as write
 from mae_mm.checkpoint.convert import convert
-from mae_mm.checkpoint.formats import HUGGINGFACE_BLOCK, merge_qkv, split_qkv
+from mae_mm.checkpoint.formats import HUGGINGFACE_BLOCK, PATCH_EMBEDS, Format, merge_qkv, recognise, split_qkv
 from mae_mm.checkpoint.settings import settings_of_config_text
 
 
@@ -25,8 +25,8 @@ from mae_mm.checkpoint.settings import settings_of_config_text
 def test_round_trip(make_mae: Callable, tmp_path: Path, form: str, part: str, dtype: torch.dtype) -> None:
     full = canonical(make_mae().to(dtype), **HEADS)
     checkpoint = full if part == 'full' else full.encoder_only()
-    if (form, part) == ('timm', 'full'):
-        with pytest.raises(ValueError, match=r'timm: the format has no place for mask_token.*--encoder-only'):
+    if part == 'full' and FORMATS[form].write('mask_token') is None:
+        with pytest.raises(ValueError, match=rf'{form}: the format has no place for mask_token.*--encoder-only'):
             write(checkpoint, tmp_path / 'x', form)
         return
     write(checkpoint, tmp_path / 'x', form)
@@ -144,6 +144,33 @@ def test_unknown_prefix(make_vit: Callable, tmp_path: Path, keys: list[str], mat
     prefix = keys[0].removesuffix('{}')
     if prefix and prefix in keys[0] and '_' not in prefix:
         assert_same(read_checkpoint(path, prefix).tensors, dict(state))
+
+
+def test_an_unknown_wrapper_is_found(make_vit: Callable, tmp_path: Path) -> None:
+    state = make_vit().state_dict()
+    path = saved(dict(epoch=3, weights=state, optimizer=dict(state={0: dict(step=torch.tensor(1.0))})), tmp_path / 'x')
+    assert_same(read_checkpoint(path).tensors, dict(state))
+    with pytest.raises(ValueError, match=r'no tensors; its keys: left, right'):  # which of both is unknown
+        read_checkpoint(saved(dict(left=state, right=state), tmp_path / 'two'))
+    with pytest.raises(ValueError, match=r"no tensors .*'encoder\.'; its keys: cls_token"):
+        read_checkpoint(path, prefix='encoder.')
+
+
+@pytest.mark.parametrize('layer', ['proj', 'patch.kernel'])
+def test_a_new_format_is_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: str) -> None:
+    known = ['cls_token', 'patch_embed.proj.weight', 'blocks.0.attn.proj.weight', 'patch_kernel']
+    assert recognise(known) == ('timm', '')
+    names = {'patch_embed.proj.weight': layer, 'patch_embed.proj.bias': 'bias'}
+    monkeypatch.setitem(PATCH_EMBEDS, layer, {'': 'new'})
+    monkeypatch.setitem(FORMATS, 'new', Format(
+        {there: here for here, there in names.items()}.get, names.get, wrapper='net'))
+    assert recognise(known) == ('timm', '')
+    assert recognise([layer, 'blocks.0.attn.proj.weight', f'{layer}xweight']) == ('new', '')
+    assert recognise([f'{layer}.weight']) == ('new', '')
+    tensors = {name: torch.rand(2, 3, 4, 4) for name in names}
+    write(Checkpoint(tensors), tmp_path / 'new.pth', 'new')
+    assert set(torch.load(tmp_path / 'new.pth')['net']) == {layer, 'bias'}
+    assert_same(read_checkpoint(tmp_path / 'new.pth').tensors, tensors)
 
 
 def test_settings_of_a_config_are_read_and_not_run(tmp_path: Path) -> None:

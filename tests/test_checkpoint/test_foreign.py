@@ -239,6 +239,19 @@ def test_mmpretrain_loads_a_fine_tuned_classifier(make_vit: Callable, imgs: Tens
     assert_close(ours.head(ours.extract_feat(imgs)), theirs.head(theirs.extract_feat(imgs)))
 
 
+def test_mmpretrain_with_layer_scale_is_refused(tmp_path: Path) -> None:
+    from mmpretrain.models import VisionTransformer
+
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=128)
+    theirs = VisionTransformer(arch, img_size=32, patch_size=8, layer_scale_init_value=1e-5)
+    torch.save(theirs.state_dict(), tmp_path / 'scaled.pth')
+    ours = ViT(dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(ValueError, match=r'4 without a place in the model: blocks\.0\.attn\.gamma1\.weight'):
+        load_pretrained(ours, tmp_path / 'scaled.pth')
+    assert_same(before, dict(ours.state_dict()))
+
+
 # transformers --------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,20 @@ def test_missing_config_is_named() -> None:
         launch.load_config('configs/mae_pretrian.py')
 
 
+@pytest.mark.parametrize('code, text', [
+    ('import nowhere_at_all', r"ModuleNotFoundError: No module named 'nowhere_at_all'; .*PYTHONPATH"),
+    ('from math import tau_and_a_half', r"ImportError: cannot import name 'tau_and_a_half'"),
+])
+def test_what_fails_in_custom_imports_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, text: str,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'failing_module.py').write_text(code)
+    (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['failing_module'])")
+    with pytest.raises(ValueError, match=rf'config\.py fails: {text}'):
+        launch.load_config(str(tmp_path / 'config.py'))
+
+
 def test_missing_data_in_wrapped_and_annotated_sets(tmp_path: Path) -> None:
     inner = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='annotations/instances_train2017.json')
     cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=inner))))
