@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
-from mae_mm.checkpoint.formats import (
-    DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, shorten, to_canonical)
+from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
 from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
@@ -85,7 +84,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
         moco_v3 = any(key.startswith(MOCO_V3) for key in tensors)
         if not any(key.startswith(prefix) for key in tensors):
             called = f' whose names start with {prefix!r}' if prefix else ''
-            raise ValueError(f'it holds no tensors{called}; its keys: {shorten(map(str, tensors or content))}')
+            raise ValueError(f'it holds no tensors{called}; its first keys: {[*tensors, *content][:4]}')
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         form, inner = recognise(tensors, wrapper)
         read = FORMATS[form].read
