@@ -13,7 +13,6 @@ LAYOUTS = {
     'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
     'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
     'CustomDataset': 'ROOT/<class>/*.jpg',
-    'Places205': 'ROOT/trainvalsplit_places205/{train,val}_places205.csv and ROOT/data/vision/torralba/…/a/abbey/*.jpg',
     'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',
     'ADE20KDataset': 'ROOT/{images,annotations}/{training,validation}/*.{jpg,png}  (ROOT is ADEChallengeData2016)',
     'BaseSegDataset': 'images in ROOT/<data_prefix.img_path>, label maps in ROOT/<data_prefix.seg_map_path>',

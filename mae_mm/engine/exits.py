@@ -20,10 +20,7 @@ MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, Not
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake ends with its message alone and exit code 2, a training that stops itself with 3.
-
-    With `MAE_MM_DEBUG=1` in the environment the traceback is printed, too.
-    """
+    """Run `main`; a user's mistake ends with its message (MAE_MM_DEBUG=1: and traceback) and code 2, a stop with 3."""
     logging.raiseExceptions = False  # a log line that a full disk does not take would print a traceback of its own
     try:
         main()
@@ -51,8 +48,7 @@ def _ending(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, TrainingStopped):
         return EXIT_STOPPED, f'stopped: {text}'
     if isinstance(error, OSError) and error.errno in FULL:
-        return EXIT_STOPPED, (
-            f'stopped: {text}. Make room; the same command with --resume continues from the newest checkpoint')
+        return EXIT_STOPPED, f'stopped: {text}. Make room; the same command with --resume continues'
     if isinstance(error, pickle.UnpicklingError) and (refused := refusal('the file', error)):
         return 2, f'error: {refused}'
     mistake = isinstance(error, MISTAKES) or (isinstance(error, KeyError) and 'registry' in text) or (
@@ -61,10 +57,7 @@ def _ending(error: Exception) -> tuple[int | None, str]:
 
 
 def leave_group() -> None:
-    """End one of several processes after a successful run without the destructors of its threads and connections.
-
-    Occasionally one of them aborts the process ("terminate called without an active exception", gloo, torch 2.11).
-    """
+    """End one of several processes after success without destructors, of which gloo's may abort it (torch 2.11)."""
     if torch.distributed.is_initialized():
         end_workers()
         atexit._run_exitfuncs()

@@ -21,9 +21,8 @@ from mae_mm.registry import STRATEGIES
 class FSDPStrategy(MMEngineStrategy):
     """mmengine's strategy for FlexibleRunner, fixed for 0.10.7 and adapted to this model; runs on CPUs, too (gloo).
 
-    Each transformer block is gathered when it runs. A checkpoint is one file with the model's own names and shapes: a
-    transfer loads it like any other, and a run resumes from it on any number of processes. Parameter groups are built
-    from the whole parameters; mmengine builds them from flat shards, where weights and biases look alike.
+    A checkpoint is one file with the model's own names and shapes, and resumes on any number of processes. Parameter
+    groups are built from whole parameters; mmengine builds them from flat shards, where weights and biases look alike.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **options) -> None:
@@ -73,9 +72,8 @@ class FSDPStrategy(MMEngineStrategy):
 
     def load_model_state_dict(self, state_dict: dict, *, strict: bool = True, revise_keys: object = None) -> None:
         """Give each process its shard of whole weights."""
-        options = dcp.StateDictOptions(full_state_dict=True, strict=True)
         try:
-            dcp.set_model_state_dict(self.model, state_dict, options=options)
+            dcp.set_model_state_dict(self.model, state_dict, options=dcp.StateDictOptions(full_state_dict=True))
         except (RuntimeError, KeyError) as error:
             raise ValueError(f'the checkpoint is of another model: {error}') from error
 

@@ -13,10 +13,7 @@ HOOKS = dict(
 
 
 def make_reliable(cfg: Config) -> None:
-    """Give any host's config what `configs/mae_pretrain.py` has: resumable loop, checkpoints, and hooks for faults.
-
-    Other loops and hooks, `default_hooks.NAME=None`, and configs with a `runner_type` (FSDP) stay.
-    """
+    """Give any host's config what `configs/mae_pretrain.py` has: resumable loop, checkpoints, and hooks for faults."""
     loop = cfg.get('train_cfg')
     if not loop or 'runner_type' in cfg:
         return

@@ -77,18 +77,15 @@ def check_file(path: str, flag: str) -> None:
 
 
 def start_from(cfg: Config, checkpoint: str) -> None:
-    """`--pretrained`: start the config's `mae_mm.ViT`, or a whole masked autoencoder, from a checkpoint's weights.
-
-    A backbone of another type starts through `mae_mm.PretrainedConv`.
-    """
+    """`--pretrained`: start the config's `mae_mm.ViT`, whole autoencoder, or backbone of another type from weights."""
     check_file(checkpoint, '--pretrained')
     part = cfg.model if cfg.model.type == 'mae_mm.MAE' else _find_vit(cfg.model)
-    if part is None and 'backbone' not in cfg.model:
-        raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone to start')
-    if part is None:
+    if part is not None:
+        part.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=checkpoint)
+    elif 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = dict(type='mae_mm.PretrainedConv', checkpoint=checkpoint)
     else:
-        part.init_cfg = dict(type='mae_mm.Pretrained', checkpoint=checkpoint)
+        raise ValueError(f'--pretrained: the model of {cfg.filename} has no backbone to start')
 
 
 def _find_vit(cfg: object) -> ConfigDict | None:
@@ -121,10 +118,7 @@ def enable_lr_scaling(cfg: Config) -> None:
 
 
 def count_effective_batch(runner: Runner) -> None:
-    """Scale lr by the whole batch: mmengine ignores gradient accumulation and repeated views.
-
-    The runner's own settings change, not its config, which is saved and may be trained from again.
-    """
+    """Scale lr by the whole batch: mmengine ignores gradient accumulation and repeated views. The config stays."""
     factor = runner.cfg.optim_wrapper.get('accumulative_counts', 1)
     for _, dataset in [*datasets_of(runner.cfg, 'train_dataloader')][:1]:  # concatenated data sets have one pipeline
         factor *= (dataset.get('pipeline') or [{}])[0].get('repeats', 1)

@@ -1,7 +1,4 @@
-"""Tables of the paper as runs: each row is pre-trained, then probed and fine-tuned, over several seeds.
-
-Rows whose pre-training is the same share it, between tables, too: runs are in folders named by a hash of what they do.
-"""
+"""Tables of the paper as runs: each row is pre-trained, then probed and fine-tuned; equal pre-trainings are shared."""
 
 import csv
 import hashlib
@@ -63,12 +60,9 @@ def ablate(
     """Make the runs of tables that are not made yet, then write `out/TABLE/table.md`, `table.csv`, `results.json` and,
     for tables with an axis, `plot.png`; returns what each `results.json` holds, by table.
 
-    Complete runs are not repeated, others resume from their newest checkpoint; one that fails does not stop the others.
-
     Args:
         base: pre-training config that the rows change (default: that of each row).
         only: names of the rows to run, see `read_tables`.
-        options, transfer_options: of `--cfg-options`, for pre-training and for the transfers.
         tokenizer: weights for rows that predict tokens; without them such rows are left out.
         workers, gpus: as of `comparison.compare`.
     """

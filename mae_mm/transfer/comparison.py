@@ -16,20 +16,14 @@ def compare(
     suite: Suite, pretrained: str, out: Path, seeds: int | None = None, options: dict | None = None, workers: int = 1,
     gpus: int = 0,
 ) -> dict:
-    """Make the runs that are not made yet, then write `results.json`, `table.md` and, for suites with an axis,
-    `plot.png`.
-
-    A run of the same config and the same checkpoint is not made twice; one that fails does not stop the others.
+    """Make the runs that are not made yet, then write `results.json`, `table.md` and `plot.png` (suites with an axis).
 
     Args:
         seeds: runs of each kind, with seeds 0, 1, … (default: the suite's).
-        options: of `--cfg-options`, for every config.
-        workers: runs at a time.
         gpus: train each run on so many GPUs with `tools/dist_train.sh`; 0 and 1 train in one process.
 
     Returns:
-        What `results.json` holds: `results` has, for each protocol and start, a list of {metric: percent}, one for
-        each seed; `caption` and `rows` are the table; `failed` maps the names of failed runs to their errors.
+        What `results.json` holds; `results` has a list of {metric: percent} for each protocol and start.
     """
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
     checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()

@@ -22,12 +22,7 @@ BAR = '{desc:<22}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}'
 
 
 def complete(jobs: dict[R, Job], make: Make, workers: int) -> tuple[dict[R, dict], dict[R, str]]:
-    """Make the jobs whose folder does not hold their result yet; results, in their order, and errors of failed ones.
-
-    Args:
-        make: a function of a module, so that another process finds it.
-        workers: jobs at a time; with more than one, each has one thread.
-    """
+    """Make the jobs whose folder has no result yet, `workers` at a time; results, in their order, and errors."""
     keys = {run: hashlib.sha256(f'{job.cfg.to_dict()}{job.identity}'.encode()).hexdigest()
             for run, job in jobs.items()}
     results = {run: read_result(job.folder, keys[run]) for run, job in jobs.items()}
@@ -47,10 +42,7 @@ def complete(jobs: dict[R, Job], make: Make, workers: int) -> tuple[dict[R, dict
 
 
 def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R, dict], None]) -> None:
-    """Make jobs in fresh processes: an error in one, of its GPU too, cannot reach another.
-
-    `record` is called with each job and its dict(result=…) or dict(error=…).
-    """
+    """Make jobs in fresh processes; `record` is called with each job and its dict(result=…) or dict(error=…)."""
     if not jobs:
         return
     context, waiting, running, done = get_context('spawn'), list(jobs), {}, dict.fromkeys(jobs, 0.0)
@@ -113,15 +105,11 @@ def outcome(message: dict, job: Job) -> str:
 
 
 def claim(folder: Path, key: str) -> None:
-    """Mark a folder as that of a job, whose checkpoints the next start resumes.
-
-    Checkpoints of another job are refused: resumed, they would give its results under this one's name.
-    """
+    """Mark a folder as that of a job; checkpoints of another job are refused, for they would be resumed."""
     mark = folder / 'key.txt'
     if (folder / 'last_checkpoint').exists() and (not mark.exists() or mark.read_text() != key):
         raise ValueError(
-            f'{folder} holds checkpoints of a run of another config or from another checkpoint; choose another --out, '
-            'or remove that folder')
+            f'{folder} holds checkpoints of a run of another config or checkpoint: choose another --out, or remove it')
     folder.mkdir(parents=True, exist_ok=True)
     mark.write_text(key)
 

@@ -58,8 +58,7 @@ def read_metafiles() -> tuple[Published, ...]:
 
 def published_metrics(config: str, options: str = '') -> dict[str, float]:
     """What is published for a config with `--cfg-options OPTIONS`: its first entry, which is the one from MAE."""
-    entries = (entry.metrics for entry in read_metafiles() if (entry.config, entry.options) == (config, options))
-    return next(entries, {})
+    return next((one.metrics for one in read_metafiles() if (one.config, one.options) == (config, options)), {})
 
 
 def make_table(configs: str, field: str) -> str:

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,16 +26,13 @@ LINES = dict(random=('random weights', 'tab:gray'), mae=('MAE', 'tab:blue'))
 def write_report(
     path: Path, checkpoint: str, suites: dict[str, Suite], summaries: dict[str, dict], failures: dict[str, str],
 ) -> None:
-    """Write the page and, beside it, `results.json`; the runs of suite NAME are in the folder NAME beside them.
-
-    Suites that failed have no summary; `failures` has the errors of suites and runs.
-    """
+    """Write the page and `results.json` beside it, where folder NAME has the runs of suite NAME."""
     weights, machine = read_checkpoint(checkpoint), environment()
     sections = [section(name, suites[name], summary, path.parent / name) for name, summary in summaries.items()]
     page = Template((Path(__file__).parent / 'report.html').read_text(), autoescape=True).render(
         checkpoint=checkpoint, description=str(weights), failures=failures, sections=sections,
         sha256=next((summary['checkpoint_sha256'] for summary in summaries.values()), ''),
-        date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), version=mae_mm.__version__, commit=commit(),
+        date=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), version=mae_mm.__version__,
         panel=panel(weights, checkpoint), pretraining=embed(Path(checkpoint).parent / 'curve.png'),
         environment=machine)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +42,7 @@ def write_report(
 
 
 def section(name: str, suite: Suite, summary: dict, folder: Path) -> dict:
-    """What the page shows of a suite: of the runs in its table, not of others that the folder may hold from before."""
+    """What the page shows of a suite."""
     first = [folder / Run(name, start, 0).name for name in sorted(suite.protocols) for start in suite.starts]
     return dict(
         name=name, caption=summary['caption'], rows=summary['rows'], plot=embed(folder / 'plot.png'),
@@ -106,10 +102,3 @@ def data_uri(save: Callable, kind: str) -> str:
     """What `save` writes into a file of this format, as text that stands inside the page."""
     save(buffer := io.BytesIO(), format=kind)
     return f'data:image/{kind.replace("svg", "svg+xml")};base64,{base64.b64encode(buffer.getvalue()).decode()}'
-
-
-def commit() -> str | None:
-    """The commit of this checkout, if it is one."""
-    result = subprocess.run(
-        ['git', 'describe', '--always', '--dirty'], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return result.stdout.strip() if result.returncode == 0 else None

@@ -76,10 +76,7 @@ def read_table(path: Path) -> Table:
 
 
 def apply_row(row: Row, base: str | None = None, options: dict | None = None) -> Config:
-    """The pre-training config of a row, changed by `options`, on another base if one is given.
-
-    On another base the epochs of a row are in the proportion that they have to those of its own base.
-    """
+    """The pre-training config of a row, changed by `options`; on another base its epochs are in proportion."""
     parent = launch.load_config(base or row.base)
     changes = fill(row.options, parent)
     if base and 'train_cfg.max_epochs' in changes:

@@ -45,10 +45,7 @@ def place(cfg: Config, folder: Path, seed: int) -> Config:
 
 
 def make_run(job: Job, report: Callable[[float], None]) -> dict:
-    """Make one run, with its log in `log.txt` of its folder.
-
-    Args:
-        report: is called with the share of the training that is done, about once a second.
+    """Make one run, logged in `log.txt` of its folder; `report` gets the share that is done, about once a second.
 
     Returns:
         `metrics` on the held-out images at the end, percent, `seconds`, and how many `train_images`, `val_images`.

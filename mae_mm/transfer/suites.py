@@ -39,9 +39,7 @@ PUBLISHED = {
 
 
 def find_suites(name: str, checkpoint: Checkpoint, epochs: Sequence[int] = ()) -> dict[str, Suite]:
-    """The suites of a name or of a group (demo, all); those on published data sets are for the size of the checkpoint.
-
-    A suite of a group is left out where there is no recipe for this size: UperNet with ViT-H.
+    """The suites of a name or group (demo, all) that have recipes for the size of the checkpoint.
 
     `epochs` are lengths to try for each number of blocks in partial fine-tuning (default: that of the recipe).
     """

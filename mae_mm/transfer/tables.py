@@ -27,7 +27,7 @@ class Panel(NamedTuple):
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     """Rows of cells as a markdown table."""
     lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
+    return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -38,10 +38,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def draw_plot(path: Path, panels: Sequence[Panel], xlabel: str, ylabel: str, published_axis: bool = False) -> None:
-    """Draw mean and standard deviation over the places on an axis, with the published values as crosses.
-
-    `published_axis` gives the published values an axis of their own, on the right, where they are of another scale.
-    """
+    """Draw mean and deviation; published values are crosses, with `published_axis` on a scale of their own."""
     figure = Figure(figsize=(5 * len(panels), 4), layout='constrained')
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.set(xlabel=xlabel, ylabel=ylabel, title=panel.title)

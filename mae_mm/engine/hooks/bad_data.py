@@ -20,13 +20,12 @@ AS_BYTES = dict(encoding='utf-8', errors='surrogateescape')  # names of files ar
 class BadDataHook(Hook):
     """List images that could not be read in `bad_images.txt` of the work folder; stop when there are too many.
 
-    `ReadableSamples` replaces and counts them. Each process lists its own, in `bad_images_rank1.txt` and so on; they
-    are counted together. A resumed run continues the lists and counts anew. Before the run stops, it writes a
-    checkpoint.
+    Each process lists its own, in `bad_images_rank1.txt` and so on; they are counted together. A resumed run continues
+    the lists and counts anew. Before the run stops, it writes a checkpoint.
 
     Args:
         max_share: of the data set that may be unreadable, in [0, 1]. One image always may.
-        interval: iterations between two looks at the counts, which are in memory shared with the workers.
+        interval: iterations between two looks at the counts.
     """
 
     priority = 'LOWEST'  # after the schedule's step: the iteration is complete
@@ -55,9 +54,8 @@ class BadDataHook(Hook):
             self._look(runner, runner.val_dataloader.dataset, 'validation ', runner.iter)
 
     def _look(self, runner: Runner, dataset: Dataset, kind: str, iteration: int) -> None:
-        count = torch.tensor(getattr(dataset, 'num_broken', 0))
-        all_reduce(count)
-        count = int(count)
+        all_reduce(total := torch.tensor(getattr(dataset, 'num_broken', 0)))
+        count = int(total)
         if count == self.counts.get(kind, 0):
             return
         self.counts[kind] = count

@@ -42,11 +42,9 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     A checkpoint is written to a temporary file, flushed and renamed. Only then are older ones deleted, so that there
     are `max_keep_ckpts` at all times. `latest.pth` is written when a run is stopped, before a validation, and every
-    `minutes`; the next regular checkpoint replaces it. Weights that are not finite are never written, nor, before the
-    end of the training, weights after several skipped steps in a row: a run can return to the newest checkpoint.
-
-    A hook with `rank_state()`, plain data of this process, gets it back in `load_rank_state(state)` after a resume.
-    `PreemptionHook` checks the time.
+    `minutes`; the next regular checkpoint replaces it. Weights that are not finite, or after several skipped steps in
+    a row, are not written. A hook with `rank_state()`, plain data of this process, gets it back in
+    `load_rank_state(state)` after a resume.
     """
 
     def __init__(self, *args, minutes: float = 30, **options) -> None:

@@ -17,8 +17,7 @@ AROUND = dict(ImagePreprocessor=('normalize',), ViT=('embed',), MAEDecoder=('fil
 class CompileHook(Hook):
     """Compile every block of encoder and decoder for training: `default_hooks.compile.type=mae_mm.CompileHook`.
 
-    Validation stays uncompiled: its shapes differ. Where torch.compile does not work, for example because there is no
-    C++ compiler, a warning is logged and training continues without it.
+    Validation stays uncompiled: its shapes differ. Where torch.compile does not work, training continues without it.
     """
 
     def before_train(self, runner: Runner) -> None:

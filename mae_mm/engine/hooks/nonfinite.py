@@ -19,12 +19,12 @@ from mae_mm.stopping import RollBack, TrainingStopped
 class NonFiniteHook(Hook):
     """Count steps that `GuardedOptimWrapper` skipped; after too many in a row, return to the last good checkpoint.
 
-    The images of each skipped step are listed in `nonfinite.jsonl` of the work folder, one line for each process:
-    gradients are shared, so any process may be the cause. A return changes the order of the images.
+    The images of each skipped step are listed in `nonfinite.jsonl` of the work folder, one line for each process. A
+    return changes the order of the images.
 
     Args:
         patience: skipped steps in a row that are tolerated.
-        max_rollbacks: returns to a checkpoint in the whole training; the next series of skipped steps ends it.
+        max_rollbacks: returns in the whole training; the next series of skipped steps ends it.
         interval: iterations between two readings of the flags, which stay on the device.
     """
 
@@ -83,9 +83,8 @@ class NonFiniteHook(Hook):
         if returns >= self.max_rollbacks:
             raise TrainingStopped(
                 f'{reason}, after {returns} returns to a checkpoint (max_rollbacks). {self.file} lists their images. '
-                'If they are correct, clip gradients: --resume --cfg-options optim_wrapper.clip_grad.max_norm=1. Or '
-                'start a new run with a lower lr (a resumed run keeps its lr): --work-dir NEW --cfg-options '
-                'load_from=CHECKPOINT optim_wrapper.optimizer.lr=LOWER')
+                'Clip gradients: --resume --cfg-options optim_wrapper.clip_grad.max_norm=1. Or start with a lower lr: '
+                '--work-dir NEW --cfg-options load_from=CHECKPOINT optim_wrapper.optimizer.lr=LOWER')
         raise RollBack(reason)
 
 

@@ -23,10 +23,7 @@ SAME = 2.0  # seconds within which two signals are one: a terminal, torchrun and
 class PreemptionHook(Hook):
     """On SIGTERM, SIGINT or SIGUSR1 write a checkpoint and end the process with code 75; on a second one end at once.
 
-    Several processes agree to stop after the same iteration, and on the checkpoints that are due after some minutes.
-
-    Args:
-        interval: iterations from one agreement to the next; a single process stops after its current iteration.
+    Several processes agree every `interval` iterations whether to stop, and whether a checkpoint is due.
     """
 
     priority = 'LOWEST'  # when the iteration is complete, the schedule's step included
@@ -77,6 +74,5 @@ class PreemptionHook(Hook):
     def _stop(self, runner: Runner) -> None:
         self.after_train(runner)
         runner.logger.warning(
-            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume '
-            'continues from the last checkpoint')
+            f'stopped at iteration {runner.iter}, exit code {EXIT_PREEMPTED}; the same command with --resume continues')
         leave(EXIT_PREEMPTED)

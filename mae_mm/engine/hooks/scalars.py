@@ -1,7 +1,4 @@
-"""Loss, learning rate and time for the log, read once in an interval: no iteration waits for the device.
-
-mmengine's own hooks read the loss from the device in every iteration, and append each number to an array.
-"""
+"""Loss, learning rate and time for the log, read from the device once in an interval, not in every iteration."""
 
 import time
 
@@ -25,10 +22,7 @@ def is_due(hook: Hook, runner: Runner, batch_idx: int) -> bool:
 
 @HOOKS.register_module()
 class RuntimeInfoHook(mmengine_hooks.RuntimeInfoHook):
-    """mmengine's hook of that name; a scalar is the mean over the iterations since the last reading and all processes.
-
-    With it, `log_processor.window_size` is 1: the numbers are means already.
-    """
+    """A scalar is the mean over all processes and the iterations since the last reading: `window_size` must be 1."""
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
@@ -69,10 +63,7 @@ class RuntimeInfoHook(mmengine_hooks.RuntimeInfoHook):
 
 @HOOKS.register_module()
 class IterTimerHook(mmengine_hooks.IterTimerHook):
-    """mmengine's hook of that name; in training, times are means over the iterations since the last reading.
-
-    The seconds of training and its data, of this run and those it resumes, are `train_seconds` in the message hub.
-    """
+    """Times are means since the last reading; `train_seconds` in the message hub includes those of resumed runs."""
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)

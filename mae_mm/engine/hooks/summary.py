@@ -25,7 +25,7 @@ class SummaryHook(Hook):
 
     A line of `curve.jsonl` is one point: `iter`, and either `loss` (as logged: with `mae_mm.RuntimeInfoHook` the mean
     since the last point) or the `recon/*` numbers of one validation (`mae_mm.ReconstructionMetric`). A resumed run
-    continues the lines up to its checkpoint. Numbers are read from the message hub, where they are on the host already.
+    continues the lines up to its checkpoint.
 
     Args:
         next_commands: suggested commands, shown at the end; `{config}`, `{checkpoint}`, `{images}` (the folder of a

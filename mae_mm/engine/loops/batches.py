@@ -32,8 +32,7 @@ REPLACEMENTS = 101  # images tried, one after the other, before the data must be
 class ReadableSamples(Dataset):
     """A map-style data set whose unreadable images are replaced by the next readable one, logged once and counted.
 
-    Other attributes are those of the data set. `UnreadableData` is raised if `REPLACEMENTS` images in a row cannot be
-    read, or a single one and `replace` is False.
+    `UnreadableData` is raised if `REPLACEMENTS` images in a row cannot be read, or one without `replace`.
     """
 
     def __init__(self, dataset: Sized, replace: bool = True) -> None:
@@ -89,10 +88,7 @@ class ReadableSamples(Dataset):
 
 
 class SeededSamples(ReadableSamples):
-    """A data set whose random transforms, and replacements of unreadable images, depend on the sample's seed alone.
-
-    `length` is the number of samples to report (`num_batch_per_epoch` of mmengine).
-    """
+    """A data set whose random transforms, and replacements of unreadable images, depend on the sample's seed alone."""
 
     def __init__(self, dataset: Sized, length: int | None = None) -> None:
         super().__init__(dataset)
@@ -117,10 +113,7 @@ def is_unreadable(error: Exception) -> bool:
 
 
 class NumberedBatches:
-    """Batches of any batch sampler as (index, seed) pairs, from `start` on. Those before are counted, not read.
-
-    `sampler` is the one below it; each rank derives its own seed.
-    """
+    """Batches of any batch sampler as (index, seed) pairs, from `start` on; each rank derives its own seed."""
 
     def __init__(self, batches: Any, sampler: Any, batch_size: int, seed: int) -> None:
         self.batches, self.sampler, self.batch_size = batches, sampler, batch_size
@@ -151,10 +144,7 @@ def build_dataset(config: dict | Sized) -> Sized:
 
 
 def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
-    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`; `seed` is the same on all ranks.
-
-    `Runner.build_dataloader` would copy the data set, cache and all.
-    """
+    """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`; `seed` is the same on all ranks."""
     config = copy.copy(config)
     batch_size, per_epoch = config.pop('batch_size', 1), config.pop('num_batch_per_epoch', None)
     drop_last, batches = config.pop('drop_last', False), config.pop('batch_sampler', None)
@@ -187,10 +177,7 @@ def _function(config: dict | Callable | None) -> Callable | None:
 
 @FUNCTIONS.register_module()
 def start_worker(worker_id: int) -> None:
-    """Let a loader's worker ignore signals: the training process may need more batches before it stops.
-
-    Ctrl-C and Slurm signal all processes. SIGTERM ends the worker only if it comes from its parent.
-    """
+    """Let a loader's worker ignore signals, but SIGTERM of its parent, which may need more batches before it stops."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, 'sigwaitinfo'):  # Linux

@@ -15,10 +15,7 @@ def derive_seed(*key: int) -> int:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python, NumPy, and torch on the CPU and on the GPU in use.
-
-    Faster than `torch.manual_seed`, which checks every kind of device: 0.5 ms each time.
-    """
+    """Seed Python, NumPy, and torch on the CPU and the GPU in use, faster than `torch.manual_seed` (0.5 ms)."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)

@@ -1,7 +1,7 @@
 """mmengine's training loops, resumable at any iteration.
 
 Random numbers of an iteration depend on (seed, data order, rank, iteration), those of a sample on (seed, data order,
-rank, epoch, batch, place): a resumed run restores nothing but its place. Used images are not read again.
+rank, epoch, batch, place): a resumed run restores nothing but its place.
 """
 
 import logging
@@ -26,8 +26,6 @@ class _Resumable:
     """What both loops share. Checkpoints keep `data_order`, the number of returns to one, in their message hub."""
 
     def _prepare(self, runner: Runner, config: dict) -> DataLoader:
-        if not isinstance(config, dict):
-            raise TypeError(f'{type(self).__name__} builds its loader from a config, got {config}')
         self._runner, self._loader_config, self._built_for = runner, config, None
         self._gone_back_to: set[Path] = set()
         self._dataset = build_dataset(config['dataset'])
@@ -112,9 +110,8 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
             return start
         if self._iter != self._epoch * before:
             print_log(
-                f'an epoch had {before} batches when the checkpoint was written and has {length} now (other data, '
-                f'batch size or number of processes): epoch {self._epoch + 1} starts from its beginning',
-                'current', logging.WARNING)
+                f'an epoch had {before} batches when the checkpoint was written and has {length} now: epoch '
+                f'{self._epoch + 1} starts from its beginning', 'current', logging.WARNING)
         self._iter = self._epoch * length
         return 0
 

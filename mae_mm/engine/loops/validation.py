@@ -10,10 +10,7 @@ from mae_mm.registry import LOOPS
 
 @LOOPS.register_module()
 class ValLoop(MMEngineValLoop):
-    """`ValLoop` that evaluates the next readable image instead of an unreadable one; `BadDataHook` counts them.
-
-    With `replace=False`, for metrics that look up annotations as in detection, an unreadable image ends the run.
-    """
+    """`ValLoop` that evaluates the next readable image instead of an unreadable one; without `replace` the run ends."""
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, *args, replace: bool = True, **options) -> None:
         if isinstance(dataloader, dict):

@@ -15,13 +15,12 @@ from mae_mm.registry import OPTIM_WRAPPERS
 class GuardedOptimWrapper(OptimWrapper):
     """`OptimWrapper` that takes no step on a loss or gradient which is not finite, on any rank.
 
-    The decision stays on the device: fused optimizers of PyTorch take it as `found_inf`, as from GradScaler. Other
-    optimizers need it on the host, which waits for the device. `mae_mm.NonFiniteHook` counts the skipped steps.
+    The decision stays on the device with fused optimizers, which take it as `found_inf`, as from GradScaler.
 
     Attributes:
         bad_step: () bool on the device, whether the latest step was skipped; None while gradients accumulate.
         grad_norm: () float on the device, norm of the latest gradient before clipping; None without `clip_grad`.
-        reports_norm: whether each step writes that norm into the message hub; `mae_mm.RuntimeInfoHook` does otherwise.
+        reports_norm: whether each step writes that norm into the message hub.
     """
 
     bad_step: Tensor | None = None
