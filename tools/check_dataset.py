@@ -38,9 +38,11 @@ def main() -> None:
     def check() -> None:
         files = list_files(args.kind, args.root)
         bad = check_files(files, args.workers)
-        lines = ''.join(f'{one.path}\t{one.reason}\n' for one in bad)
-        Path(args.out).write_text(lines, encoding='utf-8', errors='surrogateescape')
-        print(report(files, bad, args.max_share) + (f'\nlisted in {args.out}' if bad else ''))
+        print(report(files, bad, args.max_share))
+        if bad:
+            lines = ''.join(f'{one.path}\t{one.reason}\n' for one in bad)
+            Path(args.out).write_text(lines, encoding='utf-8', errors='surrogateescape')
+            print(f'listed in {args.out}', *(one.path for one in bad if len(bad) <= 5), sep='\n  ')
         sys.exit(int(exceeds_share(len(bad), len(files), args.max_share)))
 
     exit_on_user_error(check)

@@ -38,6 +38,7 @@ def main() -> None:
     from mae_mm.evaluation.knn import evaluate_encoder
 
     def test() -> None:
+        launch.check_device(args.device or 'cpu')
         cfg = launch.load_config(args.config, args.cfg_options)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         accuracy = evaluate_encoder(cfg, args.checkpoint, args.k, args.temperature, args.batch_size, args.device)

@@ -32,7 +32,7 @@ def main() -> None:
         pipeline = [dict(type='mae_mm.LoadResizeCenterCrop', size=size)]
         imgs = load_images(pipeline, list_images(args.images, args.num))
         save(masks_panel(imgs, args.patch_size, args.seed), args.out)
-        print(f'{len(imgs)} images of {size[0]}x{size[1]} px -> {args.out}')
+        print(f'{len(imgs)} image{"s" * (len(imgs) > 1)} of {size[0]}x{size[1]} px -> {args.out}')
 
     exit_on_user_error(draw)
 

@@ -39,7 +39,7 @@ def load_exactly(
             listed = [f'{len(keys)} {kind} ({shorten(keys, 2)})' for kind, keys in faults.items() if keys]
             raise ValueError(
                 f'it does not fit {config or type(model).__name__}, and nothing was loaded: '
-                + (_explain(content, classes) or f'{", ".join(listed)}; build the model as it was trained (depth, '
+                + (_explain(content, classes, own) or f'{", ".join(listed)}; build the model as it was trained (depth, '
                    f'channels, number of classes)'))
         check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
     for key, value in state.items():
@@ -48,9 +48,14 @@ def load_exactly(
     return content
 
 
-def _explain(content: Mapping, classes: Sequence[str] | None) -> str | None:
-    """Why a checkpoint does not fit a config with classes, if it is of another kind or of other classes."""
-    if classes and is_pretraining(content):
+def _explain(content: Mapping, classes: Sequence[str] | None, own: Mapping) -> str | None:
+    """Why a checkpoint does not fit a model with these weights, if it is of another kind or of other classes."""
+    if any('decoder_pred' in key for key in own):
+        if is_pretraining(content) and not any('decoder_pred' in key for key in unwrap(content)[0]):
+            return (
+                'it is an encoder without a decoder: the weights of neck.… are missing in the file; give the file that '
+                'pre-training wrote, e.g. work_dirs/NAME/epoch_N.pth')
+    elif any('head' in key for key in own) and is_pretraining(content):
         return (
             'it is a checkpoint of pre-training, without weights of a head; first train a model from it: '
             'python tools/train.py CONFIG --pretrained CHECKPOINT')

@@ -1,6 +1,7 @@
 """Checkpoint into model: what fits is loaded, what should fit is resized, everything else is reported or refused."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -199,8 +200,9 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
             + "the model {} wide, {} deep, {} heads; set the backbone's arch".format(*model))
     if decoder is not None and not checkpoint.has_decoder:
         return (
-            'an encoder-only file where a decoder is needed; give the file that pre-training wrote, or put init_cfg '
-            'on the backbone to start from the encoder and a fresh decoder')
+            'an encoder-only file where a decoder is needed; give the file that pre-training wrote. To start with a '
+            'new decoder, drop --pretrained and use --cfg-options model.backbone.init_cfg.type=mae_mm.Pretrained '
+            f'model.backbone.init_cfg.checkpoint={shlex.quote(checkpoint.source)}')
     if any(name.split('.')[0] in DECODER for name in faulty):
         return 'another decoder; set neck.embed_dim, neck.depth, patch size and channels as in the file'
     if any('gamma' in name for name in faulty):

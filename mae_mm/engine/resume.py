@@ -20,8 +20,7 @@ from mae_mm.checkpoint.files import load_torch, refusal
 BETWEEN = 'latest.pth'  # between the regular checkpoints, see hooks/checkpoint.py
 OF_A_RUN = re.compile(rf'(epoch|iter)_\d+\.pth|{re.escape(BETWEEN)}')
 RESTORED = (  # settings that the checkpoint decides
-    'optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg.', 'param_scheduler', 'auto_scale_lr.',
-    'train_cfg.max_epochs', 'train_cfg.max_iters')
+    'optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg.', 'param_scheduler', 'auto_scale_lr.')
 
 
 def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
@@ -138,8 +137,16 @@ def check_resume(runner: Runner) -> None:
             f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes, with '
             f'{len(differences)} different weights, for example\n  ' + '\n  '.join(differences[:3])
             + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
-    ignored = changes_without_effect(str(state['meta'].get('cfg', '')), runner.cfg.pretty_text)
-    if ignored and state['meta'].get('cfg'):
+    saved_cfg = state['meta'].get('cfg')
+    ignored = changes_without_effect(saved_cfg or '', runner.cfg.pretty_text) if saved_cfg else []
+    before, now = read_settings(saved_cfg or ''), read_settings(runner.cfg.pretty_text)
+    for unit in ('epochs', 'iters'):
+        old, new = (settings.get(f'train_cfg.max_{unit}') for settings in (before, now))
+        if old and new and old != new:
+            runner.logger.warning(
+                f'train_cfg.max_{unit}: the run now ends after {new} {unit}; the learning rate keeps the schedule of '
+                f'{old} {unit}, and its last value afterwards')
+    if ignored:
         runner.logger.warning(
             'WITHOUT EFFECT in a resumed run, whose checkpoint restores optimizer and schedules:\n  '
             + '\n  '.join(ignored) + '\nThe lr continues as the run began, and keeps its last value after the end of '

@@ -3,6 +3,7 @@
 import difflib
 import os
 from pathlib import Path
+from traceback import walk_tb
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -23,17 +24,20 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown top-level keys."""
     found = find_config(path)
     if found is None:
-        known = [str(one.relative_to(ROOT)) for one in ROOT.glob('configs/**/*.py')]
-        near = difflib.get_close_matches(str(path), known, n=3)
-        raise FileNotFoundError(f'no config file {path}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+        raise FileNotFoundError(f'no config file {path}{_near_configs(str(path))}')
     try:
         cfg = Config.fromfile(found)
     except Exception as error:  # a config is Python, which may fail in all ways
         root = error
         while isinstance(root, ImportError) and isinstance(root.__context__, ImportError):
             root = root.__context__  # mmengine's own message on custom_imports hides the reason
+        files = [str(frame.f_locals.get('filename')) for frame, _ in walk_tb(error.__traceback__)]
+        where = next((file for file in reversed(files) if file.endswith('.py')), path)  # the innermost: maybe a base
         hint = '; put the folder of your module on PYTHONPATH' if isinstance(root, ModuleNotFoundError) else ''
-        raise ValueError(f'{path} fails: {type(root).__name__}: {root}{hint}') from error
+        if isinstance(root, FileNotFoundError) and str(root.filename).endswith('.py'):  # of _base_
+            where, name = path, str(root.filename)
+            hint = f' (_base_ is relative to the file that names it){_near_configs(name[name.rfind("configs/"):])}'
+        raise ValueError(f'{where} fails: {type(root).__name__}: {root}{hint}') from error
     for key in options or {}:
         part, names = cfg._cfg_dict, key.split('.')
         for i, name in enumerate(names):
@@ -49,6 +53,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
     check_keys(cfg)
     coco.adopt_classes(cfg)
     return cfg
+
+
+def _near_configs(path: str) -> str:
+    near = difflib.get_close_matches(path, [str(one.relative_to(ROOT)) for one in ROOT.glob('configs/**/*.py')], n=3)
+    return f'; did you mean {" or ".join(near)}?' if near else ''
 
 
 def check_schedule(cfg: Config) -> None:
@@ -155,6 +164,14 @@ def prepare_gpu() -> None:
             'nvidia-smi shows an older CUDA version, or for V100 and older: pip install --force-reinstall '
             f'torch=={release} torchvision --index-url https://download.pytorch.org/whl/cu126. To train on the CPU: '
             '--device cpu, or CUDA_VISIBLE_DEVICES=-1 in the environment')
+
+
+def check_device(device: str) -> None:
+    """`--device`: refuse one that torch cannot use."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # without CUDA, an assertion
+        raise ValueError(f'--device {device} cannot be used: {str(error).splitlines()[0]}') from error
 
 
 def start_cpu_group(cfg: Config) -> None:

@@ -98,6 +98,10 @@ def evaluate_encoder(
     Both data sets go through the validation pipeline; of the model only the shape of the encoder is used. Without a
     checkpoint the encoder stays random (`cfg.randomness.seed`), which is the number to compare with.
     """
+    if 'num_classes' not in (cfg.model.get('head') or {}):
+        raise ValueError(
+            f'{cfg.filename} is not a classification config (it has no model.head.num_classes), so its data have no '
+            'labels; use e.g. configs/classification/vit_b16_in1k.py')
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')

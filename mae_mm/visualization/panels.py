@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.loading import load_pretrained
-from mae_mm.engine.runner import load_config
+from mae_mm.engine.runner import check_device, load_config
 from mae_mm.models.masking import SAMPLERS, fixed_noise
 from mae_mm.models.patches import grid_of
 from mae_mm.registry import MODELS
@@ -30,13 +30,14 @@ def visualize(
 ) -> None:
     """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`)."""
     check_output(out, images)
+    check_device(device)
     cfg = load_config(config, cfg_options)
     if mask_ratio is not None:
         cfg.model.mask_ratio = mask_ratio
     model = load_model(cfg, checkpoint, device)
     inputs = load_images(pipeline_of(cfg), list_images(images, num))
     save(reconstruction_panel(model, inputs, seed=seed, overlay=overlay), out)
-    print(f'{len(inputs)} images of {inputs.shape[2]}x{inputs.shape[3]} px -> {out}')
+    print(f'{len(inputs)} image{"s" * (len(inputs) > 1)} of {inputs.shape[2]}x{inputs.shape[3]} px -> {out}')
 
 
 def pipeline_of(cfg: Config) -> list[dict]:

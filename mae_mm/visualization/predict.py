@@ -22,7 +22,7 @@ from mae_mm.datasets.checks.label_maps import read_labels
 from mae_mm.datasets.decode import decode
 from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import open_image, read_file
-from mae_mm.engine.runner import load_config
+from mae_mm.engine.runner import check_device, load_config
 from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel
 from mae_mm.visualization.pictures import caption, check_output, list_images, render, resize, save, tile
 
@@ -42,6 +42,7 @@ def predict(
     `tools/predict.py --help` describes the arguments; `options` are `top_k`, `score_thr` and `side`. Returns the files
     that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
     """
+    check_device(device)
     cfg = load_config(config, cfg_options)
     paths = list(dict.fromkeys(list_images(images, num)))
     for folder in filter(os.path.isdir, images):

@@ -53,7 +53,10 @@ def test_one_fault_and_nothing_is_loaded(tmp_path: Path, change: Callable, match
 def test_the_reason_is_given(make_mae: Callable[..., MAE], tmp_path: Path) -> None:
     pretrained = saved(dict(state_dict=make_mae().state_dict()), tmp_path / 'mae.pth')
     with pytest.raises(ValueError, match=r'mae\.pth .* a checkpoint of pre-training'):
-        load_exactly(classifier(), pretrained, classes=['a', 'b', 'c'])
+        load_exactly(classifier(), pretrained)
+    encoder = {key[9:]: value for key, value in make_mae().state_dict().items() if key.startswith('backbone.')}
+    with pytest.raises(ValueError, match=r'vit\.pth .* an encoder without a decoder'):
+        load_exactly(make_mae(), saved(encoder, tmp_path / 'vit.pth'))
     meta = dict(dataset_meta=dict(classes=['cat', 'dog']))
     others = saved(dict(state_dict={'head.weight': torch.zeros(2, 4)}, meta=meta), tmp_path / 'others.pth')
     with pytest.raises(ValueError, match=r'trained on 2 classes \(cat, dog\), the config has 3 \(a, b, c\)'):

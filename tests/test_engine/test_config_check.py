@@ -111,3 +111,13 @@ def test_a_config_that_fails_as_python(text: str, message: str, tmp_path: Path) 
     (tmp_path / 'mine.py').write_text(text)
     with pytest.raises(ValueError, match=message):
         launch.load_config(str(tmp_path / 'mine.py'))
+
+
+def test_errors_of_base_files_name_them(tmp_path: Path) -> None:
+    (tmp_path / 'base.py').write_text('a = (')
+    (tmp_path / 'mine.py').write_text("_base_ = 'base.py'")
+    with pytest.raises(ValueError, match=r'/base\.py fails: SyntaxError'):
+        launch.load_config(str(tmp_path / 'mine.py'))
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{ROOT}/configs/mae_pretrian.py'")
+    with pytest.raises(ValueError, match=r'mine\.py fails: .*did you mean configs/mae_pretrain\.py'):
+        launch.load_config(str(tmp_path / 'mine.py'))
