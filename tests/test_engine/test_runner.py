@@ -275,3 +275,10 @@ def test_without_a_gpu_nothing_is_refused_and_float32_stays_exact(tmp_path, monk
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     launch.prepare_gpu()
     assert torch.get_float32_matmul_precision() == 'highest'
+
+
+def test_devices_that_torch_cannot_use_are_named() -> None:
+    launch.check_device('cpu')
+    for device in ('cuda:99', 'nothing'):
+        with pytest.raises(ValueError, match=f'--device {device} cannot be used: '):
+            launch.check_device(device)

@@ -163,3 +163,9 @@ def test_hook_keeps_its_interval(tmp_path):
     pretrain(tmp_path / 'run', [hook])
     lines = next((tmp_path / 'run').glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert [row['step'] for row in map(json.loads, lines) if 'knn/top1' in row] == [0, 2]  # the last one always
+
+
+def test_configs_without_labels_are_named() -> None:
+    cfg = Config(dict(model=dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT'))))
+    with pytest.raises(ValueError, match=r'no model\.head\.num_classes'):
+        knn.evaluate_encoder(cfg)

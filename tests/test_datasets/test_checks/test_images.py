@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT
 from helpers.images import encode, photo
 from helpers.reliability import save_images
+from helpers.tools import run_tool
 from PIL import Image
 
 from mae_mm.datasets import ImageFolder, INaturalist, Places365
@@ -238,4 +239,11 @@ def test_check_dataset_command(tmp_path: Path) -> None:
         cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert result.returncode == 1, result.stderr
     assert '2 of 24 files cannot be read (8.33%)' in result.stdout and '2  empty file …' in result.stdout
+    assert f'  {data / "00.jpg"}\n  {data / "01.jpg"}\n' in result.stdout
     assert (tmp_path / 'bad.txt').read_text().splitlines()[0] == f'{data / "00.jpg"}\tempty file'
+
+
+def test_good_data_leave_no_list(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match='0'):
+        run_tool('check_dataset', save_images(tmp_path / 'data'), '--out', tmp_path / 'bad.txt', '--workers', '1')
+    assert not (tmp_path / 'bad.txt').exists()
