@@ -252,7 +252,7 @@ def test_boxes_alone(data: Path, tmp_path: Path) -> None:
     (own / 'pictures').symlink_to(data / 'pictures')
     lines = OWN_DATA.replace("img=''", "img='pictures/'").replace('configs/', f'{ROOT}/configs/')
     (tmp_path / 'masks.py').write_text(lines.replace('data/mine', str(own)))
-    with pytest.raises(ValueError, match='no segmentation'):
+    with pytest.raises(ValueError, match="'segmentation'"):
         check_data(launch.load_config(str(tmp_path / 'masks.py')))
     (tmp_path / 'boxes.py').write_text(f"_base_ = 'masks.py'\n{BOXES_ALONE}")
     cfg = launch.load_config(str(tmp_path / 'boxes.py'))

@@ -22,7 +22,8 @@ def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
         **{f'{loader}.dataset.data_root': str(tmp_path / 'images') for loader in loaders},
         **{f'{loader}.num_workers': 0 for loader in loaders}, 'train_dataloader.batch_size': 12,
         'model.backbone.arch': dict(embed_dim=24, depth=1, num_heads=2), 'model.neck.embed_dim': 24,
-        'train_cfg.max_epochs': 1, 'param_scheduler': [], 'default_hooks.logger.interval': 1})
+        'train_cfg.max_epochs': 1, 'param_scheduler': [], 'default_hooks.logger.interval': 1,
+        'experiment_name': tmp_path.name})  # loggers of a process are kept by this name
     (tmp_path / 'run').mkdir()
     cfg, reported = place(cfg, tmp_path / 'run', 3), []
     result = make_run(Job('run', cfg, {'recon/loss': Metric('loss', 100.0)}), reported.append)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, open_to_all
 from helpers.images import encode, photo
 from helpers.reliability import save_images
 from helpers.tools import run_tool
@@ -40,8 +40,7 @@ def ordinary_user(tmp_path: Path) -> Iterator[None]:
     """No permissions of root's, whom none stops."""
     user = os.geteuid()
     if user == 0:
-        for parent in (tmp_path, *tmp_path.parents[:2]):
-            parent.chmod(0o755)
+        open_to_all(tmp_path)
         os.seteuid(65534)
     yield
     os.seteuid(user)

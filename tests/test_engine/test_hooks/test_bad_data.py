@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import open_to_all
 from helpers.reliability import ALONE, build, restore_signals, save_images, tiny_config, train
 from torch.utils.data import DataLoader, Dataset
 
@@ -27,9 +28,7 @@ def test_vanished_and_forbidden_files_are_replaced(images: Path, tmp_path: Path)
     user = os.geteuid()
     try:
         if user == 0:  # whom no permission stops
-            tmp_path.chmod(0o755)
-            for parent in tmp_path.parents[:2]:
-                parent.chmod(0o755)
+            open_to_all(tmp_path)
             os.seteuid(65534)
         assert {dataset[i]['img_path'] for i in range(3)} == {str(tmp_path / '02.jpg')}
     finally:
