@@ -148,8 +148,9 @@ def main() -> None:
         f'SIGKILLs: {result["seconds"] / 60:.1f} min. Killed while: {moments}.',
         f'- Different from the whole run at the end: {", ".join(differences[:5]) if differences else "nothing"} '
         '(weights, optimizer state, schedules, logged losses and rates; bit for bit).',
-        f'- Whole run, after warm-up: resident memory {memory:+.1%}, open files {files:+d}. Process lifetimes between kills: '
-        f'{np.median(peaks):.0f} MB at most in the median, {max(peaks):.0f} MB in any; {max(most)} open files at most.']
+        f'- Whole run, after warm-up: resident memory {memory:+.1%}, open files {files:+d}. Process lifetimes '
+        f'between kills: {np.median(peaks):.0f} MB at most in the median, {max(peaks):.0f} MB in any; '
+        f'{max(most)} open files at most.']
     print('\n'.join(lines))
     if not args.no_docs:
         from helpers.measured import write_block
