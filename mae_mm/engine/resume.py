@@ -137,9 +137,9 @@ def check_resume(runner: Runner) -> None:
             f'--resume {path}: a checkpoint of another model than {runner.cfg.filename} describes, with '
             f'{len(differences)} different weights, for example\n  ' + '\n  '.join(differences[:3])
             + '\nResume with the config and options of the run that wrote it, or start from its weights: --pretrained')
-    saved_cfg = state['meta'].get('cfg')
-    ignored = changes_without_effect(saved_cfg or '', runner.cfg.pretty_text) if saved_cfg else []
-    before, now = read_settings(saved_cfg or ''), read_settings(runner.cfg.pretty_text)
+    saved_cfg, present_cfg = state['meta'].get('cfg') or '', runner.cfg.pretty_text
+    ignored = changes_without_effect(saved_cfg, present_cfg) if saved_cfg else []
+    before, now = read_settings(saved_cfg), read_settings(present_cfg)
     for unit in ('epochs', 'iters'):
         old, new = (settings.get(f'train_cfg.max_{unit}') for settings in (before, now))
         if old and new and old != new:

@@ -44,8 +44,10 @@ def load_config(path: str, options: dict | None = None) -> Config:
             if isinstance(part, list) and not name.isdecimal():
                 right = '.'.join([*names[:i], '0', *names[i:]])
                 raise ValueError(f'--cfg-options {key}: {".".join(names[:i])} is a list; write the index, e.g. {right}')
-            part = part.get(name) if isinstance(part, dict) else None if not isinstance(part, list) else dict(
-                enumerate(part)).get(int(name))
+            try:
+                part = part[int(name) if isinstance(part, list) else name]
+            except (KeyError, IndexError, TypeError):  # a new key, or below a plain value
+                break
     try:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:

@@ -10,10 +10,12 @@ as well, and can be repeated with --repeat FILE.
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +102,8 @@ def main() -> None:
     parser.add_argument('--no-docs', action='store_true', help='leave docs/reliability.md as it is')
     parser.add_argument('--child', help=argparse.SUPPRESS)
     args = parser.parse_args()
+    logging.disable()  # readers report every mutilated input
+    warnings.simplefilter('ignore')
     if args.repeat:
         import targets
         print(targets.TARGETS[args.reader]()[1](Path(args.repeat).read_bytes()))

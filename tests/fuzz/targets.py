@@ -4,10 +4,8 @@ import atexit
 import gc
 import io
 import json
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,8 +63,6 @@ def checkpoint() -> Target:
     from mae_mm.engine.resume import broken_part, read_training_state
     from mae_mm.models.vit import ViT
 
-    logging.disable()
-    warnings.simplefilter('ignore')
     vit = ViT(dict(embed_dim=8, depth=1, num_heads=2), img_size=4, patch_size=2)
     weights = dict(vit.state_dict())
     config = "model = dict(type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', img_size=4, {}), neck=dict(num_heads=2))"
@@ -148,8 +144,6 @@ def image() -> Target:
     """`decode` and two crops for training, from a reduced image and from a part of one; documented: DecodeError."""
     from mae_mm.datasets import DecodeError, LoadRandomResizedCrop, decode
 
-    logging.disable()
-    warnings.simplefilter('ignore')
     rng, samples = np.random.default_rng(0), []
     picture = Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
     exif = Image.Exif()
