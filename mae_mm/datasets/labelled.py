@@ -1,0 +1,95 @@
+"""Recognise labelled data of one's own, and split off a test part where there is none.
+
+Everything is found before anything is trained, and all faults are reported in one message.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from mae_mm.datasets.layouts import Part, Sample, recognise, refuse
+from mae_mm.datasets.split import group_of, stable_hash
+
+TEST_SHARE = 0.2  # of the images, where the data have no test part
+
+
+class Labelled(NamedTuple):
+    """Labelled images with a training and a test part."""
+
+    task: str  # 'classification', 'detection' or 'segmentation'
+    layout: str  # what was recognised, in words
+    root: str
+    classes: tuple[str, ...]
+    train: list[Sample]
+    test: list[Sample]
+    split: str  # where the test part comes from, in words
+    annotations: tuple[str, ...] = ()  # COCO files: that of the training part, and that of the test part if it has one
+
+    def __str__(self) -> str:
+        """What was found, line by line."""
+        names = ', '.join(self.classes[:6]) + ', …' * (len(self.classes) > 6)
+        lines = [f'data       {self.root}: {self.layout}',
+                 f'task       {self.task}, {len(self.classes)} classes: {names}',
+                 f'split      {len(self.train)} training and {len(self.test)} test images ({self.split})']
+        if self.task == 'classification':
+            counts = Counter(sample.label for sample in self.train)
+            lines.append(f'per class  {min(counts.values())} to {max(counts.values())} training images')
+        return '\n'.join(lines)
+
+
+def find_labelled(path: str, by: str = 'image', seed: int = 0) -> Labelled:
+    """Recognise labelled data, and split off a test part where there is none.
+
+    Args:
+        path: a folder; a table (.csv, .tsv) with a path, a label and perhaps a split in each row; a COCO json.
+        by: 'image', or 'folder' to keep the images of a folder on one side of the split (patients, videos, flights).
+        seed: of the split.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        ValueError: if the data are ambiguous, have no labels, or have faults; the message lists all of them.
+    """
+    part = recognise(Path(path))
+    if part.split:
+        sides = part.split
+        where = 'as the data have it'
+    else:
+        sides = _split_off(part, by, seed)
+        where = f'{TEST_SHARE:.0%} split off by a hash of the names' + ', folders kept together' * (by == 'folder')
+    train, test = ([sample for sample in part.samples if sides[sample.name] == side] for side in ('train', 'test'))
+    _check(part, train, test)
+    return Labelled(part.task, part.layout, str(part.root), tuple(part.classes), train, test, where, part.annotations)
+
+
+def _split_off(part: Part, by: str, seed: int) -> dict[str, str]:
+    """A test part: of each class (elsewhere of all images) the share with the lowest hashes, at least one image."""
+    strata: dict[object, list[str]] = {}
+    for sample in part.samples:
+        strata.setdefault(sample.label if part.task == 'classification' else None, []).append(sample.name)
+    sides = {}
+    if by == 'folder':  # a folder may hold several classes, so it is drawn as a whole
+        strata = {None: [sample.name for sample in part.samples]}
+    for names in strata.values():
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            groups.setdefault(group_of(name, by), []).append(name)
+        count = 0
+        for group in sorted(groups, key=lambda group: stable_hash(group, seed)):
+            test = count < max(1, round(TEST_SHARE * len(names)))
+            sides.update(dict.fromkeys(groups[group], 'test' if test else 'train'))
+            count += len(groups[group]) * test
+    return sides
+
+
+def _check(part: Part, train: list[Sample], test: list[Sample]) -> None:
+    """Faults of the split, whatever the layout."""
+    faults = {}
+    if len(part.classes) < 2 and part.task == 'classification':
+        faults['fewer than two classes'] = list(part.classes) or ['none']
+    if not train or not test:
+        faults['a side of the split without images'] = [f'{len(train)} training and {len(test)} test images']
+    if part.task == 'classification':
+        counts = Counter(sample.label for sample in train)
+        faults['classes without a training image'] = [
+            name for i, name in enumerate(part.classes) if not counts[i]]
+    refuse(part.root, faults)

@@ -1,0 +1,268 @@
+"""Layouts of labelled data: class folders, a table, COCO annotations, images with label maps."""
+
+import csv
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mae_mm.datasets.find import find_images
+from mae_mm.datasets.limits import open_image, read_json
+
+TRAIN, TEST = ('train', 'training', 'train2017'), ('test', 'val', 'valid', 'validation', 'val2017', 'testing')
+IMAGES = ('images', 'imgs', 'image', 'img', 'jpegimages')
+LABEL_MAPS = ('labels', 'masks', 'annotations', 'label', 'mask', 'segmentationclass', 'gt')
+PATH_COLUMNS = ('path', 'file', 'filename', 'file_name', 'image', 'img', 'name')
+LABEL_COLUMNS = ('label', 'class', 'category', 'target')
+UNLABELLED = 255  # in label maps
+SHOWN = 5  # examples of each fault
+
+
+class Sample(NamedTuple):
+    """A labelled image."""
+
+    name: str  # path relative to the root, with '/'
+    label: int | str  # number of the class; in segmentation the label map's relative path; in detection the image's id
+
+
+class Part(NamedTuple):
+    """What one reader found; `split` maps names to 'train' or 'test' where the data say so."""
+
+    task: str
+    layout: str
+    root: Path
+    classes: list[str]
+    samples: list[Sample]
+    split: dict[str, str] = {}
+    annotations: tuple[str, ...] = ()
+
+
+def recognise(path: Path) -> Part:
+    if not path.exists():
+        raise FileNotFoundError(f'--data {path}: no such file or folder')
+    if path.is_file():
+        readers = {'.csv': _read_table, '.tsv': _read_table, '.txt': _read_table, '.json': _read_coco}
+        if path.suffix.lower() not in readers:
+            raise ValueError(f'--data {path}: want a folder, a table (.csv, .tsv) or COCO annotations (.json)')
+        return readers[path.suffix.lower()]([path])
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in ('.csv', '.tsv'))
+    jsons = sorted(p for folder in (path, path / 'annotations') if folder.is_dir()
+                   for p in folder.iterdir() if p.suffix == '.json' and _is_coco(p))
+    maps = _label_map_folders(path)
+    folders = {side: _class_folders(folder) for side, folder in _sides(path).items()} or {'': _class_folders(path)}
+    folders = {} if maps else {side: found for side, found in folders.items() if found}
+    found = {'a table': tables, 'COCO annotations': jsons, 'label maps': maps, 'class folders': folders}
+    found = {name: what for name, what in found.items() if what}
+    if len(found.keys() - {'class folders'}) > 1:  # the images of tables and jsons lie in folders, too
+        raise ValueError(
+            f'--data {path} is ambiguous: it holds {" and ".join(found)}; give the file that is meant, or move the '
+            'others away')
+    if tables:
+        return _read_table(tables)
+    if jsons:
+        return _read_coco(jsons)
+    if maps:
+        return _read_label_maps(path, *maps)
+    if folders:
+        return _read_class_folders(path, folders)
+    images = sum(1 for _ in find_images(str(path)))
+    raise ValueError(
+        f'--data {path} holds {images} images and no labels. Want class folders (PATH/CLASS/*.jpg, also below train/ '
+        'and val/), a table PATH/*.csv with the columns path and label, COCO annotations (PATH/*.json), or '
+        'PATH/images and PATH/labels with label maps of the same stems')
+
+
+def _sides(path: Path) -> dict[str, Path]:
+    """The folders of a training and a test part, by side, where both are there."""
+    by_name = {p.name.lower(): p for p in path.iterdir() if p.is_dir()}
+    train, test = (next((by_name[name] for name in names if name in by_name), None) for names in (TRAIN, TEST))
+    return dict(train=train, test=test) if train and test else {}
+
+
+def _class_folders(path: Path) -> dict[str, list[str]]:
+    """The images below each folder that has some, relative to `path`."""
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
+    found = {name: [f'{name}/{image}' for image in find_images(str(path / name))] for name in names}
+    return {name: images for name, images in found.items() if images}
+
+
+def _read_class_folders(path: Path, sides: dict[str, dict[str, list[str]]]) -> Part:
+    classes = sorted({name for folders in sides.values() for name in folders})
+    if set(sides) == {'train', 'test'}:
+        if lost := set(sides['test']) - set(sides['train']):
+            raise ValueError(f'--data {path}: the test part has classes without training images: {some(lost)}')
+        roots = {side: folder.name for side, folder in _sides(path).items()}
+        samples, split = [], {}
+        for side, folders in sides.items():
+            for name, images in folders.items():
+                samples += [Sample(f'{roots[side]}/{image}', classes.index(name)) for image in images]
+                split.update({f'{roots[side]}/{image}': side for image in images})
+        return Part('classification', f'class folders below {roots["train"]}/ and {roots["test"]}/', path, classes,
+                     samples, split)
+    samples = [Sample(image, classes.index(name)) for folders in sides.values() for name, images in folders.items()
+               for image in images]
+    return Part('classification', 'class folders', path, classes, samples)
+
+
+def _read_table(paths: list[Path]) -> Part:
+    """A table with a header; several tables are told apart by their names (train.csv, val.csv)."""
+    if len(paths) > 1:
+        stems = {path.stem.lower(): path for path in paths}
+        train, test = (next((stems[name] for name in names if name in stems), None) for names in (TRAIN, TEST))
+        if not train or not test or len(paths) > 2:
+            raise ValueError(
+                f'--data: {some(p.name for p in paths)}: name one table, or call them train.csv and val.csv')
+        parts = {side: _read_table([path]) for side, path in dict(train=train, test=test).items()}
+        names = sorted({name for part in parts.values() for name in part.classes})
+        samples = [sample._replace(label=names.index(part.classes[sample.label]))
+                   for part in parts.values() for sample in part.samples]
+        split = {sample.name: side for side, part in parts.items() for sample in part.samples}
+        return Part('classification', f'tables {train.name} and {test.name}', train.parent, names, samples, split)
+    path, = paths
+    with path.open(newline='', encoding='utf-8-sig', errors='surrogateescape') as file:
+        head = file.readline()
+        delimiter = max(',;\t', key=head.count)
+        file.seek(0)
+        rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = [next((header.index(name) for name in names if name in header), None)
+               for names in (PATH_COLUMNS, LABEL_COLUMNS, ('split', 'subset', 'set'))]
+    if columns[0] is None or columns[1] is None:
+        raise ValueError(
+            f'{path}: its header is {header}; want a column path ({", ".join(PATH_COLUMNS)}) and a column label '
+            f'({", ".join(LABEL_COLUMNS)}), and perhaps split')
+    faults, found, split = {}, {}, {}
+    for number, row in enumerate(rows[1:], 2):
+        name, label, side = (row[i].strip() if i is not None and i < len(row) else '' for i in columns)
+        name = os.path.normpath(name).replace(os.sep, '/') if name else ''
+        if not name or not label:
+            faults.setdefault('rows without path or label', []).append(f'line {number}')
+        elif found.get(name, label) != label:
+            faults.setdefault('images with two labels', []).append(name)
+        elif not (path.parent / name).is_file():
+            faults.setdefault('images that are not there', []).append(name)
+        elif side and side.lower() not in (*TRAIN, *TEST):
+            faults.setdefault('splits other than train and test', []).append(f'{side} (line {number})')
+        else:
+            found[name] = label
+            if side:
+                split[name] = 'train' if side.lower() in TRAIN else 'test'
+    if split and len(split) < len(found):
+        faults['images without a split'] = sorted(set(found) - set(split))
+    refuse(path, faults)
+    # Numbers in the order of numbers; isdecimal alone would put 10 before 9.
+    classes = sorted(set(found.values()), key=lambda name: (not name.isdecimal(), len(name) * name.isdecimal(), name))
+    return Part('classification', f'table {path.name}', path.parent, classes,
+                 [Sample(name, classes.index(label)) for name, label in found.items()], split)
+
+
+def _is_coco(path: Path) -> bool:
+    with path.open('rb') as file:  # captions and key points have the same lists; a look into the file is enough here
+        start = file.read(1 << 20)
+    return b'"images"' in start or b'"annotations"' in start
+
+
+def _read_coco(paths: list[Path]) -> Part:
+    if len(paths) > 2:
+        chosen = [path for path in paths if 'instances' in path.stem]
+        if len(chosen) not in (1, 2):
+            raise ValueError(f'--data: {some(p.name for p in paths)}: name the json that is meant')
+        paths = chosen
+    if len(paths) == 2:
+        train = next((path for path in paths if 'train' in path.stem.lower()), None)
+        if train is None:
+            raise ValueError(f'--data: which of {some(p.name for p in paths)} is the training part? Name one json, or '
+                             'write train into its name')
+        paths = [train, next(path for path in paths if path != train)]
+    parts = [_read_json(path) for path in paths]
+    classes, samples, split = parts[0][0], [], {}
+    root = parts[0][2] if len(parts) == 1 else Path(os.path.commonpath([part[2] for part in parts]))
+    for side, (names, images, folder) in zip(('train', 'test'), parts, strict=False):
+        if names != classes:
+            raise ValueError(
+                f'{paths[1]}: its categories are {some(names)}, those of {paths[0].name} {some(classes)}')
+        below = os.path.relpath(folder, root)
+        images = {os.path.normpath(f'{below}/{name}').replace(os.sep, '/'): number for name, number in images.items()}
+        samples += [Sample(name, number) for name, number in images.items()]
+        split.update(dict.fromkeys(images, side) if len(parts) == 2 else {})
+    return Part('detection', f'COCO annotations {some(p.name for p in paths)}', root, classes, samples, split,
+                 tuple(map(str, paths)))
+
+
+def _read_json(path: Path) -> tuple[list[str], dict[str, int], Path]:
+    """Category names, image ids by file name, and the folder of the images of a COCO file."""
+    content = read_json(path)
+    lists = [content.get(key) if isinstance(content, dict) else None for key in ('images', 'annotations', 'categories')]
+    if not all(isinstance(found, list) for found in lists):
+        raise ValueError(f'--data {path}: want the lists images, annotations and categories of COCO')
+    images, annotations, categories = lists
+    faults = {}
+    if annotations and 'bbox' not in annotations[0]:
+        faults['annotations without boxes (of another task than detection)'] = [
+            ', '.join(sorted(annotations[0]))]
+    folders = [path.parent, path.parent.parent,
+               *(base / name for base in (path.parent, path.parent.parent)
+                 for name in (*IMAGES, *(n for n in (*TRAIN, *TEST) if n in path.stem.lower())))]
+    first = images[0].get('file_name', '') if images else ''
+    folder = next((folder for folder in folders if (folder / first).is_file()), None) if first else None
+    if folder is None:
+        faults['images that are not there'] = [first or 'the file lists none']
+    else:
+        faults['images that are not there'] = [
+            image['file_name'] for image in images if not (folder / image.get('file_name', '')).is_file()]
+    known = {image.get('id') for image in images}
+    faults['annotations of images that are not listed'] = [
+        str(one.get('image_id')) for one in annotations if one.get('image_id') not in known]
+    refuse(path, faults)
+    names = [str(category.get('name')) for category in sorted(categories, key=lambda one: one.get('id', 0))]
+    return names, {image['file_name']: image['id'] for image in images}, folder
+
+
+def _label_map_folders(path: Path) -> list[Path]:
+    """The folders of images and label maps, or nothing."""
+    by_name = {p.name.lower(): p for p in path.iterdir() if p.is_dir()}
+    pair = [next((by_name[name] for name in names if name in by_name), None) for names in (IMAGES, LABEL_MAPS)]
+    if None in pair or not any(Path(name).suffix.lower() == '.png' for name in find_images(str(pair[1]))):
+        return []
+    return pair
+
+
+def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
+    """Pairs of the same relative stem; classes are the values that occur, or the lines of classes.txt."""
+    by_stem = {os.path.splitext(name)[0]: name for name in find_images(str(images))}
+    map_of = {os.path.splitext(name)[0]: name for name in find_images(str(maps), ('.png', '.tif', '.tiff', '.bmp'))}
+    faults = {'images without a label map': sorted(set(by_stem) - set(map_of)),
+              'label maps without an image': sorted(set(map_of) - set(by_stem))}
+    highest, colour = -1, []
+    for stem in sorted(set(by_stem) & set(map_of)):
+        values = np.asarray(open_image(str(maps / map_of[stem])))
+        if values.ndim != 2:
+            colour.append(map_of[stem])
+            continue
+        known = values[values != UNLABELLED]
+        highest = max(highest, int(known.max()) if known.size else -1)
+    faults['label maps that are colour images (want one number for each pixel)'] = colour
+    names = path / 'classes.txt'
+    classes = names.read_text().split('\n') if names.is_file() else [f'class {i}' for i in range(highest + 1)]
+    classes = [name.strip() for name in classes if name.strip()]
+    if highest >= len(classes):
+        faults[f'values above the {len(classes)} classes of classes.txt'] = [str(highest)]
+    refuse(path, faults)
+    samples = [Sample(f'{images.name}/{by_stem[stem]}', f'{maps.name}/{map_of[stem]}') for stem in sorted(by_stem)]
+    tops = {sample.name: sample.name.split('/')[1].lower() for sample in samples}
+    sides = {name: 'train' if top in TRAIN else 'test' for name, top in tops.items() if top in (*TRAIN, *TEST)}
+    split = sides if len(sides) == len(samples) and len(set(sides.values())) == 2 else {}
+    return Part('segmentation', f'{images.name}/ and label maps in {maps.name}/', path, classes, samples, split)
+
+
+def refuse(path: Path, faults: dict[str, list[str]]) -> None:
+    """One message with every kind of fault, how many there are and the first examples."""
+    lines = [f'  {len(where)} {kind}: {some(where)}' for kind, where in faults.items() if where]
+    if lines:
+        raise ValueError(f'--data {path}:\n' + '\n'.join(lines))
+
+
+def some(names: object) -> str:
+    names = list(names)
+    return ', '.join(map(str, names[:SHOWN])) + (f', … ({len(names)})' if len(names) > SHOWN else '')

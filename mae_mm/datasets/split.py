@@ -1,0 +1,49 @@
+"""Splits that depend on nothing but names: the same on every machine, in every run."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+
+def stable_hash(text: str, seed: int = 0) -> int:
+    """A number in [0, 2^64) that depends on its arguments alone."""
+    digest = hashlib.blake2b(f'{seed}/{text}'.encode(errors='surrogateescape'), digest_size=8).digest()
+    return int.from_bytes(digest, 'big')
+
+
+def group_of(name: str, by: str) -> str:
+    """What stays on one side of a split: the image, or with `by='folder'` all images of its folder."""
+    return os.path.dirname(name) if by == 'folder' else name
+
+
+def hold_out(
+    names: Sequence[str], by: str = 'image', share: float = 0.02, at_least: int = 32, at_most: int = 5000,
+) -> tuple[list[str], list[str]]:
+    """Split unlabelled images: those with the lowest hashes are held out, folder by folder with `by='folder'`.
+
+    Args:
+        names: paths relative to the data folder.
+        share: fraction to hold out, within `at_least` and `at_most` images.
+
+    Returns:
+        The training and the held-out names, both in the given order.
+
+    Raises:
+        ValueError: if the images, or the folders, are too few for two sides.
+    """
+    want = min(max(round(share * len(names)), at_least), at_most)
+    sizes = Counter(group_of(name, by) for name in names)
+    held, count = set(), 0
+    for group in sorted(sizes, key=stable_hash):
+        if count >= want:
+            break
+        held.add(group)
+        count += sizes[group]
+    if len(names) - count < want:
+        raise ValueError(
+            f'{len(names)} images in {len(sizes)} {by}s are too few to hold {want} of them out; give more images, or '
+            'name held-out images: --val-data PATH' + ' (or split by images: --split-by image)' * (by == 'folder'))
+    sides = {group: group in held for group in sizes}
+    return ([name for name in names if not sides[group_of(name, by)]],
+            [name for name in names if sides[group_of(name, by)]])

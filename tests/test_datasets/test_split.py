@@ -1,0 +1,36 @@
+import pytest
+
+from mae_mm.datasets.split import hold_out, stable_hash
+
+
+def test_hashes_are_the_same_everywhere() -> None:
+    assert stable_hash('a/ü.jpg') == 1519930451208418185
+    assert stable_hash('a', 1) != stable_hash('a')
+
+
+@pytest.mark.parametrize(('count', 'held'), [(64, 32), (3000, 60), (260_000, 5000)])
+def test_share_is_held_out_within_its_bounds(count: int, held: int) -> None:
+    names = [f'{i % 7}/{i}.jpg' for i in range(count)]
+    train, test = hold_out(names)
+    assert (len(train), len(test)) == (count - held, held)
+    kept = set(train)
+    assert kept | set(test) == set(names) and train == [name for name in names if name in kept]
+
+
+def test_split_does_not_depend_on_the_order() -> None:
+    names = [f'{i}.jpg' for i in range(200)]
+    assert set(hold_out(names[::-1])[1]) == set(hold_out(names)[1])
+
+
+def test_folders_stay_together() -> None:
+    names = [f'flight{i % 40}/{i}.jpg' for i in range(2000)]
+    train, test = hold_out(names, by='folder')
+    folders = [{name.split('/')[0] for name in side} for side in (train, test)]
+    assert not folders[0] & folders[1] and len(folders[1]) == 1
+
+
+@pytest.mark.parametrize(('names', 'by'), [
+    ([f'{i}.jpg' for i in range(63)], 'image'), ([f'all/{i}.jpg' for i in range(500)], 'folder')])
+def test_too_few_for_two_sides(names: list[str], by: str) -> None:
+    with pytest.raises(ValueError, match='--val-data'):
+        hold_out(names, by)
