@@ -19,6 +19,8 @@ EXTRAS = {
     # mmseg imports ftfy and regex and does not declare them.
     'segmentation': ['mmsegmentation>=1.2.2,<2', 'ftfy>=6.1', 'regex'],
     'demo': ['scikit-image>=0.22'],
+    # Rivals without an encoder, the t distribution of verdicts, and perceptual hashes: well-kept, none of them here.
+    'own-data': ['scikit-learn>=1.3', 'imagehash>=4.3'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
@@ -71,7 +73,7 @@ setup(
     # Decodes only the crop of a JPEG. Needs libjpeg-turbo's headers; without them the installation continues.
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
-    package_data={'mae_mm.transfer': ['report.html']},
+    package_data={'mae_mm.transfer': ['report.html', 'verdict.html']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         # 2.6 introduced exact allow-lists for checkpoints; the headers of 2.14 need C++20, and mmcv 2.1.0 is C++17.

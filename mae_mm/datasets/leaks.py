@@ -1,0 +1,118 @@
+"""Are test images among those of pre-training? Copies are found by bytes and by perceptual hash, mirrored ones too.
+
+ImageHash computes the hashes (perceptual hash of 144 bits by discrete cosine transform). On the demo images re-encoded,
+resized and mirrored copies differ in at most 6 bits, different images in 40 or more.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from mae_mm.datasets.decode import DecodeError, decode
+from mae_mm.datasets.limits import read_file
+
+SIDE = 12  # of the hash, in bits
+WORDS = 3  # of 64 bits, for 144
+MAX_DISTANCE = 16  # bits in which copies may differ
+CHUNK = 256  # test images compared at a time
+
+
+class Fingerprints(NamedTuple):
+    """Images as what copies have in common."""
+
+    names: list[str]
+    digests: np.ndarray  # (N, 16) uint8: hash of the file
+    hashes: np.ndarray  # (N, 3) uint64: perceptual hash
+    mirrored: np.ndarray  # (N, 3) uint64: that of the mirror image
+
+    def save(self, path: str | Path) -> None:
+        """Write a .npz file."""
+        np.savez_compressed(path, names=np.array(self.names), digests=self.digests, hashes=self.hashes,
+                            mirrored=self.mirrored)
+
+
+class Leak(NamedTuple):
+    """A test image that pre-training has seen."""
+
+    test: str
+    train: str
+    how: str  # 'same file', 'same picture' or 'mirrored'
+    distance: int  # bits of 144
+
+
+def load_fingerprints(path: str | Path) -> Fingerprints:
+    """Read what `Fingerprints.save` wrote."""
+    with np.load(path, allow_pickle=False) as content:
+        return Fingerprints(content['names'].tolist(), *(content[key] for key in Fingerprints._fields[1:]))
+
+
+def fingerprint(root: str, names: Sequence[str], workers: int = 1, desc: str = 'fingerprints') -> Fingerprints:
+    """Fingerprints of image files, about 1.5 ms each; files that cannot be read are left out.
+
+    Raises:
+        ValueError: if ImageHash is not installed.
+    """
+    try:
+        import imagehash  # noqa: F401
+    except ImportError as error:
+        raise ValueError('finding copies of images needs ImageHash: pip install imagehash') from error
+    paths = [f'{root}/{name}' for name in names]
+    with ProcessPoolExecutor(max(1, workers)) as pool:
+        found = list(tqdm(pool.map(_of_file, paths, chunksize=32), desc, len(paths), unit='img', disable=None))
+    kept = [(name, one) for name, one in zip(names, found, strict=True) if one]
+    columns = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [])
+    digests, hashes, mirrored = columns
+    return Fingerprints(
+        [name for name, _ in kept], np.frombuffer(b''.join(digests), np.uint8).reshape(-1, 16),
+        *(np.frombuffer(b''.join(column), np.uint64).reshape(-1, WORDS) for column in (hashes, mirrored)))
+
+
+def _of_file(path: str) -> tuple[bytes, bytes, bytes] | None:
+    try:
+        data = read_file(path)
+        img = decode(data)
+    except (OSError, DecodeError):
+        return None
+    picture = Image.fromarray(img.permute(1, 2, 0).numpy())
+    mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror)
+
+
+def _hash(picture: Image.Image) -> bytes:
+    import imagehash
+
+    bits = np.packbits(imagehash.phash(picture, hash_size=SIDE).hash).tobytes()
+    return bits.ljust(8 * WORDS, b'\0')
+
+
+def find_leaks(test: Fingerprints, train: Fingerprints) -> list[Leak]:
+    """The nearest training image of each test image, where that is a copy."""
+    leaks = []
+    if not train.names:
+        return leaks
+    files = {digest.tobytes(): name for digest, name in zip(train.digests, train.names, strict=True)}
+    for start in range(0, len(test.names), CHUNK):
+        rows = slice(start, start + CHUNK)
+        distances = {how: _distances(hashes[rows], train.hashes)
+                     for how, hashes in (('same picture', test.hashes), ('mirrored', test.mirrored))}
+        nearest = {how: (matrix.argmin(1), matrix.min(1)) for how, matrix in distances.items()}
+        for i, name in enumerate(test.names[rows]):
+            if (same := files.get(test.digests[start + i].tobytes())) is not None:
+                leaks.append(Leak(name, same, 'same file', 0))
+                continue
+            how = min(nearest, key=lambda how: nearest[how][1][i])
+            position, distance = (int(column[i]) for column in nearest[how])
+            if distance <= MAX_DISTANCE:
+                leaks.append(Leak(name, train.names[position], how, distance))
+    return leaks
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Hamming distances of (N, 4) and (M, 3) uint64: (N, M) uint16."""
+    return sum(np.bitwise_count(a[:, None, word] ^ b[None, :, word]).astype(np.uint16) for word in range(WORDS))

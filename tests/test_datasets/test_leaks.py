@@ -1,0 +1,54 @@
+"""Copies are found whatever was done to them; pictures that only look alike are not."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mae_mm.datasets.leaks import find_leaks, fingerprint, load_fingerprints
+
+
+def picture(seed: int, noise: float = 8.0) -> Image.Image:
+    """A random picture of 96 x 64 px with some grain."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((96, 64), Image.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(coarse) + noise * rng.normal(size=(64, 96, 3)), 0, 255).astype(np.uint8))
+
+
+def recode(image: Image.Image) -> Image.Image:
+    image.save(buffer := BytesIO(), 'JPEG', quality=60)
+    return Image.open(buffer).convert('RGB')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp('leaks')
+    for i in range(40):
+        picture(i).save(root / f'train{i}.png')
+    (root / 'same.png').write_bytes((root / 'train3.png').read_bytes())
+    recode(picture(4)).save(root / 'recoded.png')
+    picture(5).resize((48, 32), Image.BICUBIC).save(root / 'half.png')
+    recode(ImageOps.mirror(picture(6))).save(root / 'mirrored.png')
+    for i in range(20):
+        picture(100 + i).save(root / f'other{i}.png')
+    (root / 'broken.png').write_bytes(b'no image')
+    return root
+
+
+def test_copies_are_found_and_others_are_not(folder: Path, tmp_path: Path) -> None:
+    train = fingerprint(str(folder), [f'train{i}.png' for i in range(40)])
+    names = ['same', 'recoded', 'half', 'mirrored', 'broken', *(f'other{i}' for i in range(20))]
+    test = fingerprint(str(folder), [f'{name}.png' for name in names])
+    assert len(test.names) == 24  # the broken one has no fingerprint
+    train.save(tmp_path / 'train.npz')
+    leaks = find_leaks(test, load_fingerprints(tmp_path / 'train.npz'))
+    assert [(leak.test, leak.train, leak.how) for leak in leaks] == [
+        ('same.png', 'train3.png', 'same file'), ('recoded.png', 'train4.png', 'same picture'),
+        ('half.png', 'train5.png', 'same picture'), ('mirrored.png', 'train6.png', 'mirrored')]
+
+
+def test_no_training_images(folder: Path) -> None:
+    test = fingerprint(str(folder), ['same.png'])
+    assert find_leaks(test, fingerprint(str(folder), [])) == []
