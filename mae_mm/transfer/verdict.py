@@ -1,0 +1,169 @@
+"""Is one start better than another? Intervals, label factors, and a sentence that claims no more than was measured.
+
+All starts share labels, seeds and test images, so that differences are paired.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t
+
+LEVEL = 0.95  # of all intervals
+REPLICATES = 2000
+
+
+class Curve(NamedTuple):
+    """A start's metric over the number of labelled images."""
+
+    labels: tuple[int, ...]  # rising
+    values: np.ndarray  # (len(labels),) percent, mean over seeds
+    replicates: np.ndarray  # (REPLICATES, len(labels)) percent, in step with those of the other starts
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """(len(labels), 2) percent."""
+        return interval(self.replicates).T
+
+
+class Factor(NamedTuple):
+    """How many times the labels the second start needs for the metric of the first."""
+
+    value: float
+    low: float
+    high: float | None  # None: not bounded by what was measured
+    at_least: bool  # the second start never reached the first one's metric
+    at_most: bool  # the second start was better with the fewest labels already
+
+
+class Pair(NamedTuple):
+    """The comparison of two starts."""
+
+    first: str
+    second: str
+    difference: float  # percentage points, mean over the numbers of labels
+    low: float
+    high: float
+    factor: Factor | None  # of the better start, where there is a difference
+    sentence: str
+
+
+def top1(means: np.ndarray) -> np.ndarray:
+    """Percent correct, from (…, 1) means of 0 and 1 over test images."""
+    return 100 * means[..., 0]
+
+
+def mean_iou(means: np.ndarray) -> np.ndarray:
+    """Percent, from (…, 2 C) mean intersections and unions of C classes; classes that no image has do not count."""
+    intersection, union = np.split(means, 2, axis=-1)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return 100 * np.nanmean(np.where(union > 0, intersection / union, np.nan), axis=-1)
+
+
+def make_curves(
+    results: dict[str, dict[int, np.ndarray]], metric: Callable[[np.ndarray], np.ndarray] = top1, seed: int = 0,
+) -> dict[str, Curve]:
+    """Curves with replicates of a bootstrap over seeds and test images, both drawn alike for all starts.
+
+    The part of the seeds is widened by sqrt(S / (S - 1)) and Student's t: a bootstrap of S = 3 values alone claims
+    far too narrow an interval. One seed has no such part, and its intervals are those of the test images only.
+
+    Args:
+        results: by start and number of labels, (S, T, K): K numbers for each of S seeds and T test images, whose mean
+            over the images determines the metric.
+        metric: (…, K) means over images to (…) percent.
+    """
+    seeds, images, _ = next(iter(next(iter(results.values())).values())).shape
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(images, np.full(images, 1 / images), size=REPLICATES) / images  # (R, T)
+    drawn_seeds = rng.integers(seeds, size=(REPLICATES, seeds))
+    widen = math.sqrt(seeds / (seeds - 1)) * t.ppf((1 + LEVEL) / 2, seeds - 1) / 1.96 if seeds > 1 else 0.0
+    curves = {}
+    for start, by_labels in results.items():
+        labels = tuple(sorted(by_labels))
+        values, columns = [], []
+        for number in labels:
+            stats = by_labels[number]
+            of_seeds = metric(stats.mean(1))  # (S,)
+            of_images = metric(np.tensordot(weights, stats, (1, 1))).mean(1)  # (R, S) -> (R,)
+            values.append(of_seeds.mean())
+            columns.append(of_images + widen * (of_seeds[drawn_seeds].mean(1) - of_seeds.mean()))
+        curves[start] = Curve(labels, np.array(values), np.stack(columns, 1))
+    return curves
+
+
+def interval(replicates: np.ndarray) -> np.ndarray:
+    """The central interval of replicates along the first axis: (2, …)."""
+    return np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+
+
+def compare(curves: dict[str, Curve], metric: str) -> list[Pair]:
+    """All pairs of starts, in the order of their names in `curves`."""
+    pairs = []
+    for first, second in combinations(curves, 2):
+        a, b = curves[first], curves[second]
+        low, high = interval((a.replicates - b.replicates).mean(1))
+        difference = float((a.values - b.values).mean())
+        factor = None
+        if low > 0 or high < 0:
+            better, worse = (a, b) if low > 0 else (b, a)
+            factor = label_factor(better, worse)
+        pairs.append(Pair(first, second, difference, float(low), float(high), factor,
+                          sentence(first, second, metric, difference, low, high, factor)))
+    return pairs
+
+
+def label_factor(better: Curve, worse: Curve) -> Factor:
+    """Geometric mean, over the measured numbers of labels, of the labels that `worse` needs over those of `better`.
+
+    Interpolated on the logarithm of the labels. Where `worse` never reaches the metric, its largest number of labels
+    is a lower bound; where it is beyond the metric with the fewest labels, that is an upper one.
+    """
+    value, state = _factor(better.labels, better.values, worse.values)
+    drawn = [_factor(better.labels, a, b) for a, b in zip(better.replicates, worse.replicates, strict=True)]
+    low, high = interval(np.array([one for one, _ in drawn]))
+    unbounded = state == 'at least' or np.mean([state == 'at least' for _, state in drawn]) > (1 - LEVEL) / 2
+    return Factor(value, float(low), None if unbounded else float(high), state == 'at least', state == 'at most')
+
+
+def _factor(labels: tuple[int, ...], better: np.ndarray, worse: np.ndarray) -> tuple[float, str]:
+    """The factor, and 'measured', or which bound it is."""
+    logs = np.log(labels)
+    reached = np.maximum.accumulate(worse)  # more labels never hurt: noise may say otherwise
+    inside, above, below = [], [], []
+    for log, level in zip(logs, better, strict=True):
+        if level > reached[-1]:
+            above.append(logs[-1] - log)
+        elif level < reached[0]:
+            below.append(logs[0] - log)
+        else:
+            i = int(np.searchsorted(reached, level))
+            if i == 0 or reached[i] == reached[i - 1]:
+                inside.append(logs[i] - log)
+            else:
+                share = (level - reached[i - 1]) / (reached[i] - reached[i - 1])
+                inside.append(logs[i - 1] + share * (logs[i] - logs[i - 1]) - log)
+    if inside:
+        return math.exp(np.mean(inside)), 'measured'
+    return (math.exp(max(above)), 'at least') if above else (math.exp(min(below)), 'at most')
+
+
+def sentence(
+    first: str, second: str, metric: str, difference: float, low: float, high: float, factor: Factor | None,
+) -> str:
+    """What may be said of a pair."""
+    if factor is None:
+        return (f'{first} and {second}: no difference beyond chance ({difference:+.1f} points of {metric}, '
+                f'{low:+.1f} to {high:+.1f}).')
+    better, worse = (first, second) if difference > 0 else (second, first)
+    smallest, largest = sorted((abs(low), abs(high)))
+    gain = f'{abs(difference):.1f} points of {metric} better, {smallest:.1f} to {largest:.1f}'
+    if factor.at_least:
+        return (f'{better} needs at least {factor.value:.1f} times fewer labels than {worse}, which never reached it '
+                f'({gain}).')
+    if factor.at_most or factor.value <= 1:
+        return f'{better} is better than {worse} ({gain}); what that is worth in labels was not measured.'
+    bounds = f'{factor.low:.1f}–{factor.high:.1f}' if factor.high else f'{factor.low:.1f} or more'
+    return f'{better} needs {factor.value:.1f} times fewer labels than {worse} ({bounds}; {gain}).'

@@ -1,0 +1,66 @@
+"""Verdicts on simulated results, whose truth is known."""
+
+import numpy as np
+import pytest
+
+from mae_mm.transfer.verdict import compare, label_factor, make_curves, mean_iou, top1
+
+LABELS = (50, 250, 1000)
+
+
+def simulate(rng: np.random.Generator, rates: tuple[float, ...], seeds: int = 3, images: int = 300) -> dict:
+    """Hits of (S, T, 1), with images that are easier than others and seeds that are luckier."""
+    ease = np.random.default_rng(9).normal(size=images)
+    logits = [np.log(rate / (1 - rate)) + 0.8 * ease + 0.1 * rng.normal(size=(seeds, 1)) for rate in rates]
+    hits = [(rng.random((seeds, images)) < 1 / (1 + np.exp(-one))).astype(float)[..., None] for one in logits]
+    return dict(zip(LABELS, hits, strict=True))
+
+
+def verdict(first: tuple[float, ...], second: tuple[float, ...], seed: int = 0) -> object:
+    rng = np.random.default_rng(seed)
+    pair, = compare(make_curves(dict(A=simulate(rng, first), B=simulate(rng, second))), 'top-1')
+    return pair
+
+
+def test_equal_starts_do_not_differ() -> None:
+    """38 of 40 at least: an interval of 95 % errs in one of 20."""
+    pairs = [verdict((0.4, 0.6, 0.75), (0.4, 0.6, 0.75), seed) for seed in range(40)]
+    assert sum(pair.factor is None and 'no difference' in pair.sentence for pair in pairs) >= 38
+
+
+def test_a_start_that_is_five_times_ahead() -> None:
+    """B reaches with 250 and 1250 labels what A has with 50 and 250."""
+    pair = verdict((0.4, 0.6, 0.7), (0.2, 0.4, 0.6))
+    assert pair.sentence.startswith('A needs ') and 'fewer labels than B' in pair.sentence
+    assert 3.5 < pair.factor.value < 7 and pair.factor.low < pair.factor.value < pair.factor.high
+    assert pair.low > 0
+    mirrored = verdict((0.2, 0.4, 0.6), (0.4, 0.6, 0.7))
+    assert mirrored.high < 0 and mirrored.sentence.startswith('B needs ')
+
+
+def test_no_factor_beyond_what_was_measured() -> None:
+    pair = verdict((0.7, 0.8, 0.9), (0.1, 0.15, 0.2))
+    assert pair.factor.at_least and pair.factor.high is None
+    assert 'at least 20.0 times fewer labels than B, which never reached it' in pair.sentence
+
+
+def test_hand_worked_factor() -> None:
+    """On a logarithmic axis B at 100, 1000 has 20, 40 %; A has 30 % with 100: B needs 316, factor 3.16."""
+    def curve(values: list[float]) -> object:
+        hits = {number: np.full((1, 1, 1), value / 100) for number, value in zip((100, 1000), values, strict=True)}
+        return make_curves(dict(one=hits))['one']
+
+    factor = label_factor(curve([30, 50]), curve([20, 40]))
+    assert factor.value == pytest.approx(10**0.5) and not factor.at_least
+
+
+def test_one_seed_has_the_interval_of_its_images() -> None:
+    hits = np.zeros((1, 400, 1))
+    hits[:, :100] = 1
+    low, high = make_curves(dict(A={10: hits}))['A'].intervals[0]
+    assert (low, high) == pytest.approx((25 - 4.2, 25 + 4.2), abs=0.6)  # 1.96 * sqrt(0.25 * 0.75 / 400)
+
+
+def test_metrics_of_means() -> None:
+    assert top1(np.array([[0.25]])) == [25]
+    assert mean_iou(np.array([2.0, 0, 4, 0])) == 50  # the second class is nowhere
