@@ -1,4 +1,4 @@
-"""Transfer a checkpoint to classification, detection and segmentation; write tables and one HTML report."""
+"""What checkpoints are worth: on your own labelled images (--data), or in the transfers of a suite (--suite)."""
 
 import argparse
 import os
@@ -7,7 +7,13 @@ from pathlib import Path
 
 from mae_mm.engine.options import KeyValues
 
-EXAMPLES = """suites:
+EXAMPLES = """own data:
+  --data LABELLED recognises class folders (also below train/ and val/) and tables of paths and labels, and says what it
+  found. Every checkpoint and random weights are fine-tuned with the same images, steps and search of the learning rate,
+  on 5, 25 and 100 % of the labels, three seeds each; report.html says which start is better, by how much, and how many
+  labels that is worth.
+
+suites:
   demo       demo-classification, demo-detection and demo-segmentation: each from the checkpoint and from random
              weights under one budget, on demo images; about 40 minutes on two cores, for checkpoints of configs/demo/
   imagenet   fine-tuning and linear probing
@@ -20,6 +26,7 @@ EXAMPLES = """suites:
              (the paper chose the epochs for each number of blocks: --epochs 50 100 200)
 
 examples:
+  python tools/transfer.py RUN.pth mae_pretrain_vit_base.pth --data LABELLED --out report --minutes 60
   python tools/transfer.py work_dirs/demo/mae_pretrain_long/epoch_720.pth --suite demo
   python tools/transfer.py mae_pretrain_vit_base.pth --suite coco --gpus 8 --out work_dirs/transfer_b
   python tools/transfer.py mae_pretrain_vit_large.pth --suite partial --epochs 50 100 200 --gpus 8
@@ -33,15 +40,26 @@ the others; it is listed at the end, and the exit code is 1."""
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help="MAE weights that fit the suite's encoder")
-    parser.add_argument('--suite', required=True, metavar='NAME', help='transfers to run, see below')
+    parser.add_argument('checkpoints', nargs='+', metavar='CHECKPOINT',
+                        help="pre-trained weights; with --suite one, which fits the suite's encoder")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--data', metavar='PATH', help='labelled images of your own: a folder or a table, see below')
+    what.add_argument('--suite', metavar='NAME', help='a set of transfers, see below')
+    own = parser.add_argument_group('with --data')
+    own.add_argument('--fractions', nargs='+', type=float, default=[0.05, 0.25, 1.0], metavar='F',
+                     help='of the training labels, in (0, 1] (default: 0.05 0.25 1)')
+    own.add_argument('--minutes', type=float, metavar='N',
+                     help='in place of --epochs: the length for which everything takes about so long')
+    own.add_argument('--split-by', choices=['image', 'folder'], default='image',
+                     help='where the data have no test part: keep the images of a folder on one side')
     parser.add_argument('--out', default='work_dirs/transfer', metavar='DIR',
                         help='folder for report.html, results.json and a folder for each run (default: %(default)s)')
     parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
     parser.add_argument('--starts', nargs='+', choices=['random', 'mae'],
                         help='sides to run (default: both in the demo, mae in the others)')
     parser.add_argument('--epochs', type=int, nargs='+', metavar='N',
-                        help='partial fine-tuning: try each of these for every number of blocks (paper: 50 100 200)')
+                        help='with --data: length of every run in epochs of all training labels (default: 30, at least '
+                        '200 steps); with --suite partial: try each for every number of blocks (paper: 50 100 200)')
     parser.add_argument('--workers', type=int, metavar='N',
                         help='runs at a time (default: one per core; with a GPU: 1)')
     parser.add_argument('--gpus', type=int, default=0, metavar='N',
@@ -49,6 +67,26 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of all configs')
     return parser.parse_args()
+
+
+def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
+    """`--data`: recognise, compare, report."""
+    from mae_mm.datasets.labelled import find_labelled
+    from mae_mm.transfer.own_data import Length, compare_starts
+    from mae_mm.transfer.own_report import write_verdict
+
+    if bad := [fraction for fraction in args.fractions if not 0 < fraction <= 1]:
+        raise ValueError(f'--fractions {bad[0]} must be in (0, 1]')
+    data, out = find_labelled(args.data, args.split_by), Path(args.out)
+    print(data, flush=True)
+    summary = compare_starts(data, args.checkpoints, out, args.fractions, args.seeds or 3,
+                             Length((args.epochs or [None])[0], args.minutes), workers, args.cfg_options)
+    write_verdict(out, summary)
+    print(f'\n{(out / "verdict.md").read_text()}\n{out / "report.html"}: the verdict as a page; verdict.json: numbers')
+    if summary['failed']:
+        names = '\n'.join(f'failed: {name}: {error}' for name, error in summary['failed'].items())
+        print(f'{names}\nThe same command repeats these alone.', file=sys.stderr)
+        sys.exit(1)
 
 
 def main() -> None:
@@ -64,23 +102,29 @@ def main() -> None:
         from mae_mm.transfer.report import write_report
         from mae_mm.transfer.suites import GROUPS, find_suites
 
-        launch.check_file(args.checkpoint, 'CHECKPOINT')
-        suites = find_suites(args.suite, read_checkpoint(args.checkpoint), args.epochs or ())
+        for checkpoint in args.checkpoints:
+            launch.check_file(checkpoint, 'CHECKPOINT')
+        workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
+        if args.data:
+            return compare_on_own_data(args, workers)
+        checkpoint, = args.checkpoints if len(args.checkpoints) == 1 else [None]
+        if checkpoint is None:
+            raise ValueError(f'--suite takes one checkpoint, got {len(args.checkpoints)}; --data compares several')
+        suites = find_suites(args.suite, read_checkpoint(checkpoint), args.epochs or ())
         for name in set(GROUPS.get(args.suite, ())) - set(suites):
             print(f'left out: {name}: there is no recipe for an encoder of this size')
         out, summaries, failed = Path(args.out), {}, {}
-        workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
         for name, suite in suites.items():
             suite = suite._replace(starts=tuple(args.starts or suite.starts))
             try:
                 summaries[name] = compare(
-                    suite, args.checkpoint, out / name, args.seeds, args.cfg_options, workers, args.gpus)
+                    suite, checkpoint, out / name, args.seeds, args.cfg_options, workers, args.gpus)
             except (ValueError, OSError) as error:  # no data, say: the other suites may have theirs
                 failed[name] = str(error)
                 continue
             failed.update({f'{name}/{run}': error for run, error in summaries[name]['failed'].items()})
             print(f'\n{(out / name / "table.md").read_text()}')
-        write_report(out / 'report.html', args.checkpoint, suites, summaries, failed)
+        write_report(out / 'report.html', checkpoint, suites, summaries, failed)
         print(f'{out / "report.html"}: tables, curves, pictures, configs; {out / "results.json"}: the figures')
         if failed:
             names = '\n'.join(f'failed: {name}: {error}' for name, error in failed.items())

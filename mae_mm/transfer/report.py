@@ -89,12 +89,12 @@ def panel(weights: Checkpoint, path: str, num: int = 4) -> str | None:
     return data_uri(Image.fromarray(reconstruction_panel(load_model(cfg, path), images)).save, 'png')
 
 
-def embed(path: Path) -> str | None:
-    """A picture, shrunk where it is large, as text that stands inside the page; None if there is none."""
+def embed(path: Path, side: int = PICTURE_SIDE) -> str | None:
+    """A picture, shrunk where it is higher than `side`, as text that stands inside the page; None if there is none."""
     if not path.exists():
         return None
     image = Image.open(path).convert('RGB')
-    image.thumbnail((2 * PICTURE_SIDE, PICTURE_SIDE))
+    image.thumbnail((2 * side, side))
     return data_uri(image.save, 'png')
 
 

@@ -4,7 +4,7 @@ import inspect
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from pathlib import Path
@@ -44,8 +44,10 @@ def place(cfg: Config, folder: Path, seed: int) -> Config:
     return cfg
 
 
-def make_run(job: Job, report: Callable[[float], None]) -> dict:
+def make_run(job: Job, report: Callable[[float], None], hooks: Sequence[Hook] = ()) -> dict:
     """Make one run, logged in `log.txt` of its folder; `report` gets the share that is done, about once a second.
+
+    `hooks` are added to the training.
 
     Returns:
         `metrics` on the held-out images at the end, percent, `seconds`, and how many `train_images`, `val_images`.
@@ -60,17 +62,20 @@ def make_run(job: Job, report: Callable[[float], None]) -> dict:
         elif job.gpus > 1:
             values = train_distributed(job, log)
         else:
-            values, sizes = train(job, report)
+            values, sizes = train(job, report, hooks)
     metrics = {name: values[name] * metric.factor for name, metric in job.metrics.items()}
     return dict(metrics=metrics, seconds=time.time() - begun, **sizes)
 
 
-def train(job: Job, report: Callable[[float], None]) -> tuple[dict[str, float], dict[str, int]]:
+def train(
+    job: Job, report: Callable[[float], None], hooks: Sequence[Hook],
+) -> tuple[dict[str, float], dict[str, int]]:
     """Train and evaluate as the config says; returns the metrics and the numbers of images."""
     if job.pretrained:
         launch.start_from(job.cfg, job.pretrained)
     runner = launch.build_runner(job.cfg)
-    runner.register_hook(ReportProgress(report))
+    for hook in (ReportProgress(report), *hooks):
+        runner.register_hook(hook)
     runner.train()
     if job.draw:
         draw_predictions(runner, job.folder / 'pictures')
