@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mae_mm.models.masking import SAMPLERS, PatchMask, fixed_noise, take
 from mae_mm.models.patches import grid_of
-from mae_mm.models.targets import PixelTarget, masked_means
+from mae_mm.models.targets import PixelTarget, flat_patches, masked_means
 from mae_mm.registry import MODELS
 
 
@@ -117,17 +117,22 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         """Reconstruct held-out images under masks that never change.
 
         Returns N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that
-        learn nothing, scalars, float32), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
+        learn nothing, scalars, float32), `flat` (share of the masked patches that these three leave out, see
+        `flat_patches`), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
         """
         if noise is None:
             numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
             noise = fixed_noise(numbers, math.prod(self.grid(inputs))).to(inputs.device)
         pred, mask = self.reconstruct(inputs, noise)
         with torch.autocast(inputs.device.type, enabled=False):
-            losses = masked_means(self.target_generator.errors(pred, self.target(inputs)), mask)
-            patch_mean, interpolation = self.target_generator.baselines(inputs, mask)
+            judged = mask
+            if getattr(self.target_generator, 'norm_pix_loss', False):
+                judged = mask & ~flat_patches(inputs, self.patch_size)
+            errors = self.target_generator.errors(pred, self.target(inputs))
+            losses, patch_mean, interpolation = (
+                masked_means(each, judged) for each in (errors, *self.target_generator.baselines(inputs, mask)))
         columns = dict(
-            loss=losses, patch_mean=patch_mean, interpolation=interpolation,
+            loss=losses, patch_mean=patch_mean, interpolation=interpolation, flat=1 - judged.sum(1) / mask.sum(1),
             reconstruction=self.to_images(pred, inputs), mask=mask)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 

@@ -6,7 +6,7 @@ All share one interface, in which N images have L patches and the decoder predic
     __call__(imgs, pre)    (N, C, H, W) float, normalised by the preprocessor `pre` -> the target, (N, L, …)
     errors(pred, target)   (N, L, P) and the target -> (N, L) float32, a patch's loss
     to_images(pred, imgs)  (N, L, P) and the originals -> (N, C, H, W) float32, a picture of the prediction
-    baselines(imgs, mask)  losses of two predictors that learn nothing, two (N,) float32
+    baselines(imgs, mask)  (N, L) bool masks -> the same of two predictors that learn nothing, two (N, L) float32
 """
 
 import math
@@ -21,6 +21,7 @@ from mae_mm.models.patches import grid_of, patchify, unpatchify
 from mae_mm.registry import MODELS
 
 EPS = 1e-6  # added to the variance of a patch, as in the release
+FLAT = 0.05  # of an image's deviation: patches with less have nothing to reconstruct
 
 
 @MODELS.register_module()
@@ -58,7 +59,7 @@ class PixelTarget(BaseModule):
         return unpatchify(pred, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Masked losses of each patch's true mean, and of interpolation from the visible patches.
+        """Losses of each patch's true mean, and of interpolation from the visible patches.
 
         Patches of one pixel are predicted by the mean colour of their image. With normalised targets the
         interpolation's own patch mean is subtracted, because the target's is zero.
@@ -70,8 +71,7 @@ class PixelTarget(BaseModule):
         offset = guess.mean(-1, keepdim=True) if self.norm_pix_loss else mean
         flat = patches.mean(1, keepdim=True) if self.patch_size == 1 else mean
         target = (patches - mean) / scale
-        errors = (self.errors(pred / scale, target) for pred in (flat - mean, guess - offset))
-        return tuple(masked_means(error, mask) for error in errors)
+        return tuple(self.errors(pred / scale, target) for pred in (flat - mean, guess - offset))
 
 
 @MODELS.register_module()
@@ -128,12 +128,12 @@ class PCATarget(BaseModule):
         return unpatchify(patches, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Masked losses of the coefficients of flat patches of the right mean, and of the interpolated image."""
+        """Losses of the coefficients of flat patches of the right mean, and of the interpolated image."""
         patches = patchify(imgs.float(), self.patch_size)
         flat = patches.mean(-1, keepdim=True).expand_as(patches)
         flat = unpatchify(flat, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
         guess = interpolate_visible(imgs.float(), mask, self.patch_size)
-        return tuple(masked_means(self.errors(self(pred), self(imgs)), mask) for pred in (flat, guess))
+        return tuple(self.errors(self(pred), self(imgs)) for pred in (flat, guess))
 
 
 @MODELS.register_module()
@@ -193,13 +193,25 @@ class TokenTarget(BaseModule):
 
     def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Both are the uniform guess: pixels tell no token's probability."""
-        uniform = imgs.new_full((len(imgs), ), math.log(self.num_values), dtype=torch.float32)
+        uniform = torch.full_like(mask, math.log(self.num_values), dtype=torch.float32)
         return uniform, uniform
 
 
 def patch_stats(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (unbiased variance) of each patch: (N, L, P) -> two (N, L, 1)."""
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
+
+
+def flat_patches(imgs: Tensor, patch_size: int) -> Tensor:
+    """Patches of (almost) one colour: (N, C, H, W) -> (N, L) bool.
+
+    Normalising divides by the deviation of the patch. Where that is close to 0, as on black backgrounds, the target is
+    noise or nothing, and a smooth guess that is wrong by one gray level would count more than a thousand other patches.
+    The loss of held-out images therefore leaves such patches out, for the model and for both baselines; training does
+    not. `FLAT` bounds what remains: a patch can count a few hundred times the mean at most.
+    """
+    patches = patchify(imgs.float(), patch_size)
+    return patches.var(-1) <= FLAT**2 * patches.flatten(1).var(-1, keepdim=True) + EPS
 
 
 def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
@@ -209,8 +221,8 @@ def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
 
 
 def masked_means(errors: Tensor, mask: Tensor) -> Tensor:
-    """Mean over each image's masked patches: (N, L) float and (N, L) bool -> (N,)."""
-    return (errors * mask).sum(1) / mask.sum(1)
+    """Mean over each image's masked patches, 0 without any: (N, L) float and (N, L) bool -> (N,)."""
+    return (errors * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:

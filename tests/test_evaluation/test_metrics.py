@@ -7,10 +7,10 @@ from mmengine.evaluator import Evaluator
 from mae_mm.evaluation.metrics import ReconstructionMetric
 
 
-def sample(loss: float, patch_mean: float, interpolation: float) -> dict:
+def sample(loss: float, patch_mean: float, interpolation: float, flat: float = 0.0) -> dict:
     return dict(
         loss=torch.tensor(loss), patch_mean=torch.tensor(patch_mean), interpolation=torch.tensor(interpolation),
-        reconstruction=torch.zeros(3, 4, 4), mask=torch.ones(4, dtype=torch.bool))
+        flat=torch.tensor(flat), reconstruction=torch.zeros(3, 4, 4), mask=torch.ones(4, dtype=torch.bool))
 
 
 def evaluate(*batches: list[dict]) -> dict[str, float]:
@@ -37,6 +37,14 @@ def test_blank_images_do_not_end_a_run():
     """Constant images: both baselines are exact, so the margin says no more than that nothing can be gained."""
     margin = evaluate([sample(0.5, 0.0, 0.0)])['recon/margin']
     assert margin <= 0 or math.isnan(margin)
+
+
+def test_flat_patches_are_counted_and_blank_images_left_out():
+    out = evaluate([sample(0.2, 1.0, 0.8, flat=0.5), sample(0.0, 0.0, 0.0, flat=1.0), sample(0.4, 0.9, 0.8)])
+    assert out == pytest.approx({
+        'recon/loss': 0.3, 'recon/patch_mean': 0.95, 'recon/interpolation': 0.8, 'recon/margin': 1 - 0.3 / 0.8,
+        'recon/flat': 0.5})
+    assert 'recon/flat' not in evaluate([sample(0.2, 1.0, 0.9)])
 
 
 def test_metric_is_found_by_its_name():

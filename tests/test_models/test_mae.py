@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import numpy_mae
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -9,6 +10,7 @@ from mae_mm.models.mae import MAE
 from mae_mm.models.masking import SAMPLERS, fixed_noise, random_masking
 from mae_mm.models.patches import patchify
 from mae_mm.models.positions import sincos_table
+from mae_mm.models.targets import flat_patches, masked_means
 
 
 def release_names(named: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -333,10 +335,10 @@ def test_predict_gives_losses_baselines_and_pictures(make_mae, imgs, norm_pix):
         pred, mask = mae.reconstruct(imgs, noise)
         batch_loss = mae.loss(imgs, noise=noise)['loss']
     assert len(results) == 2
-    baselines = mae.target_generator.baselines(imgs, mask)
+    baselines = [masked_means(errors, mask) for errors in mae.target_generator.baselines(imgs, mask)]
     for i, result in enumerate(results):
-        assert set(result) == {'loss', 'patch_mean', 'interpolation', 'reconstruction', 'mask'}
-        assert torch.equal(result['mask'], mask[i])
+        assert set(result) == {'loss', 'patch_mean', 'interpolation', 'flat', 'reconstruction', 'mask'}
+        assert torch.equal(result['mask'], mask[i]) and result['flat'] == 0
         for name, value in zip(('patch_mean', 'interpolation'), baselines, strict=True):
             assert result[name].dtype == torch.float32 and result[name] == value[i]
         torch.testing.assert_close(result['reconstruction'], mae.to_images(pred, imgs)[i])
@@ -344,6 +346,38 @@ def test_predict_gives_losses_baselines_and_pictures(make_mae, imgs, norm_pix):
         assert result['loss'].dtype == torch.float32
         torch.testing.assert_close(result['loss'], expected)
     torch.testing.assert_close(sum(result['loss'] for result in results) / 2, batch_loss)
+
+
+def digits(size: int) -> torch.Tensor:
+    """Bright strokes on black, as scanned digits are: (64, 3, size, size), normalised as a preprocessor would."""
+    strokes = torch.rand(64, 1, 6, 4, generator=torch.Generator().manual_seed(0)).gt(0.4).float()
+    imgs = F.interpolate(F.pad(strokes, (2, 2, 1, 1)), (size, size), mode='bilinear').expand(-1, 3, -1, -1)
+    return (imgs - imgs.mean()) / imgs.std()
+
+
+def test_no_patch_of_a_black_background_outweighs_the_others(make_mae):
+    """The interpolation read 1,000 and more: flat patches have no deviation to divide by."""
+    mae, imgs = make_mae().eval(), digits(32)
+    with torch.no_grad():
+        results = mae.predict(imgs)
+        pred, mask = mae.reconstruct(imgs, fixed_noise(range(64), 16))
+    flat = flat_patches(imgs, 8)
+    errors = mae.target_generator.errors(pred, mae.target(imgs))
+    mean_error, interpolated = mae.target_generator.baselines(imgs, mask)
+    assert interpolated[mask & flat].max() > 1000 > 400 > interpolated[mask & ~flat].max()
+    for name, each in dict(loss=errors, patch_mean=mean_error, interpolation=interpolated).items():
+        expected = torch.stack([each[i][(mask & ~flat)[i]].mean() for i in range(64)])
+        torch.testing.assert_close(torch.stack([result[name] for result in results]), expected, msg=name)
+    assert 0.5 < sum(result['interpolation'] for result in results) / 64 < 3
+    share = sum(result['flat'] for result in results) / 64
+    assert 0 < share < 0.5 and share.item() == pytest.approx((mask & flat).sum().item() / mask.sum().item())
+    # In units that are not divided by a deviation they count as the others do.
+    assert sum(result['flat'] for result in make_mae(norm_pix_loss=False).predict(imgs)) == 0
+
+
+def test_blank_images_are_not_judged(make_mae):
+    result, = make_mae().predict(torch.zeros(1, 3, 32, 32))
+    assert result['flat'] == 1 and result['loss'] == result['interpolation'] == 0
 
 
 def test_held_out_masks_never_change(make_mae):

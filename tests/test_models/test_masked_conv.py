@@ -90,7 +90,7 @@ def test_it_learns_and_validates_as_the_transformer_does(make_conv, wide):
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     result = model.eval()(wide, mode='predict')[1]
-    assert set(result) == {'loss', 'patch_mean', 'interpolation', 'reconstruction', 'mask'}
+    assert set(result) == {'loss', 'patch_mean', 'interpolation', 'flat', 'reconstruction', 'mask'}
     assert result['reconstruction'].shape == (3, 32, 64)
     target = patchify(wide, 16)[1]
     flat = (target - target.mean(-1, keepdim=True))[result['mask']].abs().mean()

@@ -10,7 +10,14 @@ from mae_mm.checkpoint import load_pretrained, read_checkpoint
 from mae_mm.models.masking import random_masking
 from mae_mm.models.patches import patchify, unpatchify
 from mae_mm.models.pca import fit_pca
-from mae_mm.models.targets import PixelTarget, interpolate_visible, masked_means, patch_errors, patch_stats
+from mae_mm.models.targets import (
+    PixelTarget,
+    flat_patches,
+    interpolate_visible,
+    masked_means,
+    patch_errors,
+    patch_stats,
+)
 from mae_mm.registry import MODELS
 
 TOKENIZER = dict(type='mmpretrain.DALL-E', n_hid=4, n_blk_per_group=1)
@@ -118,7 +125,7 @@ def test_interpolation_follows_the_nearest_visible_patch():
 
 
 def baseline_losses(imgs: Tensor, mask: Tensor, p: int, norm_pix: bool) -> tuple[Tensor, Tensor]:
-    return PixelTarget(p, imgs.shape[1], norm_pix).baselines(imgs, mask)
+    return tuple(masked_means(errors, mask) for errors in PixelTarget(p, imgs.shape[1], norm_pix).baselines(imgs, mask))
 
 
 @pytest.mark.parametrize('norm_pix', [False, True])
@@ -166,6 +173,15 @@ def test_interpolation_beats_the_patch_mean_on_a_ramp():
     for norm_pix in (False, True):
         patch_mean, interpolation = baseline_losses(ramp, mask, 8, norm_pix)
         assert interpolation.item() < 0.4 * patch_mean.item()
+
+
+def test_flat_patches_by_hand():
+    left = torch.arange(16.0).view(4, 4)  # of its patch the deviation is 4.8, of both together that and more
+    for spread, flat in ((0.0, True), (0.01, True), (0.2, False)):
+        img = torch.cat([left, 20 + spread * left], 1).expand(1, 2, 4, 8)
+        assert flat_patches(img, 4).tolist() == [[False, flat]]
+        assert flat_patches(img * 100 - 7, 4).tolist() == [[False, flat]]  # relative to the image
+    assert flat_patches(torch.full((1, 1, 4, 8), 0.3), 4).all()
 
 
 def test_baselines_are_per_image():

@@ -128,6 +128,8 @@ def verdict(points: Sequence[dict[str, float]]) -> list[str]:
         'Masked loss on held-out images',
         f'  {"this model":<16}{last["recon/loss"]:.4f}',
         *(f'  {name:<16}{last[key]:.4f}   needs no learning' for key, name in BASELINES.items()),
+        *([f'  all without flat patches (almost one colour): {last["recon/flat"]:.1%} of the hidden ones']
+          if 'recon/flat' in last else []),
         answer]
 
 
