@@ -3,7 +3,7 @@
 The complete parent of every pre-training recipe.
 Run: python tools/train.py configs/mae_pretrain.py                       # one device, lr scaled to its batch
      bash tools/dist_train.sh configs/mae_pretrain.py 8                  # 8 GPUs of one machine
-Own images: --cfg-options train_dataloader.dataset.data_root=PATH val_dataloader.dataset.data_root=HELD_OUT_PATH
+Own images: python tools/train.py configs/mae_pretrain.py --data PHOTOS
 Cost: ViT-L, 800 epochs: about 42 hours on 64 V100 (`release`).
 """
 default_scope = 'mmpretrain'

@@ -9,7 +9,7 @@ from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """examples:
   python tools/train.py configs/demo/mae_pretrain.py                      # minutes on a laptop; see `make demo`
-  python tools/train.py configs/mae_pretrain.py                           # ViT-B/16, data/imagenet
+  python tools/train.py configs/mae_pretrain.py --data PHOTOS             # ViT-B/16 on any folder or tar of images
   python tools/train.py configs/classification/vit_b16_in1k.py --pretrained work_dirs/mae_pretrain/epoch_800.pth
   python tools/train.py CONFIG --resume                                   # resume from the newest checkpoint
   python tools/train.py CONFIG --cfg-options train_dataloader.batch_size=32 optim_wrapper.accumulative_counts=8
@@ -35,6 +35,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--pretrained', metavar='CHECKPOINT',
         help='start from these weights: any MAE checkpoint (this project, MAE release, mmpretrain, timm, Hugging Face)')
+    parser.add_argument(
+        '--data', metavar='PATH',
+        help='pre-train on these images: a folder, nested or not, a tar, a folder of tars, or a quoted pattern of tars')
+    parser.add_argument(
+        '--val-data', metavar='PATH',
+        help='held-out images (default: 2 %% of --data, at least 32 and at most 5,000 images, split off by a hash of '
+        'their names; the lists are in the work folder)')
+    parser.add_argument(
+        '--split-by', choices=['image', 'folder'], default='image',
+        help='folder: all images of a folder (a patient, a flight, a video) are held out, or none (default: image)')
+    parser.add_argument(
+        '--own-statistics', action='store_true',
+        help="normalise by the mean and deviation of the training images, not by the config's")
     parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on GPUs and CPUs')
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     parser.add_argument(
@@ -48,7 +61,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what starts the processes (tools/dist_train.sh: pytorch)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.val_data and not args.data:
+        parser.error('--val-data needs --data')
+    return args
 
 
 def main() -> None:
@@ -57,7 +73,7 @@ def main() -> None:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1'  # mmengine chose a device when it was imported: start again
         os.execv(sys.executable, [sys.executable, *sys.argv])
     from mae_mm.datasets.checks.label_maps import check_labels
-    from mae_mm.engine import reliability, resume
+    from mae_mm.engine import own_data, reliability, resume
     from mae_mm.engine import runner as launch  # after --help, which does not need torch
     from mae_mm.engine.config_check import errors_located
     from mae_mm.engine.data_check import check_data
@@ -73,6 +89,9 @@ def main() -> None:
             resume.choose_checkpoint(cfg, args.resume)
         elif not cfg.get('resume'):
             resume.check_unused(cfg.work_dir)
+        notes = own_data.use_data(cfg, args.data, args.val_data, args.split_by) if args.data else []
+        if args.own_statistics:
+            notes += own_data.use_statistics(cfg)
         if args.pretrained:
             launch.start_from(cfg, args.pretrained)
         if args.amp:
@@ -85,6 +104,8 @@ def main() -> None:
         reliability.make_reliable(cfg)
         with errors_located(cfg):
             runner = launch.build_runner(cfg)
+            for note in notes:
+                runner.logger.info(note)
             resume.check_resume(runner)
             check_labels(runner, ('train_dataloader', 'val_dataloader'))
             launch.check_batches(runner)

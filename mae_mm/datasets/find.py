@@ -1,7 +1,7 @@
 """Find image files below a folder."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mae_mm.datasets.limits import printable
 
@@ -49,3 +49,20 @@ def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[s
     """Paths, relative to `root`, of the files with these extensions: of a folder first, then of its sub-folders."""
     return (folder + e.name for folder, entries in walk(root) for e in entries
             if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
+
+
+def read_names(names: str | os.PathLike | Sequence[str]) -> Iterator[str]:
+    """Names as given, or the lines of a text file; bytes that are not UTF-8 stay as they are."""
+    if not isinstance(names, str | os.PathLike):
+        yield from names
+        return
+    with open(names, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
+        yield from filter(None, (line.rstrip('\r\n') for line in file))
+
+
+def write_names(path: str | os.PathLike, names: Iterable[str]) -> None:
+    """Write a text file for `read_names`, whole or not at all: several processes may write it at once."""
+    part = f'{path}.{os.getpid()}'
+    with open(part, 'w', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
+        file.writelines(f'{name}\n' for name in names)
+    os.replace(part, path)

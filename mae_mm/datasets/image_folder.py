@@ -6,7 +6,7 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -15,7 +15,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mae_mm.datasets.cache import ImageCache
-from mae_mm.datasets.find import EXTENSIONS, find_images
+from mae_mm.datasets.find import EXTENSIONS, find_images, read_names
 from mae_mm.datasets.transforms import resize
 from mae_mm.registry import DATASETS
 
@@ -37,6 +37,8 @@ class ImageFolder(BaseDataset):
         cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. By default
             images are cached as they are, and samples do not depend on the cache.
         extensions: file names to take, in lower case; add '.npy' for arrays.
+        names: use only these images: their paths relative to `data_root`, or a text file that has one in each line. The
+            folder is not searched then.
         indices: use the first n images (the last, if negative), or those at these positions.
         metainfo, test_mode, lazy_init: as in BaseDataset.
     """
@@ -44,13 +46,13 @@ class ImageFolder(BaseDataset):
     def __init__(
             self, data_root: str, pipeline: Sequence[dict | Callable] = (), cache: str = 'none', cache_gb: float = 8.0,
             cache_short_side: int | None = None, extensions: Sequence[str] = EXTENSIONS,
-            indices: int | Sequence[int] | None = None, metainfo: dict | None = None, test_mode: bool = False,
-            lazy_init: bool = False) -> None:
+            names: str | os.PathLike | Sequence[str] | None = None, indices: int | Sequence[int] | None = None,
+            metainfo: dict | None = None, test_mode: bool = False, lazy_init: bool = False) -> None:
         if cache not in ('none', 'memory'):
             raise ValueError(f"cache is {cache!r}; choose 'none' or 'memory'")
         if not cache_gb > 0:
             raise ValueError(f'cache_gb={cache_gb} must be above 0')
-        self.extensions, self.cache, self.cache_short_side = extensions, None, cache_short_side
+        self.extensions, self.names, self.cache, self.cache_short_side = extensions, names, None, cache_short_side
         self._max_cache_bytes = int(cache_gb * 1e9) if cache == 'memory' else 0
         super().__init__(
             data_root=os.fspath(data_root) or '.', pipeline=list(pipeline), indices=indices, metainfo=metainfo,
@@ -62,7 +64,7 @@ class ImageFolder(BaseDataset):
             return
         first_n = self._indices if isinstance(self._indices, int) and self._indices > 0 else None
         self.data_bytes, self.data_address = self._find(first_n)
-        self.chosen = range(len(self.data_address))  # the images of this subset, as positions in the data
+        self.chosen = self._choose()
         self._fully_initialized = True
         if self._indices is not None:
             self.get_subset_(self._indices)
@@ -73,7 +75,8 @@ class ImageFolder(BaseDataset):
         """Find the images; returns their joined paths (uint8) and the end of each (int64)."""
         paths, ends = bytearray(), array('q')
         exists = os.path.isdir(self.data_root)
-        for path in islice(find_images(self.data_root, self.extensions) if exists else (), first_n):
+        found = read_names(self.names) if self.names is not None else find_images(self.data_root, self.extensions)
+        for path in islice(found if exists else (), first_n):
             paths += os.fsencode(path)
             ends.append(len(paths))
         if not ends:
@@ -83,6 +86,10 @@ class ImageFolder(BaseDataset):
                 f'{root}: {found}. Expected images in this folder or in folders below it, for example '
                 f'{root}/any_name/1.jpg. To make the demo data: python tools/make_demo_data.py --out data/demo')
         return np.frombuffer(paths, dtype=np.uint8), np.frombuffer(ends, dtype=np.int64)
+
+    def _choose(self) -> Sequence[int]:
+        """The images of this subset, as positions in the data."""
+        return range(len(self.data_address))
 
     def _fill_cache(self) -> None:
         load = getattr(self.pipeline.transforms[0], 'load', None) if self.pipeline.transforms else None
@@ -105,9 +112,15 @@ class ImageFolder(BaseDataset):
 
     def _source(self, i: int) -> dict:
         """Where the transforms find the i-th image of the data."""
+        return {'img_path': os.path.join(self.data_root, self._name(i))}
+
+    def _name(self, i: int) -> str:
         start = self.data_address[i - 1] if i else 0
-        path = os.fsdecode(self.data_bytes[start:self.data_address[i]].tobytes())
-        return {'img_path': os.path.join(self.data_root, path)}
+        return os.fsdecode(self.data_bytes[start:self.data_address[i]].tobytes())
+
+    def relative_names(self) -> Iterator[str]:
+        """What `names` calls the images, in order."""
+        return map(self._name, self.chosen)
 
     def __len__(self) -> int:
         self.full_init()

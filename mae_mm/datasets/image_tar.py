@@ -13,7 +13,7 @@ import fsspec
 import numpy as np
 from mmengine.logging import print_log
 
-from mae_mm.datasets.find import EXTENSIONS
+from mae_mm.datasets.find import EXTENSIONS, read_names
 from mae_mm.datasets.image_folder import ImageFolder
 from mae_mm.datasets.limits import check_bytes
 from mae_mm.registry import DATASETS
@@ -111,6 +111,8 @@ def find_shards(root: str) -> tuple[str, list[str]]:
 class ImageTar(ImageFolder):
     """Every image in one or several plain tars; otherwise like `ImageFolder`, with the same arguments.
 
+    `names` are those of the tar and of the file in it: `shard-000.tar/n01/1.jpg`.
+
     Each image is read by its position, so samplers shuffle the images of all tars and split them over processes and
     workers as they do files. `tools/pack_tar.py` writes such tars with an index beside each; without an index, the
     headers are read at the start.
@@ -138,6 +140,15 @@ class ImageTar(ImageFolder):
         ends = np.concatenate([index.ends + before for index, before in zip(indices, lengths, strict=False)])
         return np.concatenate([index.names for index in indices]), ends
 
+    def _choose(self) -> Sequence[int]:
+        if self.names is None:
+            return super()._choose()
+        wanted = set(read_names(self.names))
+        found = np.array([i for i in range(len(self.starts)) if self._name(i) in wanted], dtype=np.int64)
+        if not len(found):
+            raise FileNotFoundError(f'{self.data_root}: none of the {len(wanted)} images that {self.names} lists')
+        return found
+
     def _index(self, shard: str) -> TarIndex:
         """Read the index beside a shard, or the headers in it."""
         fs = fsspec.filesystem(self.protocol)
@@ -157,10 +168,12 @@ class ImageTar(ImageFolder):
 
     def _source(self, i: int) -> dict:
         """`img_path` (tar/name), and `read`, a call that returns the content of the file."""
-        name = super()._source(i)['img_path'].removeprefix(self.data_root).lstrip('/')
-        shard = self.shards[self.shard_of[i]]
+        name, shard = super()._name(i).lstrip('/'), self.shards[self.shard_of[i]]
         read = partial(read_member, self.protocol, shard, int(self.starts[i]), int(self.sizes[i]), name)
         return {'img_path': f'{shard}/{name}', 'read': read}
+
+    def _name(self, i: int) -> str:
+        return f'{Path(self.shards[self.shard_of[i]]).name}/{super()._name(i)}'
 
 
 def read_member(protocol: str, path: str, start: int, size: int, name: str) -> bytes:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 
 from mae_mm.datasets import DecodeError, ImageFolder
 from mae_mm.datasets import image_folder as module
+from mae_mm.datasets.find import read_names, write_names
 from mae_mm.engine.loops.batches import ReadableSamples
 
 TRAIN = [{'type': 'mae_mm.LoadRandomResizedCrop', 'size': 16}]
@@ -254,3 +255,24 @@ def test_lazy_init_looks_for_files_later(tmp_path):
 def test_resolves_by_scope(folder):
     assert isinstance(DATASETS.build({'type': 'mae_mm.ImageFolder', 'data_root': str(folder)}), ImageFolder)
     assert issubclass(DecodeError, ValueError) and isinstance(pickle.loads(pickle.dumps(DecodeError('x'))), DecodeError)
+
+
+def test_a_list_of_names_replaces_the_search(folder, tmp_path, monkeypatch):
+    every = ImageFolder(folder, TEST)
+    names = ['n03/5.png', 'n02/ü.tiff', 'a.JPG']
+    write_names(tmp_path / 'names.txt', names)
+    monkeypatch.setattr(module, 'find_images', None)
+    for given in (names, tmp_path / 'names.txt'):
+        some = ImageFolder(folder, TEST, names=given)
+        assert [*some.relative_names()] == paths(some) == names
+        assert torch.equal(some[0]['inputs'], every[-1]['inputs'])
+    assert paths(ImageFolder(folder, names=names, indices=-2)) == names[1:]
+    with pytest.raises(FileNotFoundError, match='no image'):
+        ImageFolder(folder, names=[])
+
+
+def test_lists_keep_every_name(tmp_path):
+    names = ['a b.png', 'n/\udcff.jpg', 'x\u2028y.png', 'ü/#1.png']
+    write_names(tmp_path / 'names.txt', names)
+    assert [*read_names(tmp_path / 'names.txt')] == names
+    assert [file.name for file in tmp_path.iterdir()] == ['names.txt']

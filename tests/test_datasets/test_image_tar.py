@@ -232,3 +232,15 @@ def test_files_that_changed_places_are_not_read_as_one_another(loose, tmp_path):
 
 def test_resolves_by_scope(packed):
     assert isinstance(DATASETS.build(dict(type='mae_mm.ImageTar', data_root=str(packed))), ImageTar)
+
+
+def test_names_choose_from_all_tars(packed):
+    every = ImageTar(packed, TRAIN)
+    names = [*every.relative_names()]
+    assert len(set(names)) == len(NAMES) and names[4].endswith('.tar/n01/deep/ü.bmp')
+    assert {name.split('/')[0] for name in names} == {tar.name for tar in packed.glob('*.tar')}
+    some = ImageTar(packed, TRAIN, names=[names[9], names[2], 'no.tar/such.png'])
+    assert [*some.relative_names()] == [names[2], names[9]]
+    assert torch.equal(tensors(some)[0], tensors(every, [2])[0])
+    with pytest.raises(FileNotFoundError, match='none of the 1'):
+        ImageTar(packed, names=['no.tar/such.png'])
