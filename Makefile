@@ -10,7 +10,7 @@ PRETRAINED := work_dirs/demo/mae_pretrain/epoch_40.pth
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # One process for each core, four at most. OpenMP's threads must not spin while others work.
-PYTEST := GOMP_SPINCOUNT=2000 $(PY) -m pytest --numprocesses=$(shell n=$$(nproc); echo $$((n < 4 ? n : 4))) --dist=loadfile
+PYTEST := $(PY) -m pytest --numprocesses=$(shell n=$$(nproc); echo $$((n < 4 ? n : 4))) --dist=loadfile
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 # The interpreter: PYTHON if given, else the one .venv already has, else the first suitable one on the PATH.

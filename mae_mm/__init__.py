@@ -1,6 +1,13 @@
 """Masked-autoencoder pre-training of a plain ViT, and its transfer, as an OpenMMLab plugin."""
 
+import os
 from importlib import import_module
+
+# OpenMP threads spin at each barrier, which makes a training beside other processes several times slower. The runtime
+# of torch (GNU's; Intel's in conda) reads this when torch is imported, in subprocesses too.
+SPINNING = ('GOMP_SPINCOUNT', 'KMP_BLOCKTIME', 'OMP_WAIT_POLICY')
+if not any(name in os.environ for name in SPINNING):
+    os.environ.update(GOMP_SPINCOUNT='2000', KMP_BLOCKTIME='1')
 
 __version__ = '0.2.0'
 _ROOMS = {  # imported when first used, so that detectors and segmentors never import mmpretrain

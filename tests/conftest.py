@@ -4,6 +4,8 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 
+import mae_mm  # noqa: F401  before torch, whose threads would spin
+
 os.environ['OPENBLAS_NUM_THREADS'] = '1'  # read when NumPy is first imported
 
 import pytest

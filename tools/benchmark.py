@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
   python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
   python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN on plain ViTs
+  python tools/benchmark.py busy                                     # steps beside busy processes, about 1 minute
   python tools/benchmark.py table2 --json table2.json                # the paper's Table 2; --device cuda --batch 64"""
 
 
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
                           help='size of the ViT (default: base)')
     detector.add_argument('--batch', type=positive, default=1, help='images per step (default: 1)')
     detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    busy = commands.add_parser('busy', help='steps of the demo beside busy processes: what spinning threads cost')
     table2 = commands.add_parser('table2', help="the paper's wall-clock table: with or without [M], decoder depth")
     table2.add_argument('--archs', nargs='+', default=['large', 'huge'], metavar='ARCH',
                         help='sizes of the ViT (default: large huge)')
@@ -47,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     table2.add_argument('--batch', type=positive, default=8, help='images per step (default: 8)')
     table2.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     table2.add_argument('--float32', action='store_true', help='compute in float32 (default: bfloat16)')
-    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (table2, 5)):
+    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (busy, 15), (table2, 5)):
         command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='library to compare with')
         command.add_argument(
             '--rounds', type=positive, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
@@ -122,6 +124,14 @@ def measure(args: argparse.Namespace) -> None:
             show(row[part]['seconds'], 2), f'{row[part]["speedup"]:.2f}', f'{row[part]["memory_mb"]:.0f}',
             f'{row[part]["memory_ratio"]:.0%}'))] for row in rows]
         title = f'ViT-{args.arch}/16 in Mask R-CNN, batch {args.batch}, float32, forward and backward'
+    elif args.command == 'busy':
+        from mae_mm.benchmark.busy import compare_busy
+
+        rows = compare_busy(args.rounds)
+        header = ['busy processes', 'ms/step as torch is', 'ms/step with mae_mm', 'times faster']
+        cells = [[row['busy'], *(show([1e3 * value for value in row['seconds'][name]], 0) for name in row['seconds']),
+                  f'{row["ratio"]:.2f}'] for row in rows]
+        title = 'demo step, batch 32'
     elif args.command == 'table2':
         from mae_mm.benchmark.table2 import compare_table2
 
