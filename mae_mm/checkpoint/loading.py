@@ -1,5 +1,6 @@
 """Checkpoint into model: what fits is loaded, what should fit is resized, everything else is reported or refused."""
 
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -48,8 +49,8 @@ class LoadReport:
 class Pretrained:
     """`init_cfg=dict(type='mae_mm.Pretrained', checkpoint=…)` of a `mae_mm.ViT`, or of a model with one inside.
 
-    Arguments are those of `load_pretrained`. `mae_mm.PretrainedConv` is the same. Other backbones, e.g. a ResNet, take
-    the `backbone.` of a checkpoint exactly.
+    Arguments are those of `load_pretrained`; a decoder may be new. `mae_mm.PretrainedConv` is the same. Other
+    backbones, e.g. a ResNet, take the `backbone.` of a checkpoint exactly.
     """
 
     def __init__(self, checkpoint: str, prefix: str = '', grid_size: Sequence[int] | None = None) -> None:
@@ -61,7 +62,7 @@ class Pretrained:
             for part in (*find_parts(module), getattr(module, 'target_generator', None)):
                 if part is not None and part is not module:
                     part.init_weights()
-            load_pretrained(module, self.checkpoint, self.prefix, self.grid_size)
+            load_pretrained(module, self.checkpoint, self.prefix, self.grid_size, new_decoder=True)
         else:
             load_exactly(module, self.checkpoint, self.prefix or 'backbone.')
             if getattr(module, 'zero_init_residual', False):
@@ -72,6 +73,7 @@ class Pretrained:
 
 def load_pretrained(
     module: nn.Module, checkpoint: str | Path | Checkpoint, prefix: str = '', grid_size: Sequence[int] | None = None,
+    new_decoder: bool = False,
 ) -> LoadReport:
     """Load weights into the ViT of a model and, if the model is a masked autoencoder, into its decoder.
 
@@ -80,15 +82,21 @@ def load_pretrained(
     missing, does not fit or has no place, this is a ValueError, and nothing is loaded.
 
     `prefix` is that of `read_checkpoint`; `grid_size` are the rows and columns of the file's position table, if the
-    file does not give them and it is not a square.
+    file does not give them and it is not a square. With `new_decoder`, the decoder of a masked autoencoder keeps its
+    initialisation, with a warning, if the file has none; so does its last layer if it predicts patches of another size.
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, prefix)
     with contents_of(checkpoint.source):
-        pairs, report = _fit(checkpoint, module, grid_size)
+        pairs, report = _fit(checkpoint, module, grid_size, new_decoder)
     for target, source in pairs:
         target.copy_(source)
     print_log(f'weights loaded from {report}', logger='current')
+    if new_decoder and (new := [name for name in report.new if name.split('.')[0] in DECODER]):
+        part, found = ('last layer of the decoder', 'one for other patches') if checkpoint.has_decoder else (
+            'decoder', 'none')
+        print_log(f'THE {part.upper()} IS NEW, {len(new)} tensors with random weights: {checkpoint.source} has {found}',
+                  'current', logging.WARNING)
     return report
 
 
@@ -102,28 +110,26 @@ def find_parts(module: nn.Module) -> tuple[ViT, nn.Module | None]:
 
 
 def _fit(
-    checkpoint: Checkpoint, module: nn.Module, grid_size: Sequence[int] | None,
+    checkpoint: Checkpoint, module: nn.Module, grid_size: Sequence[int] | None, new_decoder: bool,
 ) -> tuple[list[tuple[Tensor, Tensor]], LoadReport]:
     """The tensors of a model, each with the file's in its shape, and what became of each."""
     vit, decoder = find_parts(module)
     grid = _grid_of_file(checkpoint, vit, grid_size)
     wanted = {**vit.state_dict(), **({} if decoder is None else decoder.state_dict())}  # share the model's memory
     tensors, others = checkpoint.tensors, checkpoint.others
+    may_be_new = ('fc_norm.', *(('decoder_pred.', ) if checkpoint.has_decoder else DECODER) * new_decoder)
     pairs, report, missing, misfits = [], LoadReport(checkpoint), [], []
     for name, target in wanted.items():
-        if name in tensors:
-            source, change = _adapt(name, tensors[name], target, grid, vit)
+        source, change = _adapt(name, tensors[name], target, grid, vit) if name in tensors else (None, '')
+        if source is not None and source.shape == target.shape:
             pairs.append((target, source))
-            if source.shape != target.shape:
-                misfits.append(f'{name} {tuple(tensors[name].shape)} -> {tuple(target.shape)}')
-            elif change:
-                report.resized[f'{name} ({change})'] = target.numel()
-            else:
-                report.matched[name] = target.numel()
-        elif name.startswith('fc_norm.') or '.rel_pos' in name:  # which pre-training does not have
+            (report.resized if change else report.matched)[f'{name} ({change})' if change else name] = target.numel()
+        elif name.startswith(may_be_new) or (source is None and '.rel_pos' in name):  # which the file need not have
             report.new[name] = target.numel()
-        else:
+        elif source is None:
             missing.append(name)
+        else:
+            misfits.append(f'{name} {tuple(tensors[name].shape)} -> {tuple(target.shape)}')
     unused = {name: tensor for name, tensor in tensors.items() if name not in wanted}
     homeless = [name for name in unused if name.split('.')[0] in set(ENCODER) - {'norm', 'fc_norm'}]
     heads = checkpoint.settings.get('num_heads')
@@ -199,12 +205,12 @@ def _cause(checkpoint: Checkpoint, vit: ViT, decoder: nn.Module | None, faulty: 
             'another architecture: the file is {} wide, {} deep, {} heads, '.format(*file)
             + "the model {} wide, {} deep, {} heads; set the backbone's arch".format(*model))
     if decoder is not None and not checkpoint.has_decoder:
-        return (
-            'an encoder-only file where a decoder is needed; give the file that pre-training wrote. To start with a '
-            'new decoder, drop --pretrained and use --cfg-options model.backbone.init_cfg.type=mae_mm.Pretrained '
-            f'model.backbone.init_cfg.checkpoint={shlex.quote(checkpoint.source)}')
+        return 'an encoder-only file where a decoder is needed; give the file that pre-training wrote'
     if any(name.split('.')[0] in DECODER for name in faulty):
-        return 'another decoder; set neck.embed_dim, neck.depth, patch size and channels as in the file'
+        return (
+            'another decoder; set neck.embed_dim, neck.depth, patch size and channels as in the file, or start '
+            'a new one from the encoder: python tools/convert_checkpoint.py '
+            f'{shlex.quote(checkpoint.source)} encoder.pth --to mae_mm --encoder-only')
     if any('gamma' in name for name in faulty):
         return 'blocks that scale their outputs, as those of BEiT, DINOv2 and DeiT III: a plain ViT has no such weights'
     if 'norm.weight' in faulty:

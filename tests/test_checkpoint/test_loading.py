@@ -1,6 +1,7 @@
 """Checkpoint into model: what matches, what is resized, what is refused, in every host."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from mae_mm.checkpoint import Checkpoint, load_pretrained
+from mae_mm.checkpoint import Checkpoint, load_pretrained, write_checkpoint
+from mae_mm.checkpoint import loading as module
+from mae_mm.checkpoint.formats import DECODER
 from mae_mm.checkpoint.loading import adapt_patch_embed, resize_rel_pos
 from mae_mm.models.vit import ViT
 from mae_mm.registry import MODELS
@@ -179,6 +182,31 @@ def test_decoders_that_do_not_fit(make_mae: Callable, neck: dict, file: str, mat
 def test_a_decoder_cannot_be_resized_to_other_patches(make_mae: Callable) -> None:
     with pytest.raises(ValueError, match=r'(?s)decoder_pred\.weight \(192, 16\) -> \(768, 16\).*another decoder'):
         load_pretrained(make_mae(backbone=dict(patch_size=16, img_size=64)), canonical(make_mae()))
+
+
+@pytest.mark.parametrize('file, backbone, new, said', [
+    ('encoder', dict(), DECODER, 'THE DECODER IS NEW, 20 tensors with random weights'),
+    ('full', dict(patch_size=16, img_size=64), ['decoder_pred'], 'THE LAST LAYER OF THE DECODER IS NEW, 2 tensors'),
+    ('full', dict(in_chans=1), ['decoder_pred'], 'THE LAST LAYER OF THE DECODER IS NEW, 2 tensors'),
+    ('full', dict(), [], None),
+])
+def test_pretraining_continues_with_a_new_decoder(
+    make_mae: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, backbone: dict, new: list[str],
+    said: str | None,
+) -> None:
+    log = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *args, **options: log.append(text))
+    checkpoint, model = canonical(make_mae()), make_mae(backbone=backbone)
+    write_checkpoint(checkpoint if file == 'full' else checkpoint.encoder_only(), tmp_path / 'x.pth', 'mae_mm')
+    module.Pretrained(str(tmp_path / 'x.pth'))(model)
+    kept = {name: value for name, value in model.neck.state_dict().items() if name.split('.')[0] not in new}
+    assert_same(kept, {name: checkpoint.tensors[name] for name in kept})
+    assert_same(model.backbone.blocks.state_dict(), {
+        name.removeprefix('blocks.'): value for name, value in checkpoint.tensors.items() if name[:7] == 'blocks.'})
+    assert said in log[-1] if said else 'IS NEW' not in log[-1]
+    assert model.neck.decoder_pred.weight.std() > 0.01  # initialised
+    with pytest.raises(ValueError, match='another decoder') if file == 'full' and new else nullcontext():
+        load_pretrained(make_mae(backbone=backbone), checkpoint)
 
 
 def test_one_vit_is_needed(make_vit: Callable) -> None:
