@@ -12,6 +12,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mae_mm.engine.advice import advise, start_of, what_to_try
 from mae_mm.engine.hooks.scalars import is_due
 from mae_mm.registry import HOOKS
 
@@ -39,6 +40,9 @@ class SummaryHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self.file = Path(runner.work_dir) / 'curve.jsonl'
         self.points = [point for point in read_points(self.file) if point['iter'] <= runner.iter]
+        self.start = start_of(runner)
+        for line in () if runner.iter else advise(runner):
+            runner.logger.info(f'advice: {line}')
         if is_main_process():
             self.file.write_text(''.join(json.dumps(point) + '\n' for point in self.points))
 
@@ -82,15 +86,19 @@ class SummaryHook(Hook):
             checkpoint=Path(last.read_text().strip()) if last.exists() else work_dir / 'CHECKPOINT',
             curve=work_dir / 'curve.png', points=self.file, panel=work_dir / 'panel.png')
         dataset = getattr(getattr(runner.val_loop, 'dataloader', None), 'dataset', None)
-        images = Path(dataset.get_data_info(0)['img_path']).parent if hasattr(dataset, 'get_data_info') else 'IMAGES'
         fields = dict(
-            config=dumped if dumped.exists() else config, checkpoint=files['checkpoint'], images=images,
-            work_dir=work_dir)
+            config=dumped if dumped.exists() else config, checkpoint=files['checkpoint'], work_dir=work_dir)
         fields = {name: shlex.quote(str(path)) for name, path in fields.items()}
+        fields['images'] = ' '.join(shlex.quote(str(path)) for path in held_out(dataset)) or 'IMAGES'
         return [
-            self._effort(runner), '', *verdict(self.points), '',
+            self._effort(runner), '', *verdict(self.points), *self._advice(runner), '',
             *(f'{name:<12}{path}' for name, path in files.items() if path.exists()), '',
             'next:', *(f'  {command.format(**fields)}' for command in self.next_commands)]
+
+    def _advice(self, runner: Runner) -> list[str]:
+        """What to try next, if the last held-out loss does not beat the baselines."""
+        margin = next((point['recon/margin'] for point in reversed(self.points) if 'recon/margin' in point), 1)
+        return [] if margin > 0 else what_to_try(*self.start, runner)
 
     def _effort(self, runner: Runner) -> str:
         """What was done, and how fast."""
@@ -104,6 +112,15 @@ class SummaryHook(Hook):
             if self.images_per_iter:
                 done += f', {self.images_per_iter * get_world_size() / np.median(seconds):,.0f} images/s'
         return f'Pre-trained {done}.'
+
+
+def held_out(dataset: object) -> list[Path]:
+    """The folder of the held-out images, or the first four of them if it has others, too; none of those in tars."""
+    if not hasattr(dataset, 'get_data_info') or hasattr(dataset, 'shards'):
+        return []
+    if getattr(dataset, 'names', None) is None:
+        return [Path(dataset.get_data_info(0)['img_path']).parent]
+    return [Path(dataset.get_data_info(i)['img_path']) for i in range(min(4, len(dataset)))]
 
 
 def read_points(file: Path) -> list[dict[str, float]]:
@@ -123,7 +140,7 @@ def verdict(points: Sequence[dict[str, float]]) -> list[str]:
     answer = f'The model beats both baselines, the better one by {last["recon/margin"]:.1%}.'
     if not last['recon/margin'] > 0:
         unbeaten = [name for key, name in BASELINES.items() if not last['recon/loss'] < last[key]]
-        answer = f'The model does not beat {" and ".join(unbeaten)} yet, margin {last["recon/margin"]:.1%}: train on.'
+        answer = f'The model does not beat {" and ".join(unbeaten)} yet, margin {last["recon/margin"]:.1%}.'
     return [
         'Masked loss on held-out images',
         f'  {"this model":<16}{last["recon/loss"]:.4f}',

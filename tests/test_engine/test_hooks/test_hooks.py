@@ -191,7 +191,7 @@ def test_verdict_names_the_winner() -> None:
         '  interpolation   0.8000   needs no learning',
         'The model beats both baselines, the better one by 25.0%.']
     assert verdict([dict(iter=1, **BEHIND)])[-1] == (
-        'The model does not beat interpolation yet, margin -12.5%: train on.')
+        'The model does not beat interpolation yet, margin -12.5%.')
     assert verdict([dict(iter=1, **LEARNED, **{'recon/flat': 0.125})])[4] == (
         '  all without flat patches (almost one colour): 12.5% of the hidden ones')
     broken = dict.fromkeys(LEARNED, float('nan'))

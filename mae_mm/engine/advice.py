@@ -1,0 +1,91 @@
+"""What is likely to go wrong in a pre-training on few images, before its first step. Measured: docs/own_data.md."""
+
+import io
+import math
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmengine.dist import get_world_size
+from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mae_mm.datasets.limits import upright_size
+
+STEPS = 2000  # below, the held-out loss still falls fast at demo scale
+PROBED = 64  # images whose size is looked at
+
+
+def good_lr(batch: int) -> float:
+    """The paper's lr, 2.4e-3 for batches of 4096 images, by the square-root rule of Adam (arXiv:2205.10287)."""
+    return float(f'{2.4e-3 * math.sqrt(batch / 4096):.0e}')
+
+
+def lr_options(lr: float) -> str:
+    return f'optim_wrapper.optimizer.lr={lr:g} auto_scale_lr.enable=False'
+
+
+def start_of(runner: Runner) -> tuple[float, int]:
+    """The highest lr of a training, and the images of a step: all processes, accumulated batches and repeated views."""
+    optim, loader = runner.optim_wrapper, runner.train_dataloader
+    views = getattr(_first_transform(loader), 'repeats', 1)
+    batch = loader.batch_sampler.batch_size * get_world_size() * views * getattr(optim, '_accumulative_counts', 1)
+    return max(group.get('initial_lr', group['lr']) for group in optim.optimizer.param_groups), batch
+
+
+def _first_transform(loader: Sized) -> object:
+    """The first transform of a loader's data set; None if it has none."""
+    return next(iter(getattr(getattr(loader.dataset, 'pipeline', None), 'transforms', ())), None)
+
+
+def what_to_try(lr: float, batch: int, runner: Runner) -> list[str]:
+    """After a run that has not learned enough: its lr, and options for the next one."""
+    good = good_lr(batch)
+    other = float(f'{3 * lr:.0e}') if good <= lr <= 10 * good else good
+    key = 'max_epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'max_iters'
+    return [
+        f'It used lr {lr:.3g} in batches of {batch}. Start again (--work-dir NEW) with another lr, or train longer:',
+        f'  --cfg-options {lr_options(other)}', f'  --cfg-options train_cfg.{key}={2 * getattr(runner, key)}']
+
+
+def advise(runner: Runner) -> Iterator[str]:
+    """Advice for a pre-training by epochs that is about to begin; nothing if there is none."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return
+    loader, epochs, (lr, batch) = runner.train_dataloader, runner.max_epochs, start_of(runner)
+    images, per_epoch = len(loader.dataset), len(loader)
+    if per_epoch < 10:
+        yield (f'batches of {batch} leave {per_epoch} steps for each epoch of {images:,} images: '
+               f'train_dataloader.batch_size={max(8, 2 ** int(math.log2(max(images / 20, 1))))}')
+    if per_epoch * epochs < STEPS:
+        yield (f'{images:,} images x {epochs} epochs are only {per_epoch * epochs:,} steps of {batch}: '
+               f'train_cfg.max_epochs={math.ceil(2 * STEPS / per_epoch)}')
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if not (model.init_cfg or model.backbone.init_cfg) and lr < good_lr(batch) / 4:
+        yield f'lr {lr:.3g} is low for batches of {batch}: {lr_options(good_lr(batch))}'
+    for i, scheduler in enumerate(runner.cfg.get('param_scheduler') or []):
+        warmup = scheduler.get('end', 0) if scheduler.get('by_epoch', True) else scheduler.get('end', 0) / per_epoch
+        if scheduler['type'] == 'LinearLR' and warmup > epochs / 5:
+            yield (f'the warm-up takes {warmup:g} of {epochs} epochs: param_scheduler.{i}.end={math.ceil(epochs / 20)} '
+                   f'param_scheduler.{i + 1}.begin={math.ceil(epochs / 20)}')
+    if hasattr(model.backbone, 'patch_size'):  # a ViT
+        yield from _advise_on_size(
+            loader.dataset, getattr(_first_transform(loader), 'size', None), model.backbone.patch_size)
+
+
+def _advise_on_size(dataset: Sized, crop: tuple[int, int] | None, patch_size: int) -> Iterator[str]:
+    """Advice if most images are smaller than the crops, (height, width), that they are enlarged to."""
+    sides = []
+    for i in np.linspace(0, len(dataset) - 1, PROBED, dtype=int).tolist() if crop else ():
+        source = dataset.get_data_info(i)
+        try:
+            sides.append(min(upright_size(io.BytesIO(source['read']()) if 'read' in source else source['img_path'])))
+        except OSError:  # reported when it is used
+            continue
+    if sides and (median := np.median(sides)) < min(crop):
+        patch = next((one for one in (patch_size, 8, 4) if median >= 6 * one), 2)
+        side = max(int(median // patch), 2) * patch
+        pipelines = ''.join(f' {one}_dataloader.dataset.pipeline.0.size={side}' for one in ('train', 'val'))
+        yield (
+            f'most images are smaller than the crops of {crop[0]}x{crop[1]} pixels ({median:.0f} in the median): '
+            f'model.backbone.img_size={side}' + pipelines
+            + f' model.backbone.patch_size={patch}' * (patch != patch_size))
