@@ -69,10 +69,10 @@ def doing(work: Path, log: Path, before: int) -> str:
     if list(work.glob('*.partial')):
         return 'writing a checkpoint'
     lines = log.read_text(errors='replace')[before:]
-    last = max(('Epoch(train)', 'Epoch(val)', 'Saving checkpoint'), key=lines.rfind)
+    last = max(('  loss ', 'validation:'), key=lines.rfind)
     if lines.rfind(last) < 0:
         return 'starting'
-    return {'Epoch(train)': 'training', 'Epoch(val)': 'validating', 'Saving checkpoint': 'saving'}[last]
+    return 'training' if last == '  loss ' else 'after a validation'
 
 
 def run_with_kills(work: Path, options: list[str], log: Path, kills: int, gap: tuple[float, float]) -> dict:

@@ -66,7 +66,7 @@ def demo(context: Context) -> str:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if 'Epoch(train)' in line and not process.returncode:
+        if '  loss ' in line and not process.returncode:
             process.send_signal(signal.SIGTERM)
             break
     lines += process.stdout.readlines()
@@ -76,7 +76,7 @@ def demo(context: Context) -> str:
     assert left, 'no checkpoint was written'
     output = run_to_end(context, [*command, '--resume'])
     assert (work / 'epoch_4.pth').exists(), f'no epoch_4.pth: {tail(output)}'
-    losses = [line.split('recon/loss:')[1].split()[0] for line in output if 'recon/loss:' in line]
+    losses = [line.split('masked loss ')[1].split()[0] for line in output if 'masked loss ' in line]
     assert losses, f'no validation: {tail(output)}'
     return (f'exit code {PREEMPTED} with {left[-1]}, resumed to the end; held-out loss {losses[-1]}; '
             f'{time.monotonic() - start:.0f} s in all')
@@ -111,7 +111,7 @@ def distributed(context: Context, name: str, options: list[str], config: Path | 
     rank = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     command = [*train_command(context, context.folder / 'runs' / name, 1, config), *options, '--launcher', 'pytorch']
     output = run_to_end(context, command, rank)
-    losses = [line.split(' loss:')[1].split()[0] for line in output if 'Epoch(train)' in line and ' loss:' in line]
+    losses = [line.split('  loss ')[1].split()[0] for line in output if '  loss ' in line]
     assert losses and float(losses[-1]) < 10, f'no finite loss: {tail(output)}'
     return f'an epoch, loss {losses[-1]}, {"NCCL" if context.device == "cuda" else "gloo"}'
 

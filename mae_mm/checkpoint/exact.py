@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
@@ -44,7 +44,7 @@ def load_exactly(
         check_weights({key: value for key, value in state.items() if own[key].is_floating_point()})
     for key, value in state.items():
         own[key].copy_(value)
-    print_log(f'{checkpoint}: all {len(state)} tensors of {type(model).__name__} loaded', logger='current')
+    MMLogger.get_current_instance().info(f'{checkpoint}: all {len(state)} tensors of {type(model).__name__} loaded')
     return content
 
 

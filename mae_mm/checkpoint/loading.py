@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model.weight_init import update_init_info
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ def load_pretrained(
         pairs, report = _fit(checkpoint, module, grid_size, new_decoder)
     for target, source in pairs:
         target.copy_(source)
-    print_log(f'weights loaded from {report}', logger='current')
+    MMLogger.get_current_instance().info(f'weights loaded from {report}')
     if new_decoder and (new := [name for name in report.new if name.split('.')[0] in DECODER]):
         part, found = ('last layer of the decoder', 'one for other patches') if checkpoint.has_decoder else (
             'decoder', 'none')

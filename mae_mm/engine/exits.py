@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 
 from mae_mm.checkpoint.files import refusal
 from mae_mm.engine.loops.batches import end_workers
@@ -37,6 +38,8 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         if os.environ.get('MAE_MM_DEBUG'):
             traceback.print_exc()
     end_workers()
+    for bar in list(getattr(tqdm, '_instances', ())):
+        bar.close()  # the message gets a line of its own
     leave(code, message)
 
 

@@ -15,6 +15,7 @@ from mae_mm.checkpoint.files import allow_mmengine_objects, read_content
 from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
+from mae_mm.engine.hooks.console import ConsoleHook, ConsoleRunner, simplify_console
 from mae_mm.paths import ROOT, find_config
 
 DEVICES = Path('/dev')  # where Linux shows GPUs
@@ -201,7 +202,9 @@ def build_runner(cfg: Config) -> Runner:
     start_cpu_group(cfg)
     adapt_to_machine(cfg)
     with errors_located(cfg):
-        runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+        runner = ConsoleRunner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    simplify_console(runner.logger)  # of another type of runner
+    runner.register_hook(ConsoleHook())
     if cfg.get('optim_wrapper'):
         count_effective_batch(runner)
     return runner

@@ -134,4 +134,4 @@ def test_real_training(tmp_path, monkeypatch, make_mae):
     assert (summary['train_images'], summary['val_images'], summary['epochs'], summary['failed']) == (24, 12, 1, {})
     assert {name: {start: len(values) for start, values in row.items()} for name, row in summary['results'].items()
             } == dict(finetune=dict(random=1, mae=1), knn=dict(random=1, mae=1))
-    assert 'loss:' in (tmp_path / 'out/finetune_mae_seed0/log.txt').read_text()
+    assert '  loss ' in (tmp_path / 'out/finetune_mae_seed0/log.txt').read_text()

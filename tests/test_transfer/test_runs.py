@@ -29,7 +29,7 @@ def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
     result = make_run(Job('run', cfg, {'recon/loss': Metric('loss', 100.0)}), reported.append)
     assert (result['train_images'], result['val_images'], reported[0], cfg.randomness.seed) == (24, 24, 0.5, 3)
     assert result['metrics'] == {'recon/loss': 100 * last_scalars(tmp_path / 'run')['recon/loss']}
-    assert 'loss:' in (tmp_path / 'run/log.txt').read_text()
+    assert '  loss ' in (tmp_path / 'run/log.txt').read_text()
 
 
 def test_a_run_starts_from_the_newest_checkpoint_of_a_folder(tmp_path):
