@@ -16,6 +16,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from tqdm import tqdm
 
+from mae_mm.engine.advice import start_of
 from mae_mm.engine.hooks.scalars import is_due
 from mae_mm.engine.optim.optim_wrapper import AutocastOptimWrapper
 
@@ -157,7 +158,7 @@ def summary(runner: Runner) -> list[str]:
         f', an update every {accumulated} steps' if accumulated > 1 else '')
     if runner.iter:
         rows['resumed'] = f'after {runner.iter:,} steps'
-    rows['lr'] = f'{(lr := max_lr(runner, "initial_lr")):.3g} at its highest'
+    rows['lr'] = f'{(lr := start_of(runner)[0]):.3g} at its highest'
     if (scaling := cfg.get('auto_scale_lr') or {}).get('enable') and (given := cfg.optim_wrapper.optimizer.lr) != lr:
         rows['lr'] += f"; the config's {given:.3g} is for a batch of {scaling['base_batch_size']}"
     device = params[0].device
@@ -176,11 +177,6 @@ def precision(runner: Runner, model: torch.nn.Module) -> str:
     return 'float32' + (', backbone bfloat16' if any(getattr(part, 'bf16', False) for part in model.modules()) else '')
 
 
-def max_lr(runner: Runner, key: str = 'lr') -> float:
-    """Of all parameter groups (under layer decay most have a part of it), but not mmengine's dummy for `base_lr`."""
-    return max(group.get(key, group['lr']) for group in runner.optim_wrapper.optimizer.param_groups)
-
-
 def place(runner: Runner, batch_idx: int = 0, bare: bool = False) -> str:
     """How far a training is."""
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -194,7 +190,8 @@ def numbers(runner: Runner) -> list[str]:
     scalars, window = runner.message_hub.log_scalars, runner.log_processor.window_size
     means = {name: scalars[f'train/{name}'].mean(window) for name in ('loss', 'time') if f'train/{name}' in scalars}
     found = [f'loss {means["loss"]:.4f}'] if 'loss' in means else []
-    found.append(f'lr {max_lr(runner):.2e}')
+    # Under layer decay most groups have a part of it; `optim_wrapper.param_groups` has a dummy, too, for `base_lr`.
+    found.append(f'lr {max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups):.2e}')
     size = getattr(runner.train_dataloader.batch_sampler, 'batch_size', None)
     if size and means.get('time'):
         found.append(f'{size * get_world_size() / means["time"]:,.0f} images/s')
