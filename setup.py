@@ -80,7 +80,7 @@ setup(
         'torch>=2.6,<2.14',
         'torchvision>=0.21,<0.29',
         'timm>=1.0.31,<1.1',  # older ones do not resize a 2x8 position table to a 4x4 grid
-        'mmengine>=0.10.4,<1',
+        'mmengine>=0.10.5,<1',
         'mmpretrain>=1.2,<2',
         'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources
         'fsspec',

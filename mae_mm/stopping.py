@@ -1,6 +1,7 @@
 """How a training may end other than by finishing."""
 
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -27,10 +28,13 @@ class RollBack(TrainingStopped):
 def leave(code: int | str | None, message: str = '') -> NoReturn:
     """End the process with a code and a message on standard error.
 
-    Both are also written for `tools/dist_train.sh`, because torchrun ends with 1 for any code.
+    Both are also written for the scripts that start several processes, because torchrun ends with 1 for any code, and
+    srun with the highest of all.
     """
     if message:
         print(message, file=sys.stderr)
-    if code and os.environ.get('MAE_MM_EXIT_FILE'):
-        Path(os.environ['MAE_MM_EXIT_FILE']).write_text('\n'.join([str(code), message]), errors='backslashreplace')
+    if code and (name := os.environ.get('MAE_MM_EXIT_FILE')):
+        partial = Path(f'{name}.{platform.node()}.{os.getpid()}')  # others write it, too, and may be killed meanwhile
+        partial.write_text('\n'.join([str(code), message]), errors='backslashreplace')
+        partial.replace(name)
     raise SystemExit(code)

@@ -34,6 +34,8 @@ def parse_args() -> argparse.Namespace:
     loader.add_argument('--images', type=positive, default=60, help='number of generated files (default: 60)')
     end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
     end2end.add_argument('--epochs', type=positive, default=1, help='epochs of each run (default: 1)')
+    end2end.add_argument('--dtypes', nargs='+', default=['auto'], choices=['auto', 'float32', 'bfloat16'],
+                         help='precisions of ours (default: auto, what the CPU multiplies fast)')
     detector = commands.add_parser('detector', help='forward and backward of Mask R-CNN on a plain ViT: time, memory')
     detector.add_argument('--sizes', type=positive, nargs='+', default=[512, 1024],
                           help='sides in pixels (default: 512 1024)')
@@ -42,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     detector.add_argument('--batch', type=positive, default=1, help='images per step (default: 1)')
     detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     busy = commands.add_parser('busy', help='steps of the demo beside busy processes: what spinning threads cost')
+    busy.add_argument('--busy', type=int, nargs='+', default=[0, 1, 2], metavar='N',
+                      help='numbers of busy processes (default: 0 1 2)')
     table2 = commands.add_parser('table2', help="the paper's wall-clock table: with or without [M], decoder depth")
     table2.add_argument('--archs', nargs='+', default=['large', 'huge'], metavar='ARCH',
                         help='sizes of the ViT (default: large huge)')
@@ -53,6 +57,8 @@ def parse_args() -> argparse.Namespace:
         command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='library to compare with')
         command.add_argument(
             '--rounds', type=positive, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
+        command.add_argument('--minutes', type=float, default=float('inf'),
+                             help='begin no round that would end later (default: no limit; 1 round at least)')
         command.add_argument('--json', metavar='FILE', help='also write figures and environment to FILE')
     return parser.parse_args()
 
@@ -83,8 +89,11 @@ def measure(args: argparse.Namespace) -> None:
     logging.disable(logging.INFO)  # initialisation and optimizer groups, told once for each contestant
     import torch
 
+    from mae_mm.benchmark.timing import Rounds
     from mae_mm.transfer.tables import environment, markdown_table
 
+    parts = {'detector': 'sizes', 'table2': 'archs', 'busy': 'busy'}  # each has rounds of its own
+    rounds = Rounds(args.rounds, args.minutes / len(getattr(args, parts.get(args.command, ''), [0])))
     if getattr(args, 'device', 'cpu') == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda: torch sees no GPU here (make doctor); --device cpu needs none')
     if args.command == 'step':
@@ -96,7 +105,7 @@ def measure(args: argparse.Namespace) -> None:
         if args.cpu_time:
             torch.set_num_threads(1)
         rows = compare_steps(
-            args.arch, args.img_size, args.patch_size, args.batch, args.rounds, args.device,
+            args.arch, args.img_size, args.patch_size, args.batch, rounds, args.device,
             [DECODERS[name] for name in args.decoders], args.dtypes, clock)
         header = ['step', 'dtype', 's/step (quartiles)', 'images/s', 'TFLOP/s', 'of the matmul peak',
                   'times mmpretrain', 'times its float32']
@@ -110,14 +119,14 @@ def measure(args: argparse.Namespace) -> None:
     elif args.command == 'loader':
         from mae_mm.benchmark.loader import compare_loading
 
-        rows = compare_loading(args.size, args.images, args.rounds, args.data)
+        rows = compare_loading(args.size, args.images, rounds, args.data)
         header = ['loading', 'ms of CPU a crop (quartiles)', 'times mmpretrain']
         cells = [[row['name'], show(row['ms'], 2), f'{row["ratio"]:.2f}'] for row in rows]
         title = f'{args.data or "drawn JPEGs of 500x375 pixels"}, crops of {args.size} px, one thread'
     elif args.command == 'detector':
         from mae_mm.benchmark.detector import PARTS, compare_detectors
 
-        rows = compare_detectors(args.arch, args.sizes, args.batch, args.rounds, args.device)
+        rows = compare_detectors(args.arch, args.sizes, args.batch, rounds, args.device)
         header = ['px', 'ViT', *(f'{part}: {what}' for part in PARTS for what in (
             's (quartiles)', 'times faster', 'MB', "of the peer's"))]
         cells = [[row['size'], row['name'], *(cell for part in PARTS for cell in (
@@ -127,7 +136,7 @@ def measure(args: argparse.Namespace) -> None:
     elif args.command == 'busy':
         from mae_mm.benchmark.busy import compare_busy
 
-        rows = compare_busy(args.rounds)
+        rows = compare_busy(rounds, args.busy)
         header = ['busy processes', 'ms/step as torch is', 'ms/step with mae_mm', 'times faster']
         cells = [[row['busy'], *(show([1e3 * value for value in row['seconds'][name]], 0) for name in row['seconds']),
                   f'{row["ratio"]:.2f}'] for row in rows]
@@ -136,7 +145,7 @@ def measure(args: argparse.Namespace) -> None:
         from mae_mm.benchmark.table2 import compare_table2
 
         rows = compare_table2(
-            tuple(args.archs), args.img_size, args.batch, args.rounds, args.device, autocast=not args.float32)
+            tuple(args.archs), args.img_size, args.batch, rounds, args.device, autocast=not args.float32)
         header = ['encoder', 'decoder depth', 's/step (quartiles)', 'speed-up', 'speed-up (`paper`)', 'GFLOPs/image']
         cells = [[f'ViT-{row["arch"]}{" with [M]" * row["mask_token"]}', row['decoder_depth'], show(row['seconds']),
                   f'{row["speedup"]:.2f}', row['paper'] or '–', f'{row["gflops"]:.1f}'] for row in rows]
@@ -145,7 +154,7 @@ def measure(args: argparse.Namespace) -> None:
     else:
         from mae_mm.benchmark.end2end import compare_runs
 
-        rows = compare_runs(args.epochs, args.rounds)
+        rows = compare_runs(args.epochs, rounds, args.dtypes)
         header = ['run', 's (quartiles)', 's of CPU', 'images/s in training', 'times mmpretrain']
         cells = [[row['name'], show(row['seconds'], 1), show(row['cpu_seconds'], 1),
                   f'{row["images_per_second"]:.0f}', f'{row["ratio"]:.2f}'] for row in rows]

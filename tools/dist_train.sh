@@ -21,11 +21,15 @@ if [ -n "${RDZV_ENDPOINT:-}" ]; then
 else
     meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
+set -m  # a process group of its own, which Ctrl-C does not reach
 python -m torch.distributed.run --nnodes="${NNODES:-1}" --nproc_per_node="$gpus" "${meeting[@]}" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" < /dev/null &
 run=$!
-trap 'kill -TERM "$run"' TERM
-trap 'kill -INT "$run"' INT
+# torchrun kills its processes 30 s after a signal, too soon for a large checkpoint: they get it, and torchrun waits.
+forward() { pkill "-$1" -P "$run" || kill "-$1" "$run"; }
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+trap 'forward USR1' USR1
 status=0
 wait "$run" || status=$?
 while kill -0 "$run" 2>/dev/null; do  # a signal ended the first wait

@@ -28,10 +28,23 @@ cd "${MAE_MM_ROOT:-.}"
 shift 2
 config=$1
 shift
+# What the run says counts: srun's code is the highest of all tasks, some of which it kills when the first one ends.
+mkdir -p work_dirs/slurm
+MAE_MM_EXIT_FILE=$PWD/work_dirs/slurm/$SLURM_JOB_ID.exit
+MASTER_PORT=${MASTER_PORT:-$(( 20000 + SLURM_JOB_ID % 10000 ))}  # jobs that share a node
+export MAE_MM_EXIT_FILE MASTER_PORT
+rm -f "$MAE_MM_EXIT_FILE"
 code=0
+# Since Slurm 22.05 srun does not inherit --cpus-per-task.
 # shellcheck disable=SC2086  # SRUN_ARGS is a list of flags
-srun --kill-on-bad-exit=1 ${SRUN_ARGS:-} python -u tools/train.py "$config" --launcher slurm --resume auto "$@" || code=$?
-if [ "$code" -eq 75 ]; then  # stopped by a signal, checkpoint written
-    scontrol requeue "$SLURM_JOB_ID"
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-${CPUS_PER_TASK:-8}}" ${SRUN_ARGS:-} \
+    python -u tools/train.py "$config" --launcher slurm --resume auto "$@" || code=$?
+if [ "$code" -ne 0 ] && [ -s "$MAE_MM_EXIT_FILE" ]; then
+    code=$(head -n 1 "$MAE_MM_EXIT_FILE")
+    sed -n '2,$p' "$MAE_MM_EXIT_FILE" >&2  # the run's message, below srun's report
+    rm -f "$MAE_MM_EXIT_FILE"
+    if [ "$code" -eq 75 ]; then  # stopped by a signal, checkpoint written
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
 fi
 exit "$code"

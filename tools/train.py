@@ -48,7 +48,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--own-statistics', action='store_true',
         help="normalise by the mean and deviation of the training images, not by the config's")
-    parser.add_argument('--amp', action='store_true', help='bfloat16 mixed precision, on GPUs and CPUs')
+    parser.add_argument('--amp', action='store_true',
+                        help='mixed precision for configs without it, in what the device multiplies fast')
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help="scale the config's lr to the batch of this run (all processes, "

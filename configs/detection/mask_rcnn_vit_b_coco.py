@@ -15,11 +15,11 @@ norm = dict(type='BN')
 sync_bn = 'torch'  # on several GPUs every BN becomes a SyncBN; one device, and CPU processes, keep BN
 model = dict(
     data_preprocessor=dict(pad_size_divisor=1024),  # in training and testing always 1024 x 1024; 32 for other sizes
-    # Windows of 14 tokens in all blocks but the four taps. Mixed precision is bfloat16 (`ours`), in the ViT alone:
+    # Windows of 14 tokens in all blocks but the four taps. bfloat16 where the device has it (`ours`), in the ViT alone:
     # mmcv's nms and RoIAlign do not accept it.
     backbone=dict(
         _delete_=True, type='mae_mm.ViT', arch='base', img_size=1024, patch_size=16, out_type='featmap',
-        out_indices=(2, 5, 8, 11), drop_path_rate=0.1, window_size=14, rel_pos=True, bf16=True),
+        out_indices=(2, 5, 8, 11), drop_path_rate=0.1, window_size=14, rel_pos=True, bf16='auto'),
     neck=[
         dict(type='mae_mm.FourTapPyramid', embed_dim=768),
         dict(type='FPN', in_channels=[768, 768, 768, 768], out_channels=256, num_outs=5, norm_cfg=norm),

@@ -11,7 +11,7 @@ import torch
 import mae_mm
 from mae_mm.benchmark.end2end import our_config
 from mae_mm.benchmark.step import train_step
-from mae_mm.benchmark.timing import interleave
+from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.registry import MODELS
 
 # torch's OpenMP reads what `mae_mm` sets when it is loaded.
@@ -29,7 +29,7 @@ def serve(batch: int = 32) -> None:
         print('done', flush=True)
 
 
-def compare_busy(rounds: int = 15, neighbours: Sequence[int] = (0, 1, 2)) -> list[dict]:
+def compare_busy(rounds: int | Rounds = 15, neighbours: Sequence[int] = (0, 1, 2)) -> list[dict]:
     """Time steps of two training processes in turn, one without and one with mae_mm's setting.
 
     Returns:

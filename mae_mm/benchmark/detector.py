@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_mm.benchmark.timing import Timing, interleave
+from mae_mm.benchmark.timing import Rounds, Timing, interleave
 from mae_mm.models.archs import ARCHS, last_of_quarters
 from mae_mm.paths import ROOT
 from mae_mm.registry import MODELS
@@ -130,7 +130,8 @@ def _resident(key: str) -> int:
 
 
 def compare_detectors(
-    arch: str = 'base', sizes: tuple[int, ...] = (512, 1024), batch: int = 1, rounds: int = 3, device: str = 'cpu',
+    arch: str = 'base', sizes: tuple[int, ...] = (512, 1024), batch: int = 1, rounds: int | Rounds = 3,
+    device: str = 'cpu',
 ) -> list[dict]:
     """Measure all contestants in float32 at all sizes; times are interleaved at each size.
 
@@ -155,7 +156,7 @@ def compare_detectors(
 
 
 def _time_all(
-    names: tuple[str, ...], arch: str, size: int, batch: int, rounds: int, device: str,
+    names: tuple[str, ...], arch: str, size: int, batch: int, rounds: int | Rounds, device: str,
 ) -> dict[tuple[str, str], Timing]:
     imgs, samples = make_batch(size, batch, device)
     steps = {}

@@ -11,22 +11,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mae_mm.benchmark.loader import MMPRETRAIN
 from mae_mm.benchmark.step import MMPRETRAIN_DECAY, OPTIMIZER, mmpretrain_model
-from mae_mm.benchmark.timing import Timing, summarise
+from mae_mm.benchmark.timing import Rounds, Timing, interleave, summarise
 from mae_mm.engine import runner as launch
 from mae_mm.paths import ROOT
 
 RECIPE = 'configs/demo/mae_pretrain.py'
 
 
-def our_config(epochs: int) -> Config:
+def our_config(epochs: int, dtype: str = 'auto') -> Config:
     """The demo recipe, shortened, without validation."""
     options = {
+        'optim_wrapper.dtype': dtype,
         'train_cfg.max_epochs': epochs, 'default_hooks.checkpoint.interval': epochs, 'train_dataloader.batch_size': 256}
     cfg = launch.load_config(str(ROOT / RECIPE), options)
     cfg.param_scheduler = None  # the warm-up alone is longer
@@ -56,7 +58,7 @@ def mmpretrain_config(epochs: int) -> Config:
 
 def run(name: str, epochs: int, folder: str) -> dict[str, float]:
     """Train in this process; seconds from building to the end, of wall and of CPU (workers included)."""
-    cfg = our_config(epochs) if name == 'mae_mm' else mmpretrain_config(epochs)
+    cfg = mmpretrain_config(epochs) if name == 'mmpretrain' else our_config(epochs, name.removeprefix('mae_mm '))
     cfg.train_dataloader.persistent_workers = False  # their CPU time counts once they have ended
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
@@ -75,22 +77,24 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def compare_runs(epochs: int = 1, rounds: int = 3) -> list[dict]:
-    """Run both in turn, each in a process of its own.
+def compare_runs(epochs: int = 1, rounds: int | Rounds = 3, dtypes: Sequence[str] = ('auto', )) -> list[dict]:
+    """Run both in turn, ours in each precision, each in a process of its own.
 
     Returns:
         A row for each: `name`, `seconds` and `cpu_seconds` (`Timing`), `images_per_second` (whole run), and `ratio`,
         mmpretrain's median seconds of CPU / this one's.
     """
-    results = {'mmpretrain': [], 'mae_mm': []}
-    for _ in range(rounds):
-        for name, runs in results.items():
-            with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, '-m', __name__, name, str(epochs), folder]
-                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-2000:]}')
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
+    results = {name: [] for name in ('mmpretrain', *(f'mae_mm {dtype}' for dtype in dtypes))}
+
+    def measure(name: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, '-m', __name__, name, str(epochs), folder]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f'{" ".join(command)} failed:\n{done.stderr[-2000:]}')
+        results[name].append(json.loads(done.stdout.splitlines()[-1]))
+
+    interleave({name: lambda name=name: measure(name) for name in results}, rounds, warmup=0)
     rows = []
     for name, runs in results.items():
         seconds, cpu = (summarise([r[key] for r in runs]) for key in ('seconds', 'cpu_seconds'))
@@ -102,7 +106,7 @@ def compare_runs(epochs: int = 1, rounds: int = 3) -> list[dict]:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser()
-    parser.add_argument('name', choices=['mae_mm', 'mmpretrain'])
+    parser.add_argument('name')
     parser.add_argument('epochs', type=int)
     parser.add_argument('folder')
     args = parser.parse_args()

@@ -34,8 +34,10 @@ def no_waiting(device: str) -> Iterator[None]:
 
 def optim_wrapper(model: nn.Module, autocast: bool = True, fused: bool = True, **options) -> object:
     """The wrapper of `configs/mae_pretrain.py` with a constant lr."""
+    precision = dict(type='mae_mm.AutocastOptimWrapper', dtype='bfloat16') if autocast else dict(
+        type='mae_mm.GuardedOptimWrapper')
     return build_optim_wrapper(model, dict(
-        type='mae_mm.AutocastOptimWrapper' if autocast else 'mae_mm.GuardedOptimWrapper',
+        **precision,
         optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=fused),
         constructor='mae_mm.LayerDecayOptimWrapperConstructor', **options))
 

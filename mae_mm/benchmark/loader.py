@@ -11,7 +11,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import TRANSFORMS
 
 from mae_mm.benchmark.images import draw_jpegs
-from mae_mm.benchmark.timing import Timing, interleave
+from mae_mm.benchmark.timing import Rounds, Timing, interleave
 from mae_mm.datasets import ImageFolder
 from mae_mm.datasets.checks.images import check_chunk
 from mae_mm.datasets.find import find_images
@@ -54,7 +54,7 @@ def load_with_ours(
     return run
 
 
-def compare_loading(size: int = 224, images: int = 60, rounds: int = 7, data: str | None = None) -> list[dict]:
+def compare_loading(size: int = 224, images: int = 60, rounds: int | Rounds = 7, data: str | None = None) -> list[dict]:
     """Time all ways of loading in this process's CPU time, one thread, interleaved.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mae_mm.benchmark.timing import interleave
+from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.models.archs import ARCHS
 from mae_mm.registry import MODELS
 
@@ -68,7 +68,7 @@ def train_step(
     if ours:
         wrapper_type = 'mae_mm.AutocastOptimWrapper' if autocast else 'mae_mm.GuardedOptimWrapper'
         cfg = dict(type=wrapper_type, optimizer=dict(**OPTIMIZER, fused=True, **options),
-                   constructor='mae_mm.LayerDecayOptimWrapperConstructor')
+                   constructor='mae_mm.LayerDecayOptimWrapperConstructor', **dict(dtype='bfloat16') if autocast else {})
     else:
         cfg = dict(type='AmpOptimWrapper' if autocast and not by_hand else 'OptimWrapper', optimizer=OPTIMIZER,
                    paramwise_cfg=MMPRETRAIN_DECAY)
@@ -119,7 +119,7 @@ def step_flops(arch: str, img_size: int, patch_size: int, decoder: str = 'mae_mm
 
 
 def compare_steps(
-    arch: str = 'base', img_size: int = 224, patch_size: int = 16, batch: int = 16, rounds: int = 5,
+    arch: str = 'base', img_size: int = 224, patch_size: int = 16, batch: int = 16, rounds: int | Rounds = 5,
     device: str = 'cpu', decoders: Sequence[str] = ('mae_mm.MAEDecoder',), dtypes: Sequence[str] = DTYPES,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict]:

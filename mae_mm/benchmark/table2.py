@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mae_mm.benchmark.timing import interleave
+from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.registry import MODELS
 
 # encoder, mask tokens in it, decoder depth -> the paper's speed-up over the first of the same encoder
@@ -46,7 +46,7 @@ def count_flops(model: nn.Module, img: Tensor) -> int:
 
 
 def compare_table2(
-    archs: tuple[str, ...] = ('large', 'huge'), img_size: int = 224, batch: int = 8, rounds: int = 5,
+    archs: tuple[str, ...] = ('large', 'huge'), img_size: int = 224, batch: int = 8, rounds: int | Rounds = 5,
     device: str = 'cpu', autocast: bool = True,
 ) -> list[dict]:
     """Time forward and backward of each row, the rows of one encoder interleaved.

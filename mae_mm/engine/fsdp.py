@@ -35,6 +35,8 @@ class FSDPStrategy(MMEngineStrategy):
                 raise ValueError('optim_wrapper.clip_grad: FSDP would clip by the norm of a shard; remove it')
             model = self.build_model(model)
             optim_wrapper = build_optim_wrapper(model, optim_wrapper)
+            if getattr(optim_wrapper, 'dtype', None) == torch.float16:
+                raise ValueError('optim_wrapper.dtype: float16 scales its loss, which FSDP does not; use float32')
         return super().prepare(model, optim_wrapper=optim_wrapper, **options)
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper, model: nn.Module) -> OptimWrapper:

@@ -1,6 +1,8 @@
 """From a config file to a Runner: what tools share before a training or a test begins."""
 
+import ast
 import difflib
+import logging
 import os
 from pathlib import Path
 from traceback import walk_tb
@@ -16,6 +18,8 @@ from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
 from mae_mm.engine.hooks.console import ConsoleHook, ConsoleRunner, simplify_console
+from mae_mm.engine.resume import read_settings, read_training_state
+from mae_mm.models.precision import native_dtype
 from mae_mm.paths import ROOT, find_config
 
 DEVICES = Path('/dev')  # where Linux shows GPUs
@@ -112,13 +116,52 @@ def _find_vit(cfg: object) -> ConfigDict | None:
 
 
 def use_autocast(cfg: Config) -> None:
-    """`--amp`: bfloat16 autocast on any device; in mmdet of the ViT alone, for mmcv's nms and RoIAlign refuse it."""
+    """`--amp`: mixed precision on any device; in mmdet of the ViT alone, for mmcv's nms and RoIAlign take float32."""
     if cfg.get('default_scope') == 'mmdet' and (vit := _find_vit(cfg.model)):
-        vit.bf16 = True
+        vit.bf16 = 'auto'
         return
-    cfg.optim_wrapper.type = 'mae_mm.AutocastOptimWrapper'
-    for key in ('loss_scale', 'dtype', 'use_fp16'):
-        cfg.optim_wrapper.pop(key, None)
+    if cfg.optim_wrapper.get('type') != 'mae_mm.AutocastOptimWrapper':
+        cfg.optim_wrapper.type = 'mae_mm.AutocastOptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fp16'):
+            cfg.optim_wrapper.pop(key, None)
+
+
+def settle_precision(cfg: Config) -> list[tuple[int, str]]:
+    """Write into the config in which precision the run computes, unless it says so; a resumed run keeps its own.
+
+    Returns lines for the log with their levels: the precision and the reason.
+    """
+    wrapper, vit = cfg.get('optim_wrapper') or {}, _find_vit(cfg.get('model')) or {}
+    if wrapper.get('type') == 'mae_mm.AutocastOptimWrapper':
+        holder, key, name = wrapper, 'dtype', 'optim_wrapper.dtype'
+    elif vit.get('bf16'):
+        holder, key, name = vit, 'bf16', 'backbone.bf16'
+    else:
+        return []
+    native, reason = native_dtype('cuda' if torch.cuda.is_available() else 'cpu')
+    best = str(native).removeprefix('torch.') if key == 'dtype' else native == torch.bfloat16
+    before, asked = _precision_before(cfg, name), holder.get(key, 'auto')
+    holder[key] = asked if asked != 'auto' else best if before is None else before
+    if asked != 'auto':
+        reason = 'as the config says'
+    elif before not in (None, best):
+        reason = f'as this run began; for a new run {name}={best}: {reason}'
+    lines = [(logging.INFO, f'{name}={holder[key]}: {reason}')]
+    if before not in (None, holder[key]):
+        lines.append((logging.WARNING, f'THE PRECISION CHANGED: {name} was {before} before this run was resumed'))
+    return lines
+
+
+def _precision_before(cfg: Config, name: str) -> str | bool | None:
+    """`optim_wrapper.dtype` or `backbone.bf16` of the run that is resumed; None if there is none."""
+    if not cfg.get('resume') or not cfg.get('load_from') or '://' in cfg.load_from:
+        return None
+    saved = read_settings(read_training_state(cfg.load_from)['meta'].get('cfg') or '')
+    if found := [value for key, value in saved.items() if key.endswith(name)]:
+        return ast.literal_eval(found[0])
+    if not saved or name == 'backbone.bf16':
+        return False if saved else None
+    return 'bfloat16' if 'AutocastOptimWrapper' in saved.get('optim_wrapper.type', '') else 'float32'  # up to 0.2.0
 
 
 def enable_lr_scaling(cfg: Config) -> None:
@@ -201,12 +244,15 @@ def build_runner(cfg: Config) -> Runner:
     check_schedule(cfg)
     start_cpu_group(cfg)
     adapt_to_machine(cfg)
+    precision = settle_precision(cfg)
     with errors_located(cfg):
         runner = ConsoleRunner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     simplify_console(runner.logger)  # of another type of runner
     runner.register_hook(ConsoleHook())
     if cfg.get('optim_wrapper'):
         count_effective_batch(runner)
+    for level, line in precision:
+        runner.logger.log(level, line)
     return runner
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mae_mm.checkpoint.loading import load_pretrained
+from mae_mm.engine.optim.optim_wrapper import precision_of
 from mae_mm.registry import HOOKS, MODELS
 
 TRAIN_CHUNK, QUERY_CHUNK = 16384, 1024  # similarities in memory at a time: 64 MB
@@ -125,7 +126,8 @@ class KNNHook(Hook):
     """Classify held-out images by their nearest training images, before training and every few epochs.
 
     The log and the visualiser (TensorBoard, W&B, …) get `knn/top1`, in percent, of the mean patch token, every
-    `interval` epochs and after the last. The pipelines of both labelled data sets end with `PackInputs`.
+    `interval` epochs and after the last. The encoder runs in the precision of the training. The pipelines of both
+    labelled data sets end with `PackInputs`.
     """
 
     def __init__(
@@ -147,7 +149,8 @@ class KNNHook(Hook):
     def evaluate(self, runner: Runner, epoch: int) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.eval()
-        with torch.random.fork_rng(devices=[]):  # starting a loader draws a number, which must not change training
+        # Starting a loader draws a number, which must not change training.
+        with torch.random.fork_rng(devices=[]), precision_of(runner.optim_wrapper, model):
             train, val = (extract_features(model.backbone, model.data_preprocessor, loader) for loader in self.loaders)
         model.train()
         top1 = knn_accuracy(train, val, (self.k, ))[f'mean_patch/k{self.k}']

@@ -15,6 +15,7 @@ from mae_mm.models.archs import ARCHS, last_of_quarters, read_arch
 from mae_mm.models.attention import Block, LayerNorm, init_vit_weights
 from mae_mm.models.patches import grid_of
 from mae_mm.models.positions import fixed_table, resize_table
+from mae_mm.models.precision import native_dtype
 from mae_mm.registry import MODELS
 
 OUT_TYPES = ('raw', 'cls_token', 'avg_featmap', 'featmap')
@@ -44,7 +45,8 @@ class ViT(BaseModule):
             Their tables have the size of the window or of the grid of `img_size`, and are resampled for others.
         checkpointing: recompute each block's activations in the backward pass: less memory, equal results.
         bf16: compute in bfloat16 under autocast but return float32, for hosts whose other operators take no bfloat16
-            (mmcv's nms and RoIAlign). For other models use `mae_mm.AutocastOptimWrapper`.
+            (mmcv's nms and RoIAlign); 'auto': where `native_dtype` is bfloat16. For other models use
+            `mae_mm.AutocastOptimWrapper`.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class ViT(BaseModule):
         window_size: int = 0,
         rel_pos: bool = False,
         checkpointing: bool = False,
-        bf16: bool = False,
+        bf16: bool | Literal['auto'] = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -143,7 +145,8 @@ class ViT(BaseModule):
 
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) float -> features of `out_type`: one for each tapped block, or just one."""
-        if not self.bf16:
+        bf16 = native_dtype(imgs.device.type)[0] == torch.bfloat16 if self.bf16 == 'auto' else self.bf16
+        if not bf16:
             return self._features(imgs)
         with torch.autocast(imgs.device.type, dtype=torch.bfloat16):
             return tuple(x.float() for x in self._features(imgs))

@@ -1,13 +1,15 @@
 """What `tools/benchmark.py` measures, at sizes that take a second."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mae_mm.benchmark import end2end, loader, step
+import mae_mm
+from mae_mm.benchmark import busy, end2end, loader, step, timing
 from mae_mm.benchmark.images import draw_jpegs
-from mae_mm.benchmark.timing import interleave
+from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.registry import MODELS
 
@@ -20,6 +22,38 @@ def test_interleave_takes_turns_by_the_clock_given():
     times = interleave(contestants, rounds=3, warmup=1, clock=lambda: next(ticks))
     assert calls == ['a', 'b'] * 4
     assert (times['a'].median, times['b'].median) == (1, 3)
+
+
+def test_rounds_end_with_the_minutes_and_the_plan_is_printed(monkeypatch, capsys):
+    now = iter(range(0, 6000, 60))  # every look at the clock takes a minute
+    monkeypatch.setattr(timing.time, 'monotonic', lambda: next(now))
+    calls = []
+    interleave({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')}, Rounds(9, minutes=6.5))
+    assert calls == ['a', 'b'] * 3
+    err = capsys.readouterr().err
+    assert '2 contestants, 1 + 9 rounds\nabout 40.0 minutes' in err and '2 of 9 rounds in 5.0 minutes' in err
+    interleave({'a': lambda: calls.append('c')}, Rounds(9, minutes=0))
+    assert calls[6:] == ['c', 'c']  # a warm-up and a round in any case
+
+
+def test_steps_beside_busy_processes(monkeypatch):
+    """Without the setting torch is imported first; what the user has set reaches neither process."""
+    started, asked = [], []
+
+    @contextmanager
+    def child(code, env):
+        started.append(code)
+        assert not set(env) & set(mae_mm.SPINNING)
+        yield code
+        started.remove(code)
+
+    monkeypatch.setattr(busy, '_child', child)
+    monkeypatch.setattr(busy, '_ask', lambda server: asked.append((server, started.count('while True: pass'))))
+    rows = busy.compare_busy(rounds=2, neighbours=(0, 2))
+    assert [row['busy'] for row in rows] == [0, 2] and set(rows[0]['seconds']) == {'default', 'mae_mm'}
+    default, ours = busy.CONTESTANTS.values()
+    assert asked == [(code, number) for number in (0, 2) for _ in range(5) for code in (default, ours)]
+    assert default.startswith('import torch; ') and ours.startswith('from mae_mm') and not started
 
 
 @pytest.mark.parametrize(('arch', 'patch', 'gigaflops'), [('base', 16, 58.7), ('large', 16, 124.5)])
@@ -86,12 +120,12 @@ def test_end_to_end_runs_are_of_one_shape():
 
 def test_rows_of_end_to_end_runs(monkeypatch):
     outputs = {'mmpretrain': '{"seconds": 8, "cpu_seconds": 9, "images_per_second": 10}',
-               'mae_mm': 'noise\n{"seconds": 4, "cpu_seconds": 3, "images_per_second": 20}'}
+               'mae_mm auto': 'noise\n{"seconds": 4, "cpu_seconds": 3, "images_per_second": 20}'}
     monkeypatch.setattr(end2end.subprocess, 'run', lambda command, **options: SimpleNamespace(
         returncode=0, stdout=outputs[command[3]]))
     rows = end2end.compare_runs(rounds=2)
     assert [(row['name'], row['ratio'], row['images_per_second']) for row in rows] == [
-        ('mmpretrain', 1, 10), ('mae_mm', 3, 20)]
+        ('mmpretrain', 1, 10), ('mae_mm auto', 3, 20)]
 
 
 def test_batches_of_the_loader_reach_the_model_unchanged(tmp_path):

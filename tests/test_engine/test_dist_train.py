@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+# Like torchrun, it ends its process after a signal before that has written its checkpoint.
 PYTHON = """#!/bin/bash
-trap 'echo 75 > "$MAE_MM_EXIT_FILE"; exit 1' TERM
 touch "$STARTED"
 [ "$CODE" = 0 ] && exit 0
 [ "$CODE" = 1 ] && exit 1
 [ "$CODE" = wait ] || { printf '%s\\n%s' "$CODE" 'why' > "$MAE_MM_EXIT_FILE"; exit 1; }
-for i in $(seq 600); do sleep 0.1; done
+rm "$STARTED"; set -m
+bash -c 'trap "sleep 1; echo 75 > \\"$MAE_MM_EXIT_FILE\\"; exit 75" TERM INT USR1
+touch "$STARTED"
+for i in $(seq 600); do sleep 0.1; done' &
+trap "kill -KILL $!; exit 1" TERM INT USR1
+wait
+exit 1
 """
 
 
@@ -24,6 +30,7 @@ def start(tmp_path: Path, code: str, processes: str = '2') -> subprocess.Popen:
     (tmp_path / 'python').chmod(0o755)
     return subprocess.Popen(
         ['bash', 'tools/dist_train.sh', 'CONFIG', processes], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
         env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CODE': code, 'STARTED': str(tmp_path / 'on')})
 
 
@@ -43,10 +50,23 @@ def test_a_number_of_processes_that_is_none_is_named(tmp_path: Path, processes: 
     assert not (tmp_path / 'on').exists()
 
 
-def test_a_signal_is_passed_on_and_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_goes_to_the_training_processes_and_is_waited_for(tmp_path: Path, number: int) -> None:
     process = start(tmp_path, 'wait')
     end = time.monotonic() + 60
     while not (tmp_path / 'on').exists() and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 75
+
+
+def test_ctrl_c_reaches_torchrun_neither(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to the whole process group of the script."""
+    process = start(tmp_path, 'wait')
+    end = time.monotonic() + 60
+    while not (tmp_path / 'on').exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) == 75

@@ -124,7 +124,7 @@ def test_processes_share_the_work_in_order(make_vit, monkeypatch):
         torch.testing.assert_close(actual, expected)
 
 
-def pretrain(work_dir: Path, hooks: list[dict]) -> Runner:
+def pretrain(work_dir: Path, hooks: list[dict], wrapper: dict | None = None) -> Runner:
     """Two epochs of two steps of a tiny MAE."""
     data = dict(
         batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
@@ -136,7 +136,7 @@ def pretrain(work_dir: Path, hooks: list[dict]) -> Runner:
             type='mae_mm.MAE',
             backbone=dict(type='mae_mm.ViT', arch=dict(embed_dim=32, depth=2, num_heads=2), img_size=32, patch_size=8),
             neck=dict(type='mae_mm.MAEDecoder', embed_dim=16, depth=1, num_heads=2)),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+        optim_wrapper=dict({'type': 'OptimWrapper'} | (wrapper or {}), optimizer=dict(type='AdamW', lr=1e-3)),
         visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name=work_dir.name))))
     runner.train()
     return runner
@@ -155,6 +155,22 @@ def test_hook_logs_and_leaves_training_alone(tmp_path):
     lines = next((tmp_path / 'with').glob('*/vis_data/scalars.json')).read_text().splitlines()
     logged = [(row['step'], row['knn/top1']) for row in map(json.loads, lines) if 'knn/top1' in row]
     assert logged == [(0, 100.0), (1, 100.0), (2, 100.0)]  # two colours need no learning
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float32'])
+def test_hook_encodes_in_the_precision_of_the_training(tmp_path, monkeypatch, dtype):
+    seen, extract = set(), knn.extract_features
+
+    def watch(backbone, *args):
+        backbone.blocks[0].register_forward_hook(lambda module, args, out: seen.add(module.mlp.fc1(out).dtype))
+        return extract(backbone, *args)
+
+    monkeypatch.setattr(knn, 'extract_features', watch)
+    data = dict(type='mae_mm.TwoColours', length=4)
+    hook = dict(type='mae_mm.KNNHook', train_dataset=data, val_dataset=data, interval=5, k=1, num_workers=0)
+    wrapper = dict(type='mae_mm.AutocastOptimWrapper', dtype=dtype)
+    pretrain(tmp_path / dtype, [hook], wrapper)
+    assert seen == {getattr(torch, dtype)}
 
 
 def test_hook_keeps_its_interval(tmp_path):

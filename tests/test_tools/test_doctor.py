@@ -14,7 +14,7 @@ from mae_mm import doctor
 from mae_mm.doctor import BROKEN, NOTE, OK
 
 REQUIREMENTS = [
-    'torch<2.14,>=2.4', 'numpy>=1.26', 'setuptools<81', 'mmengine<1,>=0.10.4', 'mmpretrain<2,>=1.2',
+    'torch<2.14,>=2.4', 'numpy>=1.26', 'setuptools<81', 'mmengine<1,>=0.10.5', 'mmpretrain<2,>=1.2',
     'mmdet<4,>=3.3; extra == "detection"', 'mmsegmentation<2,>=1.2.2; extra == "segmentation"',
     'mmdet<4,>=3.3; extra == "all"', 'pytest>=8; extra == "dev"',
 ]  # fmt: skip
@@ -86,7 +86,7 @@ def test_a_crop_decoder_that_was_not_built_is_noted():
 def test_a_healthy_environment_has_no_fault():
     found = findings()
     assert {finding.state for finding in found.values()} == {OK}
-    assert found['mmengine'].wanted == '>=0.10.4,<1'
+    assert found['mmengine'].wanted == '>=0.10.5,<1'
     assert 'pytest' not in found  # the developer's tools are not the user's problem
 
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from mae_mm.engine.advice import start_of
 from mae_mm.engine.hooks.scalars import is_due
-from mae_mm.engine.optim.optim_wrapper import AutocastOptimWrapper
 
 HOSTS = tuple(
     os.path.join(os.path.dirname(found.origin), '') for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
@@ -170,8 +169,9 @@ def summary(runner: Runner) -> list[str]:
 
 
 def precision(runner: Runner, model: torch.nn.Module) -> str:
-    if isinstance(runner.optim_wrapper, AutocastOptimWrapper):
-        return 'bfloat16 (autocast)'
+    dtype = getattr(runner.optim_wrapper, 'dtype', torch.float32)  # of AutocastOptimWrapper
+    if dtype != torch.float32:
+        return f'{dtype} (autocast)'.removeprefix('torch.')
     if isinstance(runner.optim_wrapper, AmpOptimWrapper):
         return f'{runner.optim_wrapper.cast_dtype or "float16"} (autocast)'.replace('torch.', '')
     return 'float32' + (', backbone bfloat16' if any(getattr(part, 'bf16', False) for part in model.modules()) else '')

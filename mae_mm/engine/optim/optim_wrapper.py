@@ -1,6 +1,7 @@
-"""Optimizer wrappers: steps that are not finite are skipped, forward passes run in bfloat16 on any device."""
+"""Optimizer wrappers: steps that are not finite are skipped, forward passes run in mixed precision on any device."""
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -8,7 +9,10 @@ from mmengine.dist import get_world_size
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from mae_mm.models.precision import native_dtype
 from mae_mm.registry import OPTIM_WRAPPERS
+
+DTYPES = ('auto', 'bfloat16', 'float16', 'float32')
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -61,10 +65,46 @@ class GuardedOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(GuardedOptimWrapper):
-    """`GuardedOptimWrapper` whose forward passes run in bfloat16, which needs no gradient scaler, on any device."""
+    """`GuardedOptimWrapper` whose forward passes run in mixed precision, on any device.
+
+    Args:
+        dtype: 'auto' is the one that `native_dtype` chooses for the device. With 'float16' the loss is scaled, so that
+            small gradients do not vanish; 'float32' is no mixed precision.
+    """
+
+    def __init__(self, *args, dtype: Literal[DTYPES] = 'auto', **options) -> None:
+        super().__init__(*args, **options)
+        if dtype not in DTYPES:
+            raise ValueError(f'optim_wrapper.dtype={dtype!r} must be one of {", ".join(DTYPES)}')
+        device = next(param for group in self.param_groups for param in group['params']).device.type
+        self.dtype = native_dtype(device)[0] if dtype == 'auto' else getattr(torch, dtype)
+        self.scaler = torch.amp.GradScaler(device, enabled=self.dtype == torch.float16)
 
     @contextmanager
     def optim_context(self, model: nn.Module):
-        device_type = next(model.parameters()).device.type
-        with super().optim_context(model), torch.autocast(device_type, dtype=torch.bfloat16):
+        with super().optim_context(model), precision_of(self, model):
             yield
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        super().backward(self.scaler.scale(loss), **kwargs)
+
+    def step(self, **kwargs) -> None:
+        self.scaler.unscale_(self.optimizer)
+        super().step(**kwargs)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        scale = dict(loss_scaler=self.scaler.state_dict()) if self.scaler.is_enabled() else {}
+        return dict(super().state_dict(), **scale)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        if (scale := state_dict.pop('loss_scaler', None)) and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scale)
+        super().load_state_dict(state_dict)
+
+
+def precision_of(wrapper: OptimWrapper | dict, model: nn.Module) -> AbstractContextManager:
+    """The context in which a training with this wrapper runs the model, for its validation as well."""
+    if not isinstance(wrapper, AutocastOptimWrapper) or wrapper.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, dtype=wrapper.dtype)

@@ -6,13 +6,15 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from mae_mm.engine.optim import optim_wrapper
 from mae_mm.engine.optim.optim_wrapper import AutocastOptimWrapper
 from mae_mm.models.mae import MAE
 
 
 def wrap(model: nn.Module, optimizer: type = torch.optim.SGD, lr: float = 1.0, **options) -> AutocastOptimWrapper:
     params = [param for param in model.parameters() if param.requires_grad]
-    return OPTIM_WRAPPERS.build(dict(type='mae_mm.AutocastOptimWrapper', optimizer=optimizer(params, lr=lr), **options))
+    return OPTIM_WRAPPERS.build(dict(
+        type='mae_mm.AutocastOptimWrapper', optimizer=optimizer(params, lr=lr), **{'dtype': 'bfloat16', **options}))
 
 
 def weights(model: MAE) -> torch.Tensor:
@@ -55,14 +57,40 @@ def test_autocast_ends_with_the_forward_pass(make_mae, imgs):
 
 def test_step_is_that_of_the_plain_wrapper_within_bfloat16(make_mae, imgs):
     mae, data = make_mae(), dict(inputs=imgs, noise=torch.rand(2, 16))
-    start, updates = {name: value.clone() for name, value in mae.state_dict().items()}, []
-    for wrapper_type in (AutocastOptimWrapper, OptimWrapper):
+    start, updates = {name: value.clone() for name, value in mae.state_dict().items()}, {}
+    for dtype in ('bfloat16', 'float16', 'float32', None):
         mae.load_state_dict(start)
         before = weights(mae)
-        mae.train_step(data, wrapper_type(torch.optim.SGD(mae.parameters(), lr=1.0)))
-        updates.append(weights(mae) - before)
-    difference = (updates[0] - updates[1]).norm() / updates[1].norm()
-    assert 0 < difference < 0.03
+        mae.train_step(data, wrap(mae, dtype=dtype) if dtype else OptimWrapper(torch.optim.SGD(mae.parameters(), 1.0)))
+        updates[dtype] = weights(mae) - before
+    differences = {dtype: ((update - updates[None]).norm() / updates[None].norm()) for dtype, update in updates.items()}
+    assert 0 < differences['float16'] < 0.003 < differences['bfloat16'] < 0.03
+    assert differences['float32'] == 0
+
+
+def test_auto_is_what_the_device_multiplies(make_mae, monkeypatch):
+    for dtype in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr(optim_wrapper, 'native_dtype', lambda device, dtype=dtype: (dtype, ''))
+        assert wrap(make_mae(), dtype='auto').dtype == dtype
+    with pytest.raises(ValueError, match=r"optim_wrapper\.dtype='half' must be one of auto, bfloat16"):
+        wrap(make_mae(), dtype='half')
+
+
+def test_float16_scales_the_loss_and_halves_the_scale_after_an_overflow(make_mae, imgs):
+    mae = make_mae()
+    wrapper = wrap(mae, torch.optim.AdamW, lr=1e-3, dtype='float16', clip_grad=dict(max_norm=1.0))
+    mae.train_step(dict(inputs=imgs), wrapper)
+    norm, before = wrapper.grad_norm, weights(mae)
+    assert not wrapper.bad_step and 0.01 < norm < 100  # of the gradient itself, 65536 times smaller than the scaled one
+    wrapper.scaler._scale.fill_(2.0**40)
+    mae.train_step(dict(inputs=imgs), wrapper)
+    assert wrapper.bad_step and torch.equal(weights(mae), before) and wrapper.scaler.get_scale() == 2.0**39
+
+    state = wrapper.state_dict()
+    resumed = wrap(make_mae(), torch.optim.AdamW, lr=1e-3, dtype='float16')
+    resumed.load_state_dict(state)
+    assert resumed.scaler.state_dict() == wrapper.scaler.state_dict()
+    wrap(make_mae(), torch.optim.AdamW, lr=1e-3, dtype='float32').load_state_dict(wrapper.state_dict())
 
 
 def test_two_half_batches_accumulated_are_one_batch(make_mae):
