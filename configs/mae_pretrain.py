@@ -72,7 +72,8 @@ default_hooks = dict(
     checkpoint=dict(type='mae_mm.CheckpointHook', interval=1, max_keep_ckpts=3),
     preemption=dict(type='mae_mm.PreemptionHook'),
     nonfinite=dict(type='mae_mm.NonFiniteHook'),
-    bad_data=dict(type='mae_mm.BadDataHook'))
+    bad_data=dict(type='mae_mm.BadDataHook'),
+    fingerprints=dict(type='mae_mm.FingerprintHook'))
 custom_hooks = [dict(type='mae_mm.PanelHook'), dict(type='mae_mm.SummaryHook')]
 # Numbers of training are means over an interval already (mae_mm.RuntimeInfoHook).
 log_processor = dict(by_epoch=True, window_size=1, mean_pattern=r'^(?!.*recon/).*(loss|time|grad_norm)')

@@ -8,10 +8,10 @@ from pathlib import Path
 from mae_mm.engine.options import KeyValues
 
 EXAMPLES = """own data:
-  --data LABELLED recognises class folders (also below train/ and val/) and tables of paths and labels, and says what it
-  found. Every checkpoint and random weights are fine-tuned with the same images, steps and search of the learning rate,
-  on 5, 25 and 100 % of the labels, three seeds each; report.html says which start is better, by how much, and how many
-  labels that is worth.
+  --data LABELLED recognises class folders (also below train/ and val/), tables of paths and labels, COCO annotations
+  with images, and images/ beside label maps of the same names, and says what it found. Every checkpoint and random
+  weights are fine-tuned with the same images, steps and search of the learning rate, on 5, 25 and 100 % of the labels,
+  three seeds each; report.html says which start is better, by how much, and how many labels that is worth.
 
 suites:
   demo       demo-classification, demo-detection and demo-segmentation: each from the checkpoint and from random
@@ -52,6 +52,11 @@ def parse_args() -> argparse.Namespace:
                      help='in place of --epochs: the length for which everything takes about so long')
     own.add_argument('--split-by', choices=['image', 'folder'], default='image',
                      help='where the data have no test part: keep the images of a folder on one side')
+    own.add_argument('--exclude-leaks', action='store_true',
+                     help='leave out test images that have copies among the training or pre-training images')
+    own.add_argument('--size', type=int, metavar='PX',
+                     help='side of the images, a multiple of the patch size (default: that of pre-training; 4/3 of it '
+                     'for detection and segmentation)')
     parser.add_argument('--out', default='work_dirs/transfer', metavar='DIR',
                         help='folder for report.html, results.json and a folder for each run (default: %(default)s)')
     parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
@@ -74,14 +79,21 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     from mae_mm.datasets.labelled import find_labelled
     from mae_mm.transfer.own_data import Length, compare_starts
     from mae_mm.transfer.own_report import write_verdict
+    from mae_mm.transfer.seen import describe, draw_pairs, find_seen, leave_out
 
     if bad := [fraction for fraction in args.fractions if not 0 < fraction <= 1]:
         raise ValueError(f'--fractions {bad[0]} must be in (0, 1]')
     data, out = find_labelled(args.data, args.split_by), Path(args.out)
     print(data, flush=True)
-    summary = compare_starts(data, args.checkpoints, out, args.fractions, args.seeds or 3,
-                             Length((args.epochs or [None])[0], args.minutes), workers, args.cfg_options)
-    write_verdict(out, summary)
+    seen = find_seen(data, args.checkpoints)
+    if args.exclude_leaks:
+        data = leave_out(data, seen)
+    copies = describe(seen, args.exclude_leaks)
+    print('\n'.join(copies) or 'copies     no test image is a copy of another', flush=True)
+    summary = compare_starts(
+        data, args.checkpoints, out, args.fractions, args.seeds or 3, Length((args.epochs or [None])[0], args.minutes),
+        workers, args.size, args.cfg_options)
+    write_verdict(out, summary, copies, draw_pairs(seen, out / 'copies'))
     print(f'\n{(out / "verdict.md").read_text()}\n{out / "report.html"}: the verdict as a page; verdict.json: numbers')
     if summary['failed']:
         names = '\n'.join(f'failed: {name}: {error}' for name, error in summary['failed'].items())

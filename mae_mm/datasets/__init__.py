@@ -6,10 +6,11 @@ from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.image_folder import ImageFolder
 from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.inaturalist import INaturalist
+from mae_mm.datasets.listed_label_maps import ListedLabelMaps
 from mae_mm.datasets.places365 import Places365
 from mae_mm.datasets.transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'LoadRandomCrop',
-    'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'decode',
+    'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'ListedLabelMaps',
+    'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'decode',
 ]

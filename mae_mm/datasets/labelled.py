@@ -3,7 +3,8 @@
 Everything is found before anything is trained, and all faults are reported in one message.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,21 +62,25 @@ def find_labelled(path: str, by: str = 'image', seed: int = 0) -> Labelled:
     return Labelled(part.task, part.layout, str(part.root), tuple(part.classes), train, test, where, part.annotations)
 
 
+def strata(task: str, samples: Sequence[Sample]) -> dict[int | None, list[Sample]]:
+    """Images by class; for tasks without one class for each image, all of them together."""
+    by_class: dict[int | None, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_class[sample.label if task == 'classification' else None].append(sample)
+    return by_class
+
+
 def _split_off(part: Part, by: str, seed: int) -> dict[str, str]:
     """A test part: of each class (elsewhere of all images) the share with the lowest hashes, at least one image."""
-    strata: dict[object, list[str]] = {}
-    for sample in part.samples:
-        strata.setdefault(sample.label if part.task == 'classification' else None, []).append(sample.name)
     sides = {}
-    if by == 'folder':  # a folder may hold several classes, so it is drawn as a whole
-        strata = {None: [sample.name for sample in part.samples]}
-    for names in strata.values():
-        groups: dict[str, list[str]] = {}
-        for name in names:
-            groups.setdefault(group_of(name, by), []).append(name)
+    # A folder may hold several classes, so it is drawn as a whole.
+    for members in strata('' if by == 'folder' else part.task, part.samples).values():
+        groups: dict[str, list[str]] = defaultdict(list)
+        for sample in members:
+            groups[group_of(sample.name, by)].append(sample.name)
         count = 0
         for group in sorted(groups, key=lambda group: stable_hash(group, seed)):
-            test = count < max(1, round(TEST_SHARE * len(names)))
+            test = count < max(1, round(TEST_SHARE * len(members)))
             sides.update(dict.fromkeys(groups[group], 'test' if test else 'train'))
             count += len(groups[group]) * test
     return sides

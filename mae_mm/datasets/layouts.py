@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mae_mm.datasets.checks import coco
 from mae_mm.datasets.find import find_images
-from mae_mm.datasets.limits import open_image, read_json
+from mae_mm.datasets.limits import open_image
 
 TRAIN, TEST = ('train', 'training', 'train2017'), ('test', 'val', 'valid', 'validation', 'val2017', 'testing')
 IMAGES = ('images', 'imgs', 'image', 'img', 'jpegimages')
@@ -191,32 +192,23 @@ def _read_coco(paths: list[Path]) -> Part:
 
 
 def _read_json(path: Path) -> tuple[list[str], dict[str, int], Path]:
-    """Category names, image ids by file name, and the folder of the images of a COCO file."""
-    content = read_json(path)
-    lists = [content.get(key) if isinstance(content, dict) else None for key in ('images', 'annotations', 'categories')]
-    if not all(isinstance(found, list) for found in lists):
-        raise ValueError(f'--data {path}: want the lists images, annotations and categories of COCO')
-    images, annotations, categories = lists
-    faults = {}
-    if annotations and 'bbox' not in annotations[0]:
-        faults['annotations without boxes (of another task than detection)'] = [
-            ', '.join(sorted(annotations[0]))]
+    """Category names in the file's order, image ids by file name, and the folder of the images of a COCO file."""
+    content = coco.read_annotations(path)
+    images, annotations = content['images'], content['annotations']
+    if not images or not annotations:
+        raise ValueError(f'--data {path} lists {len(images)} images and {len(annotations)} annotations')
+    if 'bbox' not in annotations[0]:
+        raise ValueError(f'--data {path}: annotations of another task than detection, with {some(annotations[0])}')
+    coco.check_annotations(content, path, with_masks=all(one.get('segmentation') for one in annotations))
     folders = [path.parent, path.parent.parent,
                *(base / name for base in (path.parent, path.parent.parent)
                  for name in (*IMAGES, *(n for n in (*TRAIN, *TEST) if n in path.stem.lower())))]
-    first = images[0].get('file_name', '') if images else ''
-    folder = next((folder for folder in folders if (folder / first).is_file()), None) if first else None
+    first = images[0]['file_name']
+    folder = next((folder for folder in folders if (folder / first).is_file()), None)
     if folder is None:
-        faults['images that are not there'] = [first or 'the file lists none']
-    else:
-        faults['images that are not there'] = [
-            image['file_name'] for image in images if not (folder / image.get('file_name', '')).is_file()]
-    known = {image.get('id') for image in images}
-    faults['annotations of images that are not listed'] = [
-        str(one.get('image_id')) for one in annotations if one.get('image_id') not in known]
-    refuse(path, faults)
-    names = [str(category.get('name')) for category in sorted(categories, key=lambda one: one.get('id', 0))]
-    return names, {image['file_name']: image['id'] for image in images}, folder
+        raise ValueError(f'--data {path}: there is no {first} beside it, nor in folders such as images/ or train2017/')
+    coco.check_images(images, path, folder)
+    return [one['name'] for one in content['categories']], {one['file_name']: one['id'] for one in images}, folder
 
 
 def _label_map_folders(path: Path) -> list[Path]:

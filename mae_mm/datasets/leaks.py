@@ -5,8 +5,9 @@ resized and mirrored copies differ in at most 6 bits, different images in 40 or 
 """
 
 import hashlib
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.limits import read_file
 
+FILE = 'fingerprints.npz'  # in the work folder of a pre-training
 SIDE = 12  # of the hash, in bits
 WORDS = 3  # of 64 bits, for 144
 MAX_DISTANCE = 16  # bits in which copies may differ
@@ -26,14 +28,14 @@ CHUNK = 256  # test images compared at a time
 class Fingerprints(NamedTuple):
     """Images as what copies have in common."""
 
-    names: list[str]
+    names: list[str]  # paths
     digests: np.ndarray  # (N, 16) uint8: hash of the file
     hashes: np.ndarray  # (N, 3) uint64: perceptual hash
     mirrored: np.ndarray  # (N, 3) uint64: that of the mirror image
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file."""
-        np.savez_compressed(path, names=np.array(self.names), digests=self.digests, hashes=self.hashes,
+        np.savez_compressed(path, names=np.array(self.names, dtype=np.str_), digests=self.digests, hashes=self.hashes,
                             mirrored=self.mirrored)
 
 
@@ -52,8 +54,14 @@ def load_fingerprints(path: str | Path) -> Fingerprints:
         return Fingerprints(content['names'].tolist(), *(content[key] for key in Fingerprints._fields[1:]))
 
 
-def fingerprint(root: str, names: Sequence[str], workers: int = 1, desc: str = 'fingerprints') -> Fingerprints:
-    """Fingerprints of image files, about 1.5 ms each; files that cannot be read are left out.
+def fingerprint(
+    names: Sequence[str], read: Callable[[str], bytes] = read_file, desc: str = 'fingerprints',
+) -> Fingerprints:
+    """Fingerprints of images, some milliseconds of CPU each; those that cannot be read are left out.
+
+    Args:
+        names: paths.
+        read: returns the content of the file of that name.
 
     Raises:
         ValueError: if ImageHash is not installed.
@@ -61,27 +69,24 @@ def fingerprint(root: str, names: Sequence[str], workers: int = 1, desc: str = '
     try:
         import imagehash  # noqa: F401
     except ImportError as error:
-        raise ValueError('finding copies of images needs ImageHash: pip install imagehash') from error
-    paths = [f'{root}/{name}' for name in names]
-    with ProcessPoolExecutor(max(1, workers)) as pool:
-        found = list(tqdm(pool.map(_of_file, paths, chunksize=32), desc, len(paths), unit='img', disable=None))
+        raise ValueError('copies of images are found with ImageHash: pip install imagehash') from error
+
+    def one(name: str) -> tuple[bytes, bytes, bytes] | None:
+        try:
+            data = read(name)
+            picture = Image.fromarray(decode(data).permute(1, 2, 0).numpy())
+        except (OSError, DecodeError):
+            return None
+        mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(tqdm(pool.map(one, names), desc, len(names), unit='img', disable=None))
     kept = [(name, one) for name, one in zip(names, found, strict=True) if one]
-    columns = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [])
-    digests, hashes, mirrored = columns
+    digests, hashes, mirrored = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [])
     return Fingerprints(
         [name for name, _ in kept], np.frombuffer(b''.join(digests), np.uint8).reshape(-1, 16),
         *(np.frombuffer(b''.join(column), np.uint64).reshape(-1, WORDS) for column in (hashes, mirrored)))
-
-
-def _of_file(path: str) -> tuple[bytes, bytes, bytes] | None:
-    try:
-        data = read_file(path)
-        img = decode(data)
-    except (OSError, DecodeError):
-        return None
-    picture = Image.fromarray(img.permute(1, 2, 0).numpy())
-    mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror)
 
 
 def _hash(picture: Image.Image) -> bytes:

@@ -1,6 +1,7 @@
 """The verdict on data of one's own as one HTML page, a plot, a table and `verdict.json`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Template
@@ -12,22 +13,26 @@ from mae_mm.transfer.tables import environment, markdown_table
 PAGE = Path(__file__).parent / 'verdict.html'
 
 
-def write_verdict(out: Path, summary: dict) -> None:
+def write_verdict(out: Path, summary: dict, copies: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
     """Write `verdict.json`, `verdict.md`, `plot.png` and `report.html`.
 
     Args:
         summary: from `own_data.compare_starts`.
+        copies, pairs: sentences about test images that have been seen before, and files of pictures of them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    summary = dict(summary, environment=environment())
+    summary = dict(summary, copies=list(copies), environment=environment())
     (out / 'verdict.json').write_text(json.dumps(summary, indent=2) + '\n')
     header, rows = table(summary)
-    text = '\n\n'.join(['\n'.join(f'- {line}' for line in summary['verdict']), markdown_table(header, rows)])
-    (out / 'verdict.md').write_text(text + '\n')
+    sentences = '\n'.join(f'- {line}' for line in (*summary['verdict'], *copies))
+    (out / 'verdict.md').write_text(f'{sentences}\n\n{markdown_table(header, rows)}\n')
     draw(out / 'plot.png', summary)
     page = Template(PAGE.read_text(), autoescape=True)
     (out / 'report.html').write_text(page.render(
-        summary, header=header, rows=rows, plot=embed(out / 'plot.png', 1600)), encoding='utf-8')
+        summary, header=header, rows=rows, plot=embed(out / 'plot.png', 1600),
+        pairs=[embed(Path(one)) for one in pairs],
+        examples={start: [embed(Path(one)) for one in files] for start, files in summary['pictures'].items() if files}),
+        encoding='utf-8')
 
 
 def table(summary: dict) -> tuple[list[str], list[list[str]]]:

@@ -40,7 +40,7 @@ def rival_hits(
         labels, truth: (M,) and (T,) class numbers.
 
     Returns:
-        (T, 1) 0 or 1, by the name of the rival.
+        (T,) 0 or 1, by the name of the rival.
 
     Raises:
         ValueError: if scikit-learn is not installed.
@@ -66,5 +66,5 @@ def rival_hits(
         if folds >= 2:
             grid = {f'{type(model).__name__.lower()}__C': STRENGTHS}
             pipeline = GridSearchCV(pipeline, grid, cv=StratifiedKFold(folds, shuffle=True, random_state=seed))
-        hits[name] = (pipeline.fit(train, labels).predict(test) == truth).astype(np.float64)[:, None]
+        hits[name] = (pipeline.fit(train, labels).predict(test) == truth).astype(np.float64)
     return hits

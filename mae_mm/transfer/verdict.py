@@ -4,12 +4,14 @@ All starts share labels, seeds and test images, so that differences are paired.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t
+
+from mae_mm.transfer.per_image import Score
 
 LEVEL = 0.95  # of all intervals
 REPLICATES = 2000
@@ -20,7 +22,7 @@ class Curve(NamedTuple):
 
     labels: tuple[int, ...]  # rising
     values: np.ndarray  # (len(labels),) percent, mean over seeds
-    replicates: np.ndarray  # (REPLICATES, len(labels)) percent, in step with those of the other starts
+    replicates: np.ndarray  # (R, len(labels)) percent, in step with those of the other starts
 
     @property
     def intervals(self) -> np.ndarray:
@@ -50,20 +52,8 @@ class Pair(NamedTuple):
     sentence: str
 
 
-def top1(means: np.ndarray) -> np.ndarray:
-    """Percent correct, from (…, 1) means of 0 and 1 over test images."""
-    return 100 * means[..., 0]
-
-
-def mean_iou(means: np.ndarray) -> np.ndarray:
-    """Percent, from (…, 2 C) mean intersections and unions of C classes; classes that no image has do not count."""
-    intersection, union = np.split(means, 2, axis=-1)
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return 100 * np.nanmean(np.where(union > 0, intersection / union, np.nan), axis=-1)
-
-
 def make_curves(
-    results: dict[str, dict[int, np.ndarray]], metric: Callable[[np.ndarray], np.ndarray] = top1, seed: int = 0,
+    results: dict[str, dict[int, Sequence[Score]]], images: int, seed: int = 0, replicates: int = REPLICATES,
 ) -> dict[str, Curve]:
     """Curves with replicates of a bootstrap over seeds and test images, both drawn alike for all starts.
 
@@ -71,23 +61,22 @@ def make_curves(
     far too narrow an interval. One seed has no such part, and its intervals are those of the test images only.
 
     Args:
-        results: by start and number of labels, (S, T, K): K numbers for each of S seeds and T test images, whose mean
-            over the images determines the metric.
-        metric: (…, K) means over images to (…) percent.
+        results: by start and number of labels, the metric of each of S seeds for weights of the test images.
+        images: number of test images.
     """
-    seeds, images, _ = next(iter(next(iter(results.values())).values())).shape
+    seeds = len(next(iter(next(iter(results.values())).values())))
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=REPLICATES) / images  # (R, T)
-    drawn_seeds = rng.integers(seeds, size=(REPLICATES, seeds))
+    even = np.full((1, images), 1 / images)
+    weights = rng.multinomial(images, even[0], size=replicates) / images
+    drawn_seeds = rng.integers(seeds, size=(replicates, seeds))
     widen = math.sqrt(seeds / (seeds - 1)) * t.ppf((1 + LEVEL) / 2, seeds - 1) / 1.96 if seeds > 1 else 0.0
     curves = {}
     for start, by_labels in results.items():
         labels = tuple(sorted(by_labels))
         values, columns = [], []
         for number in labels:
-            stats = by_labels[number]
-            of_seeds = metric(stats.mean(1))  # (S,)
-            of_images = metric(np.tensordot(weights, stats, (1, 1))).mean(1)  # (R, S) -> (R,)
+            of_seeds = np.concatenate([score(even) for score in by_labels[number]])  # (S,)
+            of_images = np.mean([score(weights) for score in by_labels[number]], 0)  # (R,)
             values.append(of_seeds.mean())
             columns.append(of_images + widen * (of_seeds[drawn_seeds].mean(1) - of_seeds.mean()))
         curves[start] = Curve(labels, np.array(values), np.stack(columns, 1))

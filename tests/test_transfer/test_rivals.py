@@ -8,7 +8,7 @@ def test_a_task_of_brightness_needs_no_encoder() -> None:
     labels = np.arange(60) % 2
     pixels = (0.3 + 0.4 * labels[:, None] + 0.1 * rng.normal(size=(60, 48))).astype(np.float32)
     hits = rival_hits(pixels[:30], labels[:30], pixels[30:], labels[30:])
-    assert len(hits) == 2 and all(rival.shape == (30, 1) and rival.mean() > 0.95 for rival in hits.values())
+    assert len(hits) == 2 and all(rival.shape == (30,) and rival.mean() > 0.95 for rival in hits.values())
 
 
 def test_noise_is_no_better_than_chance() -> None:

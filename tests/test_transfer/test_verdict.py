@@ -3,22 +3,23 @@
 import numpy as np
 import pytest
 
-from mae_mm.transfer.verdict import compare, label_factor, make_curves, mean_iou, top1
+from mae_mm.transfer.per_image import hit_rate
+from mae_mm.transfer.verdict import compare, label_factor, make_curves
 
 LABELS = (50, 250, 1000)
 
 
 def simulate(rng: np.random.Generator, rates: tuple[float, ...], seeds: int = 3, images: int = 300) -> dict:
-    """Hits of (S, T, 1), with images that are easier than others and seeds that are luckier."""
+    """Hit rates of S seeds on T images, some of which are easier than others."""
     ease = np.random.default_rng(9).normal(size=images)
     logits = [np.log(rate / (1 - rate)) + 0.8 * ease + 0.1 * rng.normal(size=(seeds, 1)) for rate in rates]
-    hits = [(rng.random((seeds, images)) < 1 / (1 + np.exp(-one))).astype(float)[..., None] for one in logits]
-    return dict(zip(LABELS, hits, strict=True))
+    hits = [(rng.random((seeds, images)) < 1 / (1 + np.exp(-one))).astype(float) for one in logits]
+    return {number: list(map(hit_rate, one)) for number, one in zip(LABELS, hits, strict=True)}
 
 
 def verdict(first: tuple[float, ...], second: tuple[float, ...], seed: int = 0) -> object:
     rng = np.random.default_rng(seed)
-    pair, = compare(make_curves(dict(A=simulate(rng, first), B=simulate(rng, second))), 'top-1')
+    pair, = compare(make_curves(dict(A=simulate(rng, first), B=simulate(rng, second)), 300), 'top-1')
     return pair
 
 
@@ -47,20 +48,15 @@ def test_no_factor_beyond_what_was_measured() -> None:
 def test_hand_worked_factor() -> None:
     """On a logarithmic axis B at 100, 1000 has 20, 40 %; A has 30 % with 100: B needs 316, factor 3.16."""
     def curve(values: list[float]) -> object:
-        hits = {number: np.full((1, 1, 1), value / 100) for number, value in zip((100, 1000), values, strict=True)}
-        return make_curves(dict(one=hits))['one']
+        hits = {number: [hit_rate(np.array([value / 100]))] for number, value in zip((100, 1000), values, strict=True)}
+        return make_curves(dict(one=hits), 1)['one']
 
     factor = label_factor(curve([30, 50]), curve([20, 40]))
     assert factor.value == pytest.approx(10**0.5) and not factor.at_least
 
 
 def test_one_seed_has_the_interval_of_its_images() -> None:
-    hits = np.zeros((1, 400, 1))
-    hits[:, :100] = 1
-    low, high = make_curves(dict(A={10: hits}))['A'].intervals[0]
+    hits = np.zeros(400)
+    hits[:100] = 1
+    low, high = make_curves(dict(A={10: [hit_rate(hits)]}), 400)['A'].intervals[0]
     assert (low, high) == pytest.approx((25 - 4.2, 25 + 4.2), abs=0.6)  # 1.96 * sqrt(0.25 * 0.75 / 400)
-
-
-def test_metrics_of_means() -> None:
-    assert top1(np.array([[0.25]])) == [25]
-    assert mean_iou(np.array([2.0, 0, 4, 0])) == 50  # the second class is nowhere

@@ -39,8 +39,8 @@ def adopt_classes(cfg: Config) -> None:
     only if the training file is missing (`check_loader` reports that).
     """
     names = cfg.get('classes')
-    datasets = [one for loader in LOADERS for one in coco_datasets(cfg, loader)]
-    if names is None or not datasets:
+    datasets = [one for loader in LOADERS for one in coco_datasets(cfg, loader)] if names is not None else []
+    if not datasets:
         return
     if names == 'json':
         path = datasets[0][1]

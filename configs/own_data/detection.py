@@ -1,0 +1,14 @@
+"""Detection in images of your own: what `tools/transfer.py --data` trains from every start (`ours`).
+
+Mask R-CNN with light heads, as in the demo, without masks where the annotations have none. The tool fills in classes,
+images, encoder, size, rate and length, and writes each complete config beside its results.
+Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report
+"""
+_base_ = '../demo/detection.py'
+classes = None
+pipeline = dict(_delete_=True, type='CocoDataset', data_prefix=dict(img=''))
+train_dataloader = dict(dataset=dict(**pipeline, pipeline=_base_.train_pipeline))
+val_dataloader = dict(dataset=dict(**pipeline, test_mode=True, pipeline=_base_.test_pipeline))
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=None)
+del pipeline

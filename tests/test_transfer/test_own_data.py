@@ -1,0 +1,126 @@
+"""Comparisons on data of one's own: equal runs for every start, in this process and at tiny scale."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.jobs import make_in_this_process
+from PIL import Image
+
+from mae_mm.checkpoint.contents import read_checkpoint
+from mae_mm.datasets.labelled import find_labelled
+from mae_mm.transfer import jobs
+from mae_mm.transfer.own_data import Length, compare_starts, make_own_run, name_starts, subset
+from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
+from mae_mm.transfer.own_report import write_verdict
+from mae_mm.transfer.per_image import load_score
+from mae_mm.transfer.runs import place
+from mae_mm.transfer.types import Job
+
+
+def save_image(path: Path, seed: int, shade: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 100, (32, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels + np.uint8(shade)).save(path)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Two classes that brightness tells apart, 20 images of each."""
+    for number in range(40):
+        save_image(tmp_path / f'data/{"dark" if number % 2 else "light"}/{number}.png', number, 150 * (1 - number % 2))
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, make_mae: Callable) -> str:
+    mae = make_mae(dict(arch=dict(embed_dim=32, depth=4, num_heads=2)))
+    torch.save(mae.state_dict(), tmp_path / 'mine.pth')
+    return str(tmp_path / 'mine.pth')
+
+
+def test_subsets_are_nested_and_of_every_class(classes: Path) -> None:
+    data = find_labelled(str(classes))
+    small, large, other = subset(data, 0.1, 0), subset(data, 0.5, 0), subset(data, 0.1, 1)
+    assert set(small) < set(large) < set(data.train) and small != other
+    assert [sum(sample.label == label for sample in small) for label in (0, 1)] == [2, 2]
+    boxes = data._replace(task='detection', train=[one._replace(label=i) for i, one in enumerate(data.train)])
+    assert len(subset(boxes, 0.1, 0)) == 4  # not one of each image's number
+
+
+def test_starts_have_names_of_their_own() -> None:
+    assert list(name_starts(['a/one.pth', 'b/one.pth', 'two.pth'])) == ['random', 'a_one', 'b_one', 'two']
+    with pytest.raises(ValueError, match=r'x/a\.pth'):
+        name_starts(['x/a.pth', 'x/a.pth'])
+
+
+@pytest.mark.integration
+def test_from_class_folders_to_a_verdict(
+    classes: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, made, lines = find_labelled(str(classes)), [], []
+    monkeypatch.setattr(jobs, 'make_jobs', make_in_this_process(made))
+
+    def compare() -> dict:
+        return compare_starts(data, [checkpoint], tmp_path / 'out', (0.2, 1), 2, Length(epochs=20), say=lines.append)
+
+    summary = compare()
+    assert lines[0].startswith('plan       14 runs of 32 steps')
+    assert [run.partition('_')[0] for run in made] == 6 * ['search'] + 8 * ['test']
+    sizes = [json.loads((tmp_path / f'out/runs/{run}/result.json').read_text())['train_images'] for run in made]
+    assert sizes == 6 * [24] + 4 * [8, 32]  # a quarter of the labels is held out for the search
+    assert list(summary['curves']) == ['random', 'mine', 'logistic regression on pixels', 'SVM on pixels']
+    assert summary['curves']['SVM on pixels']['values'] == [100, 100] and not summary['failed']
+    assert any('may need no ViT' in line for line in summary['verdict'])
+    for start in ('random', 'mine'):  # what was kept for each image is what the evaluator reported
+        folder = tmp_path / f'out/runs/test_{start}_32labels_seed1'
+        reported = json.loads((folder / 'result.json').read_text())['metrics']['accuracy/top1']
+        assert load_score(folder / 'per_image.npz')(np.full((1, 8), 1 / 8))[0] == pytest.approx(reported)
+    assert (tmp_path / 'out/runs/test_mine_32labels_seed0/final.pth').exists()
+    assert compare() == summary and len(made) == 14  # complete runs are not repeated
+
+    write_verdict(tmp_path / 'out', summary, ['3 test images have copies.'])
+    page = (tmp_path / 'out/report.html').read_text()
+    assert summary['verdict'][0] in page and '3 test images have copies.' in page
+    assert json.loads((tmp_path / 'out/verdict.json').read_text())['pairs'][0]['first'] == 'random'
+    assert summary['verdict'][0] in (tmp_path / 'out/verdict.md').read_text()
+
+
+def boxes_with_odd_ids(root: Path) -> None:
+    for number in range(10):
+        save_image(root / f'images/{number}.png', number)
+    images = [dict(id=1000 * number + 7, file_name=f'{number}.png', width=40, height=32) for number in range(10)]
+    annotations = [dict(id=image['id'], image_id=image['id'], category_id=9 if number % 2 else 4, iscrowd=0, area=144,
+                        bbox=[4, 4, 12, 12]) for number, image in enumerate(images)]
+    (root / 'labels.json').write_text(json.dumps(dict(
+        images=images, annotations=annotations, categories=[dict(id=9, name='cup'), dict(id=4, name='ant')])))
+
+
+def label_maps(root: Path) -> None:
+    for number in range(10):
+        save_image(root / f'images/a b {number}.jpg', number)
+        values = np.zeros((32, 40), np.uint8)
+        values[:, 20:], values[:4] = 1, 255
+        (root / 'masks').mkdir(exist_ok=True)
+        Image.fromarray(values).save(root / f'masks/a b {number}.png')
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(('make', 'task'), [(boxes_with_odd_ids, 'detection'), (label_maps, 'segmentation')])
+def test_other_tasks(make: Callable, task: str, checkpoint: str, tmp_path: Path) -> None:
+    """One run of each, from data on disk to the contributions of the test images and pictures."""
+    (tmp_path / 'data').mkdir()
+    make(tmp_path / 'data')
+    data = find_labelled(str(tmp_path / 'data'))
+    assert (data.task, len(data.train), len(data.test)) == (task, 8, 2)
+    cfg = place(own_config(data, read_checkpoint(checkpoint), 3, 1.0), tmp_path / 'run', 0)
+    use_images(cfg, data, data.train, data.test)
+    key, metric = TASKS[task].key, TASKS[task].metric
+    result = make_own_run(Job('run', cfg, {key: metric}, checkpoint, task, draw=True), print)
+    assert (result['train_images'], result['val_images']) == (8, 2)
+    score = load_score(tmp_path / 'run/per_image.npz')(np.full((1, 2), 0.5))[0]
+    assert score == pytest.approx(result['metrics'][key], abs=0.051)
+    assert len(list((tmp_path / 'run/pictures').glob('*.png'))) == 6
