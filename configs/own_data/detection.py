@@ -2,7 +2,7 @@
 
 Mask R-CNN with light heads, as in the demo, without masks where the annotations have none. The tool fills in classes,
 images, encoder, size, rate and length, and writes each complete config beside its results.
-Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report
+Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with configs/own_data/detection.py
 """
 _base_ = '../demo/detection.py'
 classes = None

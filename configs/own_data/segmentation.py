@@ -2,7 +2,7 @@
 
 UperNet with light heads, as in the demo. The tool fills in classes, images, encoder, size, rate and length, and writes
 each complete config beside its results.
-Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report
+Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with configs/own_data/segmentation.py
 """
 _base_ = '../demo/segmentation.py'
 metainfo = None

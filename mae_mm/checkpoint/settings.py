@@ -1,4 +1,4 @@
-"""What the shapes of weights do not show: attention heads, the grid of a rectangle, what the decoder predicts."""
+"""What the shapes of weights do not show: heads, the grid of a rectangle, pixel statistics, what is predicted."""
 
 import ast
 
@@ -31,6 +31,8 @@ def _settings_of_model(text: str) -> dict:
         settings.update(
             decoder_num_heads=model['neck'].get('num_heads', 16), mask_ratio=model.get('mask_ratio', 0.75),
             norm_pix_loss=model.get('norm_pix_loss', True))
+    settings.update({key: value for key, value in (model.get('data_preprocessor') or {}).items()
+                     if key in ('mean', 'std') and value is not None})
     return settings
 
 

@@ -16,12 +16,18 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1 << 16
 
 
+def _is_colour(value: object) -> bool:
+    return isinstance(value, tuple | list) and value != [] and all(isinstance(x, Real) and abs(x) < 1e6 for x in value)
+
+
 SETTINGS = dict(  # of `Checkpoint`: which values each may have
     grid=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_count, value)),
     num_heads=_is_count,
     decoder_num_heads=_is_count,
     mask_ratio=lambda value: isinstance(value, Real) and 0 <= value < 1,
-    norm_pix_loss=lambda value: isinstance(value, bool))
+    norm_pix_loss=lambda value: isinstance(value, bool),
+    mean=_is_colour,
+    std=lambda value: _is_colour(value) and min(value) > 0)
 
 
 @contextmanager

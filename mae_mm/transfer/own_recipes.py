@@ -1,11 +1,13 @@
 """Configs for data of one's own: a recipe of configs/own_data/, filled with classes, images and the encoder's sizes."""
 
 import json
+import os
 from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from mmengine.config import Config
 
 from mae_mm.checkpoint.contents import Checkpoint
@@ -56,6 +58,10 @@ def own_config(data: Labelled, encoder: Checkpoint, iters: int, rate: float, siz
         in_chans=chans)
     {'classification': _fill_classification, 'segmentation': _fill_segmentation, 'detection': _fill_detection}[
         data.task](cfg, data, encoder, side, patch)
+    preprocessor = cfg.data_preprocessor if data.task == 'classification' else cfg.model.data_preprocessor
+    preprocessor.update({key: encoder.settings[key] for key in ('mean', 'std') if key in encoder.settings})
+    if torch.cuda.is_available():  # one run at a time, whose images the CPUs decode
+        cfg.train_dataloader.update(num_workers=min(8, os.cpu_count()), persistent_workers=True)
     cfg.optim_wrapper.optimizer.lr *= rate
     cfg.train_cfg.update(max_iters=iters, val_interval=iters)
     cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(1, iters // 10)

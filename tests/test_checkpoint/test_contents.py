@@ -176,10 +176,11 @@ def test_a_new_format_is_recognised(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_settings_of_a_config_are_read_and_not_run(tmp_path: Path) -> None:
     text = (
         "import os\nmodel = dict(backbone=dict(arch='large', img_size=(32, 64), type='mae_mm.ViT'),\n"
-        "    neck={'type': 'mae_mm.MAEDecoder', 'num_heads': 4}, mask_ratio=0.6, type='mae_mm.MAE')\n"
+        "    neck={'type': 'mae_mm.MAEDecoder', 'num_heads': 4}, mask_ratio=0.6, type='mae_mm.MAE',\n"
+        "    data_preprocessor=dict(mean=[7, 8, 9.5], std=None))\n"
         f"os.mkdir({str(tmp_path / 'run')!r})\n")
     assert settings_of_config_text(text) == dict(
-        grid=(2, 4), num_heads=16, decoder_num_heads=4, mask_ratio=0.6, norm_pix_loss=True)
+        grid=(2, 4), num_heads=16, decoder_num_heads=4, mask_ratio=0.6, norm_pix_loss=True, mean=[7, 8, 9.5])
     assert not (tmp_path / 'run').exists()
     for other in ('', 'model = 1', "model = dict(backbone=dict(type='ResNet'))", 'model = f(x)', 'def', 'a, b = 1, 2'):
         assert settings_of_config_text(other) == {}

@@ -116,7 +116,10 @@ def test_other_tasks(make: Callable, task: str, checkpoint: str, tmp_path: Path)
     make(tmp_path / 'data')
     data = find_labelled(str(tmp_path / 'data'))
     assert (data.task, len(data.train), len(data.test)) == (task, 8, 2)
-    cfg = place(own_config(data, read_checkpoint(checkpoint), 3, 1.0), tmp_path / 'run', 0)
+    encoder = read_checkpoint(checkpoint)
+    encoder.settings.update(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])  # of a pre-training with --own-statistics
+    cfg = place(own_config(data, encoder, 3, 1.0), tmp_path / 'run', 0)
+    assert (cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std) == ([1, 2, 3], [4, 5, 6])
     use_images(cfg, data, data.train, data.test)
     key, metric = TASKS[task].key, TASKS[task].metric
     result = make_own_run(Job('run', cfg, {key: metric}, checkpoint, task, draw=True), print)
