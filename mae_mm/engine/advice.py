@@ -25,7 +25,7 @@ def lr_options(lr: float) -> str:
 
 
 def start_of(runner: Runner) -> tuple[float, int]:
-    """The highest lr of a training, and the images of a step: all processes, accumulated batches and repeated views."""
+    """The highest lr of a training, and the images of a step: all processes, accumulated batches, repeated views."""
     optim, loader = runner.optim_wrapper, runner.train_dataloader
     views = getattr(_first_transform(loader), 'repeats', 1)
     batch = loader.batch_sampler.batch_size * get_world_size() * views * getattr(optim, '_accumulative_counts', 1)
@@ -39,12 +39,14 @@ def _first_transform(loader: Sized) -> object:
 
 def what_to_try(lr: float, batch: int, runner: Runner) -> list[str]:
     """After a run that has not learned enough: its lr, and options for the next one."""
-    good = good_lr(batch)
+    good, steps = good_lr(batch), max(2 * runner.max_iters, 2 * STEPS)
     other = float(f'{3 * lr:.0e}') if good <= lr <= 10 * good else good
-    key = 'max_epochs' if isinstance(runner.train_loop, EpochBasedTrainLoop) else 'max_iters'
+    longer = f'train_cfg.max_iters={steps}'
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        longer = f'train_cfg.max_epochs={math.ceil(steps / len(runner.train_dataloader))}'
     return [
-        f'It used lr {lr:.3g} in batches of {batch}. Start again (--work-dir NEW) with another lr, or train longer:',
-        f'  --cfg-options {lr_options(other)}', f'  --cfg-options train_cfg.{key}={2 * getattr(runner, key)}']
+        f'It used lr {lr:.3g} in {runner.max_iters:,} batches of {batch}. Start again (--work-dir NEW), longer or with '
+        'another lr:', f'  --cfg-options {longer}', f'  --cfg-options {lr_options(other)}']
 
 
 def advise(runner: Runner) -> Iterator[str]:
@@ -53,12 +55,13 @@ def advise(runner: Runner) -> Iterator[str]:
         return
     loader, epochs, (lr, batch) = runner.train_dataloader, runner.max_epochs, start_of(runner)
     images, per_epoch = len(loader.dataset), len(loader)
-    if per_epoch < 10:
+    smaller = min(batch, max(8, 2 ** int(math.log2(max(images / 20, 1)))) if per_epoch < 10 else batch)
+    if smaller < batch:
         yield (f'batches of {batch} leave {per_epoch} steps for each epoch of {images:,} images: '
-               f'train_dataloader.batch_size={max(8, 2 ** int(math.log2(max(images / 20, 1))))}')
+               f'train_dataloader.batch_size={smaller}')
     if per_epoch * epochs < STEPS:
         yield (f'{images:,} images x {epochs} epochs are only {per_epoch * epochs:,} steps of {batch}: '
-               f'train_cfg.max_epochs={math.ceil(2 * STEPS / per_epoch)}')
+               f'train_cfg.max_epochs={math.ceil(2 * STEPS * smaller / images)}')
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if not (model.init_cfg or model.backbone.init_cfg) and lr < good_lr(batch) / 4:
         yield f'lr {lr:.3g} is low for batches of {batch}: {lr_options(good_lr(batch))}'

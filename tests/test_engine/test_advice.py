@@ -36,7 +36,8 @@ def a_run(
     model = SimpleNamespace(init_cfg=dict(type='X') if started else None)
     model.backbone = SimpleNamespace(init_cfg=None, patch_size=16)
     return SimpleNamespace(
-        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop), max_epochs=epochs, model=model,
+        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop), model=model,
+        max_epochs=epochs, max_iters=epochs * (len(dataset) // batch),
         cfg=Config(dict(param_scheduler=[dict(type='LinearLR', end=warmup), dict(type='CosineAnnealingLR')])),
         train_dataloader=Loader(dataset=dataset, batch_sampler=SimpleNamespace(batch_size=batch)),
         optim_wrapper=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[dict(lr=0, initial_lr=lr), dict(lr=0)])))
@@ -45,8 +46,8 @@ def a_run(
 @pytest.mark.parametrize(('run', 'said'), [
     (dict(), []),
     (dict(batch=64), ['batches of 64 leave 7 steps for each epoch of 500 images: train_dataloader.batch_size=16',
-                      '500 images x 200 epochs are only 1,400 steps of 64: train_cfg.max_epochs=572']),
-    (dict(epochs=100), ['only 1,500 steps of 32: train_cfg.max_epochs=267']),
+                      '500 images x 200 epochs are only 1,400 steps of 64: train_cfg.max_epochs=128']),
+    (dict(epochs=100), ['only 1,500 steps of 32: train_cfg.max_epochs=256']),
     (dict(lr=1.9e-5), ['lr 1.9e-05 is low for batches of 32: optim_wrapper.optimizer.lr=0.0002 auto_scale']),
     (dict(lr=1.9e-5, started=True), []),
     (dict(warmup=41), ['the warm-up takes 41 of 200 epochs: param_scheduler.0.end=10 param_scheduler.1.begin=10']),
@@ -68,7 +69,9 @@ def test_images_smaller_than_the_crops(photos: Path, size: int, said: str | None
 def test_lr_of_a_batch() -> None:
     assert [good_lr(batch) for batch in (4096, 1024, 64)] == [2e-3, 1e-3, 3e-4]
     for lr, other in ((3.75e-5, 3e-4), (3e-4, 9e-4), (1e-3, 3e-3), (1e-2, 3e-4)):
-        assert f'optim_wrapper.optimizer.lr={other:g} ' in what_to_try(lr, 64, a_run([]))[1]
+        lines = what_to_try(lr, 64, a_run(range(500)))
+        assert f'lr {lr:.3g} in 3,000 batches of 64' in lines[0]
+        assert 'train_cfg.max_epochs=400' in lines[1] and f'optim_wrapper.optimizer.lr={other:g} ' in lines[2]
 
 
 def test_said_once_and_what_to_try_at_the_end(photos: Path, tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_said_once_and_what_to_try_at_the_end(photos: Path, tmp_path: Path) -> N
     assert first.count('advice: ') == 4 and 'lr 1e-05 is low for batches of 12' in first
     assert 'advice: ' not in second
     for log in (first, second):
-        assert 'It used lr 1e-05 in batches of 12' in log and 'optim_wrapper.optimizer.lr=0.0001 ' in log
-    assert 'train_cfg.max_epochs=4' in second
+        assert 'It used lr 1e-05 in ' in log and 'optim_wrapper.optimizer.lr=0.0001 ' in log
+    assert 'in 6 batches of 12' in second and 'train_cfg.max_epochs=1334' in second
     images = [word for word in second.split() if word.startswith(str(photos))]
     assert {Path(word).name for word in images} >= set((tmp_path / 'held_out.txt').read_text().split()[:4])

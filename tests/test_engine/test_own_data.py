@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT
 from helpers.tools import DEMO, run_tool, tiny
 from mmengine.config import Config
 from PIL import Image
 
+from mae_mm.checkpoint import read_checkpoint
 from mae_mm.datasets.configs import LOADERS
 from mae_mm.datasets.find import find_images
 from mae_mm.datasets.pack import pack
@@ -146,3 +148,24 @@ def test_one_command_from_a_folder(photos: Path, tmp_path: Path) -> None:
     tested = json.loads((tmp_path / 'test.json').read_text())['recon/loss']
     last = [json.loads(line) for line in (tmp_path / 'curve.jsonl').read_text().splitlines()][-1]
     assert tested == pytest.approx(last['recon/loss'], rel=1e-3)
+
+
+def test_pretraining_is_continued_on_other_images(photos: Path, tmp_path: Path) -> None:
+    """The demo's recipe, from a checkpoint with and without its decoder: the encoder is the file's in both."""
+    options = [one for one in tiny(photos, **{'train_cfg.max_epochs': 1}) if 'data_root' not in one]
+    run_tool('train', DEMO, '--data', photos, '--work-dir', tmp_path / 'first', *options, 'param_scheduler=[]')
+    full = tmp_path / 'first/epoch_1.pth'
+    run_tool('convert_checkpoint', full, tmp_path / 'encoder.pth', '--to', 'mae_mm', '--encoder-only')
+    still = ['optim_wrapper.optimizer.lr=0', 'param_scheduler=[]']
+    weights = {'first': read_checkpoint(full).tensors}
+    for start in (full, tmp_path / 'encoder.pth'):
+        work_dir = tmp_path / start.stem
+        run_tool('train', 'configs/demo/mae_continue.py', '--data', photos, '--pretrained', start,
+                 '--work-dir', work_dir, *options, *still)
+        weights[start.stem] = read_checkpoint(work_dir / 'epoch_1.pth').tensors
+        assert ('THE DECODER IS NEW' in next(work_dir.glob('*/*.log')).read_text()) == (start != full)
+    same = {stem: {name for name, value in tensors.items() if torch.equal(value, weights['first'][name])}
+            for stem, tensors in weights.items()}
+    assert same['epoch_1'] == same['first']
+    assert {name for name in same['first'] if 'decoder' not in name and name != 'mask_token'} <= same['encoder']
+    assert 'decoder_pred.weight' not in same['encoder']
