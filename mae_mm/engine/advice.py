@@ -57,19 +57,16 @@ def advise(runner: Runner) -> Iterator[str]:
     images, per_epoch = len(loader.dataset), len(loader)
     smaller = min(batch, max(8, 2 ** int(math.log2(max(images / 20, 1)))) if per_epoch < 10 else batch)
     if smaller < batch:
+        size = max(1, smaller * loader.batch_sampler.batch_size // batch)
         yield (f'batches of {batch} leave {per_epoch} steps for each epoch of {images:,} images: '
-               f'train_dataloader.batch_size={smaller}')
-    if per_epoch * epochs < STEPS:
+               f'train_dataloader.batch_size={size}')
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    fresh = not (model.init_cfg or model.backbone.init_cfg)
+    if fresh and per_epoch * epochs < STEPS:
         yield (f'{images:,} images x {epochs} epochs are only {per_epoch * epochs:,} steps of {batch}: '
                f'train_cfg.max_epochs={math.ceil(2 * STEPS * smaller / images)}')
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if not (model.init_cfg or model.backbone.init_cfg) and lr < good_lr(batch) / 4:
+    if fresh and lr < good_lr(batch) / 4:
         yield f'lr {lr:.3g} is low for batches of {batch}: {lr_options(good_lr(batch))}'
-    for i, scheduler in enumerate(runner.cfg.get('param_scheduler') or []):
-        warmup = scheduler.get('end', 0) if scheduler.get('by_epoch', True) else scheduler.get('end', 0) / per_epoch
-        if scheduler['type'] == 'LinearLR' and warmup > epochs / 5:
-            yield (f'the warm-up takes {warmup:g} of {epochs} epochs: param_scheduler.{i}.end={math.ceil(epochs / 20)} '
-                   f'param_scheduler.{i + 1}.begin={math.ceil(epochs / 20)}')
     if hasattr(model.backbone, 'patch_size'):  # a ViT
         yield from _advise_on_size(
             loader.dataset, getattr(_first_transform(loader), 'size', None), model.backbone.patch_size)
