@@ -18,16 +18,47 @@ REPLICATES = 2000
 
 
 class Curve(NamedTuple):
-    """A start's metric over the number of labelled images."""
+    """A start's metric over L numbers of labelled images, with S seeds, in percent.
+
+    What is drawn is in step with the other starts, so that `a.minus(b)` is paired.
+    """
 
     labels: tuple[int, ...]  # rising
-    values: np.ndarray  # (len(labels),) percent, mean over seeds
-    replicates: np.ndarray  # (R, len(labels)) percent, in step with those of the other starts
+    by_seed: np.ndarray  # (L, S)
+    of_images: np.ndarray  # (R, L, S) replicates of a bootstrap over test images
+    seeds: np.ndarray  # (R, L, S) int, seeds of the replicates, each in [0, S)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(L,) means over seeds."""
+        return self.by_seed.mean(1)
 
     @property
     def intervals(self) -> np.ndarray:
-        """(len(labels), 2) percent."""
-        return interval(self.replicates).T
+        """(L, 2)."""
+        return interval(self.replicates()).T
+
+    def minus(self, other: 'Curve') -> 'Curve':
+        """The difference of two starts."""
+        return self._replace(by_seed=self.by_seed - other.by_seed, of_images=self.of_images - other.of_images)
+
+    def replicates(self) -> np.ndarray:
+        """(R, L) means over seeds, with the spread of test images and seeds.
+
+        With few seeds a bootstrap alone would claim too narrow an interval: their part is widened by sqrt(S / (S - 1))
+        and by Student's t for L (S - 1) degrees of freedom. What each seed gets wrong on each image by chance shows
+        up among images and among seeds; it is left out of the seeds' part. One seed has no such part.
+        """
+        means = self.of_images.mean(2)
+        count, seeds = self.by_seed.shape
+        if seeds == 1:
+            return means
+        between = self.by_seed.var(1, ddof=1).mean() / seeds  # variance of a mean over seeds
+        twice = (self.of_images.var(0).mean() - means.var(0).mean()) / (seeds - 1)
+        share = math.sqrt(max(0.0, between - twice) / between) if between else 0.0
+        widen = math.sqrt(seeds / (seeds - 1)) * t.ppf((1 + LEVEL) / 2, count * (seeds - 1)) / 1.96
+        resampled = self.by_seed[np.arange(count)[:, None], self.seeds].mean(2) - self.values
+        return means + share * widen * resampled
 
 
 class Factor(NamedTuple):
@@ -55,32 +86,22 @@ class Pair(NamedTuple):
 def make_curves(
     results: dict[str, dict[int, Sequence[Score]]], images: int, seed: int = 0, replicates: int = REPLICATES,
 ) -> dict[str, Curve]:
-    """Curves with replicates of a bootstrap over seeds and test images, both drawn alike for all starts.
-
-    The part of the seeds is widened by sqrt(S / (S - 1)) and Student's t: a bootstrap of S = 3 values alone claims
-    far too narrow an interval. One seed has no such part, and its intervals are those of the test images only.
+    """Curves with replicates of test images and seeds, drawn alike for all starts.
 
     Args:
         results: by start and number of labels, the metric of each of S seeds for weights of the test images.
         images: number of test images.
     """
-    seeds = len(next(iter(next(iter(results.values())).values())))
     rng = np.random.default_rng(seed)
     even = np.full((1, images), 1 / images)
     weights = rng.multinomial(images, even[0], size=replicates) / images
-    drawn_seeds = rng.integers(seeds, size=(replicates, seeds))
-    widen = math.sqrt(seeds / (seeds - 1)) * t.ppf((1 + LEVEL) / 2, seeds - 1) / 1.96 if seeds > 1 else 0.0
-    curves = {}
-    for start, by_labels in results.items():
-        labels = tuple(sorted(by_labels))
-        values, columns = [], []
-        for number in labels:
-            of_seeds = np.concatenate([score(even) for score in by_labels[number]])  # (S,)
-            of_images = np.mean([score(weights) for score in by_labels[number]], 0)  # (R,)
-            values.append(of_seeds.mean())
-            columns.append(of_images + widen * (of_seeds[drawn_seeds].mean(1) - of_seeds.mean()))
-        curves[start] = Curve(labels, np.array(values), np.stack(columns, 1))
-    return curves
+    labels = sorted(next(iter(results.values())))
+    runs = len(next(iter(results.values()))[labels[0]])
+    drawn = rng.integers(runs, size=(replicates, len(labels), runs))
+    return {start: Curve(
+        tuple(labels), np.array([[score(even)[0] for score in by_labels[number]] for number in labels]),
+        np.stack([np.stack([score(weights) for score in by_labels[number]], -1) for number in labels], 1), drawn)
+        for start, by_labels in results.items()}
 
 
 def interval(replicates: np.ndarray) -> np.ndarray:
@@ -93,7 +114,7 @@ def compare(curves: dict[str, Curve], metric: str) -> list[Pair]:
     pairs = []
     for first, second in combinations(curves, 2):
         a, b = curves[first], curves[second]
-        low, high = interval((a.replicates - b.replicates).mean(1))
+        low, high = interval(a.minus(b).replicates().mean(1))
         difference = float((a.values - b.values).mean())
         factor = None
         if low > 0 or high < 0:
@@ -111,7 +132,8 @@ def label_factor(better: Curve, worse: Curve) -> Factor:
     is a lower bound; where it is beyond the metric with the fewest labels, that is an upper one.
     """
     value, state = _factor(better.labels, better.values, worse.values)
-    drawn = [_factor(better.labels, a, b) for a, b in zip(better.replicates, worse.replicates, strict=True)]
+    drawn = [_factor(better.labels, a, b)
+             for a, b in zip(better.replicates(), worse.replicates(), strict=True)]
     low, high = interval(np.array([one for one, _ in drawn]))
     unbounded = state == 'at least' or np.mean([state == 'at least' for _, state in drawn]) > (1 - LEVEL) / 2
     return Factor(value, float(low), None if unbounded else float(high), state == 'at least', state == 'at most')
