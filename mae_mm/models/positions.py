@@ -66,9 +66,11 @@ def axis_scores(q: Tensor, grid: tuple[int, int], tables: tuple[Tensor, Tensor])
 
 
 def _by_pairs(table: Tensor, size: int) -> Tensor:
-    """Entries of an axis's table by (query, key): (2 S - 1, d) -> (size, size, d)."""
-    steps = torch.arange(size, device=table.device)
-    return resize_rel_pos(table, (2 * size - 1, table.shape[1]))[steps[:, None] - steps + size - 1]
+    """Entries of an axis's table by (query, key): (2 S - 1, d) -> (size, size, d).
+
+    Windows that slide over the table, backwards: the gradient of an index would be a slow sort on a GPU.
+    """
+    return resize_rel_pos(table, (2 * size - 1, table.shape[1])).unfold(0, size, 1).flip(2).transpose(1, 2)
 
 
 def extend_with_axes(
@@ -98,11 +100,9 @@ def offset_bias(table: Tensor, class_bias: Tensor, grid: tuple[int, int]) -> Ten
     (heads, 3): class token to patch, patch to class token, class token to itself. Result: (heads, 1 + L, 1 + L).
     """
     heads, (rows, cols) = len(table), grid
-    row, col = (torch.arange(side, device=table.device) for side in grid)
-    by_row = row[:, None] - row + rows - 1  # (rows, rows): query, key
-    by_col = col[:, None] - col + cols - 1
     table = resize_rel_pos(table, (heads, 2 * rows - 1, 2 * cols - 1))
-    patches = table[:, by_row[:, None, :, None], by_col[None, :, None, :]].reshape(heads, rows * cols, -1)
+    patches = table.unfold(1, rows, 1).unfold(2, cols, 1).flip(3, 4)  # by query row, query column, key row, key column
+    patches = patches.reshape(heads, rows * cols, -1)
     to_patch, to_class, to_itself = class_bias[..., None, None].unbind(1)  # (heads, 1, 1) each
     first = torch.cat([to_itself, to_patch.expand(-1, 1, rows * cols)], dim=2)
     others = torch.cat([to_class.expand(-1, rows * cols, 1), patches], dim=2)

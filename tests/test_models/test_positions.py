@@ -5,7 +5,7 @@ from helpers import numpy_mae
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_mm.models.positions import fixed_table, offset_bias, resize_rel_pos, resize_table, sincos_table
+from mae_mm.models.positions import axis_scores, fixed_table, offset_bias, resize_rel_pos, resize_table, sincos_table
 
 
 @pytest.mark.parametrize('row, col, channel, expected', [
@@ -113,3 +113,18 @@ def test_relative_tables_are_resampled_to_other_grids() -> None:
     torch.testing.assert_close(steps[2:-2], steps[2:-2].mean().expand(10), rtol=1e-4, atol=1e-4)
     bias = torch.randn(2, 7, 7)
     assert offset_bias(bias, torch.zeros(2, 3), (6, 3)).shape == (2, 19, 19)
+
+
+def test_gradients_of_relative_positions_need_no_index_put():
+    """On a GPU that sorts all positions, tens of thousands for a grid of 64 x 64, once for each block."""
+    table, class_bias = torch.randn(2, 5, 5, requires_grad=True), torch.zeros(2, 3)
+    axes = [torch.randn(5, 8, requires_grad=True) for _ in range(2)]
+    with torch.profiler.profile() as profile:
+        offset_bias(table, class_bias, (3, 3)).sum().backward()
+        scores = axis_scores(torch.ones(1, 1, 9, 8), (3, 3), tuple(axes))
+        torch.cat(scores, -1).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert 'aten::unfold_backward' in names and not any('index' in name for name in names)
+    uses = torch.tensor([1.0, 2, 3, 2, 1])  # how often each offset occurs among 3 places
+    torch.testing.assert_close(table.grad, (uses[:, None] * uses).expand(2, 5, 5))
+    torch.testing.assert_close(axes[0].grad, 3 * uses[:, None].expand(5, 8))
