@@ -101,6 +101,7 @@ def main() -> None:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         if args.auto_scale_lr:
             launch.enable_lr_scaling(cfg)
+        launch.check_deterministic(cfg)
         check_data(cfg, ('train_dataloader', 'val_dataloader'))
         reliability.make_reliable(cfg)
         with errors_located(cfg):

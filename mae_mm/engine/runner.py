@@ -22,6 +22,7 @@ from mae_mm.engine.resume import read_settings, read_training_state
 from mae_mm.models.precision import native_dtype
 from mae_mm.paths import ROOT, find_config
 
+DIST_TIMEOUT = 3600  # seconds that processes wait for each other
 DEVICES = Path('/dev')  # where Linux shows GPUs
 
 
@@ -195,6 +196,18 @@ def adapt_to_machine(cfg: Config) -> None:
             loader.pop('prefetch_factor', None)
     if cfg.optim_wrapper.get('accumulative_counts', 1) > 1 and 'model_wrapper_cfg' in cfg:
         cfg.model_wrapper_cfg.pop('static_graph', None)  # fails where some steps do not synchronise (torch 2.11)
+    if cfg.get('launcher', 'none') != 'none':  # NCCL's 10 minutes are too few for what one process does, e.g. checks
+        environment = cfg.setdefault('env_cfg', {})
+        environment['dist_cfg'] = {'timeout': DIST_TIMEOUT, **(environment.get('dist_cfg') or {})}
+
+
+def check_deterministic(cfg: Config) -> None:
+    """Refuse to train deterministically what has no such kernel on a GPU, before it fails in the first step."""
+    deterministic = (cfg.get('randomness') or {}).get('deterministic')
+    if deterministic and torch.cuda.is_available() and cfg.get('default_scope') == 'mmseg':
+        raise ValueError(
+            'randomness.deterministic=True: the loss of segmentation (nll_loss2d) has no deterministic kernel on a '
+            'GPU; remove it, or train on the CPU: --device cpu')
 
 
 def prepare_gpu() -> None:

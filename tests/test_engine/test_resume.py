@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
+from mae_mm.engine.loops import batches
 from mae_mm.engine.loops.batches import NumberedBatches, SeededSamples, build_loader, end_workers, start_worker
 from mae_mm.engine.loops.seeding import derive_seed
 from mae_mm.engine.resume import changes_without_effect, read_settings
@@ -93,6 +95,18 @@ def test_workers_do_not_change_what_is_drawn() -> None:
     config = dict(batch_size=2, collate_fn=list, sampler=dict(type='DefaultSampler', shuffle=True))
     one, three = (list(build_loader(dict(config, num_workers=n), Count(), seed=1)) for n in (0, 3))
     assert one == three and len({draw for batch in one for _, draw in batch}) == 10
+
+
+@pytest.mark.parametrize(('free', 'workers', 'told'), [
+    (64e6, 8, True), (64e6, 1, False), (64e6, 0, False), (2e9, 8, False)])
+def test_little_shared_memory_is_told_before_a_worker_is_killed(monkeypatch, capsys, free, workers, told) -> None:
+    """A container's default of 64 MB, and batches of 9.6 MB, of which each worker prepares two."""
+    monkeypatch.setattr(batches.shutil, 'disk_usage', lambda path: SimpleNamespace(free=free))
+    images = [dict(inputs=torch.zeros(3, 224, 224, dtype=torch.uint8), name='x')] * 100
+    options = dict(num_workers=workers, batch_size=64, sampler=dict(type='DefaultSampler', shuffle=False))
+    batches.check_shared_memory(build_loader(options, images, seed=0))
+    out = capsys.readouterr().out
+    assert ('64 MB free, and up to 154 MB of batches' in out and '--shm-size' in out) is told
 
 
 def test_workers_heed_their_parent_alone() -> None:

@@ -15,6 +15,7 @@ import torch
 from helpers import ROOT, free_port
 from helpers.tools import DEMO, run, tiny
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from PIL import Image
 
 from mae_mm.engine import runner as launch
@@ -282,3 +283,29 @@ def test_devices_that_torch_cannot_use_are_named() -> None:
     for device in ('cuda:99', 'nothing'):
         with pytest.raises(ValueError, match=f'--device {device} cannot be used: '):
             launch.check_device(device)
+
+
+def test_processes_wait_for_each_other_longer_than_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one process does alone, e.g. checks of labels, may take more than NCCL's 10 minutes."""
+    cfg = Config(dict(launcher='pytorch', optim_wrapper={}, env_cfg=dict(cudnn_benchmark=True)))
+    launch.adapt_to_machine(cfg)
+    joined = {}
+    monkeypatch.setattr('mmengine.dist.utils._init_dist_pytorch', lambda backend, **options: joined.update(options))
+    init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
+    assert joined['timeout'].total_seconds() == 3600 and cfg.env_cfg.cudnn_benchmark
+    cfg.env_cfg.dist_cfg = dict(timeout=60, backend='gloo')
+    launch.adapt_to_machine(cfg)
+    assert cfg.env_cfg.dist_cfg == dict(timeout=60, backend='gloo')
+    alone = Config(dict(launcher='none', optim_wrapper={}))
+    launch.adapt_to_machine(alone)
+    assert 'env_cfg' not in alone
+
+
+def test_deterministic_segmentation_on_a_gpu_is_refused_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config(dict(default_scope='mmseg', randomness=dict(deterministic=True)))
+    launch.check_deterministic(cfg)  # on a CPU
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    with pytest.raises(ValueError, match='deterministic=True: the loss of segmentation'):
+        launch.check_deterministic(cfg)
+    launch.check_deterministic(Config(dict(cfg.to_dict(), default_scope='mmpretrain')))
+    launch.check_deterministic(Config(dict(cfg.to_dict(), randomness=dict(seed=0))))

@@ -28,14 +28,14 @@ def script(monkeypatch, tmp_path) -> ModuleType:
         (cache / 'mmcv-new.whl').touch()
         return cache / 'mmcv-new.whl'
 
-    def install(wheel, devices):
+    def install(wheel, devices, cuda):
         module.installed.append(wheel.name)
         return 'broken' not in wheel.name
 
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.setattr(sys, 'argv', ['build_mmcv.py'])
-    monkeypatch.setattr(module, 'operators_load', lambda devices: False)
-    monkeypatch.setattr(module, 'cuda_for_build', lambda torch: '')
+    monkeypatch.setattr(module, 'operators_load', lambda devices, cuda: False)
+    monkeypatch.setattr(module, 'cuda_for_build', lambda torch: None)
     monkeypatch.setattr(module, 'build', build)
     monkeypatch.setattr(module, 'install', install)
     return module
@@ -53,7 +53,7 @@ def cache(tmp_path) -> Path:
 def test_the_wheel_is_built_once(script, cache):
     script.main()
     script.main()
-    assert script.built == ['']
+    assert script.built == [None]
     assert script.installed == ['mmcv-new.whl', 'mmcv-new.whl']
 
 
@@ -65,7 +65,7 @@ def test_a_cached_wheel_that_does_not_work_is_replaced(script, cache):
 
 
 def test_nothing_is_done_when_the_operators_load(script, monkeypatch, cache):
-    monkeypatch.setattr(script, 'operators_load', lambda devices: True)
+    monkeypatch.setattr(script, 'operators_load', lambda devices, cuda: True)
     script.main()
     assert not script.installed
 
@@ -98,18 +98,86 @@ def test_missing_python_headers_are_told_before_the_build(script, monkeypatch, c
     assert not script.built
 
 
-@pytest.mark.parametrize(('gpu', 'release', 'key'), [
-    (False, '13.0', ''), (True, None, ''), (True, '12.4', ''), (True, '13.2', 'cu130')])  # fmt: skip
-def test_cuda_operators_are_built_where_a_gpu_and_a_fitting_nvcc_are(monkeypatch, tmp_path, gpu, release, key):
+@pytest.fixture
+def module() -> ModuleType:
+    """tools/build_mmcv.py as it is."""
     spec = importlib.util.spec_from_file_location('build_mmcv', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if release:
-        nvcc = tmp_path / 'bin' / 'nvcc'
-        nvcc.parent.mkdir()
-        nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {release}, V{release}.1"\n')
-        nvcc.chmod(0o755)
-    monkeypatch.delenv('FORCE_CUDA', raising=False)
-    monkeypatch.setattr('torch.utils.cpp_extension.CUDA_HOME', str(tmp_path))
-    fake = SimpleNamespace(version=SimpleNamespace(cuda='13.0'), cuda=SimpleNamespace(is_available=lambda: gpu))
-    assert module.cuda_for_build(fake) == key
+    return module
+
+
+def write_nvcc(home: Path, release: str) -> None:
+    nvcc = home / 'bin' / 'nvcc'
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {release}, V{release}.1"\n')
+    nvcc.chmod(0o755)
+
+
+def fake_torch(site: Path, gpus: list[tuple[int, int]]) -> SimpleNamespace:
+    return SimpleNamespace(
+        __file__=str(site / 'torch/__init__.py'), version=SimpleNamespace(cuda='13.0'),
+        cuda=SimpleNamespace(is_available=lambda: bool(gpus), device_count=lambda: len(gpus),
+                             get_device_capability=lambda index: gpus[index]),
+        _C=SimpleNamespace(_cuda_getArchFlags=lambda: 'sm_75 sm_80 sm_100'))
+
+
+@pytest.mark.parametrize(('gpus', 'toolkit', 'wheel', 'home', 'key'), [
+    ([], '13.0', None, None, None), ([(9, 0)], None, None, None, None), ([(9, 0)], '12.4', None, None, None),
+    ([(9, 0), (8, 6), (9, 0)], '13.2', None, 'toolkit', 'cu130-sm86_90'),
+    ([(9, 0)], None, '13.0', 'nvidia/cu13', 'cu130-sm90'),  # of `pip install nvidia-cuda-nvcc`
+    ([(9, 0)], '12.4', '13.0', 'nvidia/cu13', 'cu130-sm90')])
+def test_cuda_operators_are_built_where_a_gpu_and_a_fitting_nvcc_are(
+    module, monkeypatch, tmp_path, capsys, gpus, toolkit, wheel, home, key,
+):
+    for folder, release in (('toolkit', toolkit), ('nvidia/cu13', wheel)):
+        if release:
+            write_nvcc(tmp_path / folder, release)
+    for name in ('FORCE_CUDA', 'TORCH_CUDA_ARCH_LIST'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('torch.utils.cpp_extension.CUDA_HOME', str(tmp_path / 'toolkit') if toolkit else None)
+    cuda = module.cuda_for_build(fake_torch(tmp_path, gpus))
+    assert (cuda and cuda.key, cuda and cuda.home) == (key, home and tmp_path / home)
+    assert ('pip install "nvidia-cuda-nvcc==13.0.*"' in capsys.readouterr().out) is bool(gpus and not key)
+
+
+def test_forced_operators_are_for_all_that_torch_supports_or_the_environment_says(module, monkeypatch, tmp_path):
+    """Without a GPU torch's own choice of architectures would raise an IndexError."""
+    write_nvcc(tmp_path / 'nvidia/cu13', '13.0')
+    monkeypatch.setattr('torch.utils.cpp_extension.CUDA_HOME', None)
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    monkeypatch.delenv('TORCH_CUDA_ARCH_LIST', raising=False)
+    assert module.cuda_for_build(fake_torch(tmp_path, [])).archs == '7.5;8.0;10.0'
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0;9.0')
+    assert module.cuda_for_build(fake_torch(tmp_path, [])).key == 'cu130-sm80_90'
+
+
+def test_operators_of_the_cpu_alone_do_not_stop_a_forced_build(module, script, monkeypatch, tmp_path, cache):
+    """mmcv without CUDA loads, and is not what FORCE_CUDA=1 asks for."""
+    for name, compiled in (('cpu', 'not available'), ('cuda', '13.0')):
+        (tmp_path / name / 'mmcv').mkdir(parents=True)
+        (tmp_path / name / 'mmcv/__init__.py').touch()
+        (tmp_path / name / 'mmcv/ops.py').write_text(
+            f"def get_compiling_cuda_version(): return '{compiled}'\ndef nms(*args): pass\n")
+    cuda = module.Cuda('13.0', tmp_path, '9.0')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'cpu'))
+    assert module.operators_load(['cpu'], None) and not module.operators_load(['cpu'], cuda)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'cuda'))
+    assert module.operators_load(['cpu'], cuda)
+    monkeypatch.setattr(script, 'cuda_for_build', lambda torch: cuda)
+    script.main()
+    assert script.built == [cuda] and (cache.parent / cache.name.replace('cpu', 'cu130-sm90')).is_dir()
+
+
+@pytest.mark.parametrize('names', [['libcudart.so.13'], ['libcudart.so', 'libcudart.so.13']])
+def test_the_runtime_of_pip_gets_the_name_that_linkers_look_for(module, tmp_path, names):
+    (tmp_path / 'cu13/lib').mkdir(parents=True)
+    for name in names:
+        (tmp_path / 'cu13/lib' / name).write_text('the library')
+    env = dict(LIBRARY_PATH='/other')
+    module.link_runtime(tmp_path / 'cu13', tmp_path / 'lib', env)
+    if len(names) == 1:
+        assert env['LIBRARY_PATH'] == f'{tmp_path / "lib"}:/other'
+        assert (tmp_path / 'lib/libcudart.so').read_text() == 'the library'
+    else:
+        assert env == dict(LIBRARY_PATH='/other')

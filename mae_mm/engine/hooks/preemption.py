@@ -7,6 +7,7 @@ from types import FrameType
 
 import torch
 import torch.distributed as dist
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -33,11 +34,27 @@ class PreemptionHook(Hook):
         self.signal, self.signalled_at, self.group = None, 0.0, None
 
     def before_train(self, runner: Runner) -> None:
-        if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
-            self.group = dist.new_group(backend='gloo')  # does not use the GPU
         self.runner = runner
+        if self.group is None and get_world_size() > 1 and dist.get_backend() != 'gloo':
+            self.group = self._group_on_cpu()
         if not getattr(self, 'before', None):
             self.before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+    def _group_on_cpu(self) -> dist.ProcessGroup | None:
+        """All processes through gloo, which does not use the GPU; None, the group of the GPUs, if one cannot join."""
+        group, error = None, ''
+        try:
+            group = dist.new_group(backend='gloo')
+        except RuntimeError as failure:
+            error = f': {failure}'
+        joined = torch.tensor(group is not None, dtype=torch.uint8, device=get_device())
+        dist.all_reduce(joined, dist.ReduceOp.MIN)
+        if joined:
+            return group
+        self.runner.logger.warning(
+            f'the nodes do not reach each other through gloo{error}; set GLOO_SOCKET_IFNAME to the network interface '
+            'that joins them (ip address). Until then processes agree to stop through NCCL, which waits for the GPU')
+        return None
 
     def after_train(self, runner: Runner) -> None:
         """Restore the previous handlers."""
@@ -60,6 +77,8 @@ class PreemptionHook(Hook):
         if get_world_size() > 1:
             if (runner.iter + 1) % self.interval:
                 return
+            if self.group is None and dist.get_backend() != 'gloo':
+                flags = flags.to(get_device())
             dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.group)
         if hook and flags.any():
             hook.write_between(runner, runner.iter + 1)

@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sized
 from functools import partial
@@ -12,10 +13,12 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine import registry as root
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -26,6 +29,7 @@ from mae_mm.engine.loops.seeding import derive_seed, seed_all
 from mae_mm.registry import FUNCTIONS
 from mae_mm.stopping import UnreadableData
 
+SHARED_MEMORY = '/dev/shm'  # through which workers send batches; 64 MB in a container, by default
 REPLACEMENTS = 101  # images tried, one after the other, before the data must be gone
 
 
@@ -196,3 +200,20 @@ def _end_on_sigterm(parent: int) -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
+
+
+def check_shared_memory(loader: DataLoader) -> None:
+    """Warn if shared memory is small, and the batches that wait in it are larger: a worker would be killed."""
+    if not loader.num_workers or not os.path.isdir(SHARED_MEMORY):
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free > 2**30:  # no container's default
+        return
+    sample = sum(leaf.nbytes for leaf in tree_leaves(loader.dataset[0, 0]) if isinstance(leaf, torch.Tensor))
+    batches = loader.num_workers * loader.prefetch_factor * int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    queue = sample * loader.batch_sampler.batch_size * batches
+    if queue > free:
+        print_log(
+            f'{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and up to {queue / 1e6:.0f} MB of batches wait in it; a '
+            'worker that finds it full is killed ("Bus error"). Start the container with --ipc=host or --shm-size=8g, '
+            'or lower train_dataloader.num_workers or prefetch_factor', 'current', logging.WARNING)

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mae_mm.engine.loops.batches import build_dataset, build_loader
+from mae_mm.engine.loops.batches import build_dataset, build_loader, check_shared_memory
 from mae_mm.engine.loops.seeding import derive_seed, seed_all
 from mae_mm.engine.resume import newest_checkpoint
 from mae_mm.registry import LOOPS
@@ -46,6 +46,7 @@ class _Resumable:
     def run(self):
         """Train; return to a checkpoint whenever a hook requests it."""
         again = False
+        check_shared_memory(self.dataloader)
         while True:
             self.dataloader = self._loader()
             try:
