@@ -1,7 +1,8 @@
 """Training steps on fake `cuda` tensors, without a GPU: right devices, and nothing asks for a value on the host.
 
 Fake tensors have no values: `.item()`, `.tolist()`, `.any()` in an `if` raise. The backward pass needs a real device:
-gradients are put there by hand, and the optimizer's step, the guard and the hooks' sums run on them.
+it runs on fake tensors of the CPU. On those of the GPU gradients are put there by hand, and the optimizer's step, the
+guard and the hooks' sums run on them.
 """
 
 from types import SimpleNamespace
@@ -9,16 +10,57 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import BaseModel, BaseModule
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from mmpretrain.structures import DataSample
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
-from mae_mm.benchmark.gpu_steps import batch, optim_wrapper, tiny_mae, variants
+from mae_mm.benchmark.gpu_steps import TINY, batch, optim_wrapper, tiny_mae, variants
 from mae_mm.engine.hooks import NonFiniteHook, RuntimeInfoHook
+from mae_mm.models import masking
 from mae_mm.models.mae import MAE
+from mae_mm.registry import MODELS
 
-# Block masks are made on the CPU by a loop that ends early, mmpretrain's ResNet is built with `.item()`: fake tensors
-# can do neither. On a GPU `gpu_check` does.
-KINDS = [name for name in variants() if name not in ('block masks', 'convolutions')]
+
+def make_fake(module: nn.Module, device: str) -> nn.Module:
+    """A module that was built of real tensors, because the host's code reads values."""
+    mode = torch._guards.detect_fake_mode([torch.zeros(1)])
+    for part in module.modules():
+        for values in (part._parameters, part._buffers):
+            for name, value in values.items():
+                if value is not None:
+                    fake = torch.empty_like(mode.from_tensor(value), device=device)
+                    values[name] = nn.Parameter(fake, value.requires_grad) if values is part._parameters else fake
+    if hasattr(module, '_set_device'):
+        module._set_device(torch.device(device))
+    return module
+
+
+def build(name: str, device: str) -> nn.Module:
+    """One of `variants`; mmpretrain's ResNet is built with `.item()`."""
+    if name != 'convolutions':
+        model = variants()[name](device)
+    else:
+        with unset_fake_temporarily(), torch.device('cpu'):
+            model = variants()[name]('cpu')
+        model = make_fake(model, device).train()
+    if name == 'PCA target':
+        model.target_generator._is_fitted = True  # read in the first step of a run
+    return model
+
+
+@pytest.fixture(autouse=True)
+def real_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block masks are made of real noise on the CPU, by a loop that ends early, and then sent to the GPU."""
+    def sample(noise: torch.Tensor, *args: object) -> masking.PatchMask:
+        assert noise.device.type == 'cpu'
+        mode = torch._guards.detect_fake_mode([noise])
+        with unset_fake_temporarily(), torch.device('cpu'):
+            real = masking.block_masking(torch.rand(noise.shape), *args)
+        return masking.PatchMask(*map(mode.from_tensor, real))
+
+    monkeypatch.setitem(masking.SAMPLERS, 'block', sample)
+    monkeypatch.setattr(torch.Tensor, 'pin_memory', lambda tensor: tensor)
 
 
 @pytest.fixture
@@ -42,11 +84,9 @@ def step(model: MAE, wrapper: object) -> dict:
     return losses
 
 
-@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('name', variants())
 def test_a_step_stays_on_the_gpu_and_asks_nothing(fake, name: str) -> None:
-    model = variants()[name]('cuda')
-    if name == 'PCA target':
-        model.target_generator._is_fitted = True  # read in the first step of a run
+    model = build(name, 'cuda')
     wrapper = optim_wrapper(model, clip_grad=dict(max_norm=1.0))
     wrapper.reports_norm = False  # as `RuntimeInfoHook` sets it
     losses = step(model, wrapper)
@@ -54,6 +94,46 @@ def test_a_step_stays_on_the_gpu_and_asks_nothing(fake, name: str) -> None:
     state = tree_leaves(list(wrapper.optimizer.state.values()))
     numbers = [losses['loss'], wrapper.bad_step, wrapper.grad_norm, *state]
     assert {number.device.type for number in numbers} == {'cuda'} and len(numbers) > 20
+
+
+@pytest.mark.parametrize('name', variants())
+def test_a_backward_pass_asks_nothing(fake, name: str) -> None:
+    with torch.device('cpu'):
+        model = build(name, 'cpu')
+        wrapper = optim_wrapper(model, clip_grad=dict(max_norm=1.0))
+        wrapper.reports_norm = False
+        wrapper.update_params(model.loss(**model.data_preprocessor(batch('cpu'), True))['loss'])
+    assert wrapper.bad_step.ndim == 0 and len(wrapper.optimizer.state) > 20
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+@pytest.mark.parametrize('name', ['classification', 'windows', 'offsets'])
+def test_transfers_stay_on_their_device_and_ask_nothing(fake, name: str, device: str) -> None:
+    """A classifier, and the encoders and pyramids of detectors and segmentors, whose heads' losses read values."""
+    options = dict(type='mae_mm.ViT', arch=TINY, img_size=64, patch_size=8, drop_path_rate=0.1)
+    with unset_fake_temporarily(), torch.device('cpu'):  # the constructor reads rates of drop path
+        if name == 'classification':
+            model = MODELS.build(dict(
+                type='mmpretrain.ImageClassifier', backbone=dict(options, out_type='avg_featmap'),
+                head=dict(type='mae_mm.LinearClsHead', num_classes=5, in_channels=TINY['embed_dim'])))
+        else:
+            relative = dict(rel_pos=True, window_size=4 * (name == 'windows'), out_type='featmap')
+            model = nn.Sequential(
+                MODELS.build(dict(options, **relative, arch=dict(TINY, depth=8), out_indices=(1, 3, 5, 7))),
+                MODELS.build(dict(type='mae_mm.FourTapPyramid', embed_dim=TINY['embed_dim'])))
+    with torch.device(device):
+        make_fake(model, device).train()
+        imgs = torch.rand(2, 3, 64, 64)
+        with torch.autocast(device, torch.bfloat16):
+            if name == 'classification':
+                samples = [DataSample().set_gt_label(torch.zeros(1, dtype=torch.int64)) for _ in range(2)]
+                outs = [model.loss(imgs, samples)['loss']]
+            else:
+                outs = model(imgs)
+        assert {out.device.type for out in outs} == {device}
+        if device == 'cpu':
+            sum(out.float().sum() for out in outs).backward()
+            assert all(param.grad is not None for param in model.parameters() if param.requires_grad)
 
 
 def test_hooks_keep_their_sums_on_the_gpu(fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +158,15 @@ def test_a_planted_item_is_noticed(fake, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(model, 'compare', lambda *args: compare(*args) * compare(*args).item())
     with pytest.raises(DataDependentOutputException):
         step(model, optim_wrapper(model))
+
+
+def test_an_item_planted_in_a_backward_pass_is_noticed(fake) -> None:
+    with torch.device('cpu'):
+        model = tiny_mae('cpu')
+        model.backbone.blocks[0].register_full_backward_hook(lambda module, grads, outs: print(grads[0].sum().item()))
+        losses = model.loss(**model.data_preprocessor(batch('cpu'), True))
+        with pytest.raises(DataDependentOutputException):
+            optim_wrapper(model).update_params(losses['loss'])
 
 
 def test_grad_norms_read_in_each_step_are_noticed(fake) -> None:
