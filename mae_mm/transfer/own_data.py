@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.datasets.labelled import Labelled, strata
@@ -131,7 +132,7 @@ def compare_starts(
     scores: dict[str, dict[int, dict[int, Score]]] = {start: defaultdict(dict) for start in starts}
     for run in found:
         scores[run.start][run.labels][run.seed] = load_score(jobs[run].folder / 'per_image.npz')
-    rivals = _rivals(data, subsets, numbers) if data.task == 'classification' else {}
+    rivals = _rivals(data, subsets, numbers, out / 'rivals') if data.task == 'classification' else {}
     replicates = DETECTION_REPLICATES if data.task == 'detection' else verdict.REPLICATES
     curves = verdict.make_curves(
         _complete_seeds({**scores, **rivals}, seeds, failed), len(data.test), replicates=replicates)
@@ -206,17 +207,24 @@ def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, 
 
 
 def _rivals(
-    data: Labelled, subsets: dict[tuple[float, int], list[Sample]], numbers: dict[float, int],
+    data: Labelled, subsets: dict[tuple[float, int], list[Sample]], numbers: dict[float, int], folder: Path,
 ) -> dict[str, dict[int, dict[int, Score]]]:
-    """Classifiers of pixels, on the same labels and test images."""
-    test, truth = read_pixels(data.root, data.test), np.array([sample.label for sample in data.test])
-    pixels = dict(zip((sample.name for sample in data.train), read_pixels(data.root, data.train), strict=True))
+    """Classifiers of pixels, on the same labels and test images; what is complete is kept in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, dict[int, dict[int, Score]]] = defaultdict(lambda: defaultdict(dict))
-    for (fraction, seed), samples in subsets.items():
-        train = np.stack([pixels[sample.name] for sample in samples])
-        labels = np.array([sample.label for sample in samples])
-        for name, hits in rival_hits(train, labels, test, truth, seed).items():
-            scores[name][numbers[fraction]][seed] = hit_rate(hits)
+    pixels = {}
+    for (fraction, seed), samples in tqdm(subsets.items(), desc='classifiers of pixels', unit='subset', disable=None):
+        key = stable_hash('\n'.join(f'{one.name} {one.label}' for one in (*samples, *data.test)))
+        file = folder / f'{numbers[fraction]}labels_seed{seed}_{key:016x}.npz'
+        if not file.exists():
+            pixels = pixels or {sample.name: row for part in (data.train, data.test)
+                                for sample, row in zip(part, read_pixels(data.root, part), strict=True)}
+            sides = [(np.stack([pixels[sample.name] for sample in part]), np.array([sample.label for sample in part]))
+                     for part in (samples, data.test)]
+            np.savez(file, **rival_hits(*sides[0], *sides[1], seed))
+        with np.load(file) as content:
+            for name, hits in content.items():
+                scores[name][numbers[fraction]][seed] = hit_rate(hits)
     return scores
 
 
