@@ -36,7 +36,7 @@ from mae_mm.transfer.per_image import hit_rate
 from mae_mm.transfer.tables import environment, markdown_table
 from mae_mm.transfer.verdict import compare, make_curves
 
-LABELS, SEEDS, TEST = (60, 240, 960), 3, 500
+LABELS, SEEDS, TEST = (150, 600, 2400), 3, 500
 CLASSIFIERS = {
     'k-NN (cosine, k = 10)': lambda: KNeighborsClassifier(10, metric='cosine'),
     'linear (ridge)': lambda: make_pipeline(StandardScaler(), RidgeClassifier(100.0))}

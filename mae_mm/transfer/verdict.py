@@ -14,6 +14,7 @@ from scipy.stats import t
 from mae_mm.transfer.per_image import Score
 
 LEVEL = 0.95  # of all intervals
+CLAIM = 0.99  # of the interval that must not hold 0 where a start is called better: several pairs are compared
 REPLICATES = 2000
 
 
@@ -104,9 +105,9 @@ def make_curves(
         for start, by_labels in results.items()}
 
 
-def interval(replicates: np.ndarray) -> np.ndarray:
+def interval(replicates: np.ndarray, level: float = LEVEL) -> np.ndarray:
     """The central interval of replicates along the first axis: (2, …)."""
-    return np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def compare(curves: dict[str, Curve], metric: str) -> list[Pair]:
@@ -114,11 +115,13 @@ def compare(curves: dict[str, Curve], metric: str) -> list[Pair]:
     pairs = []
     for first, second in combinations(curves, 2):
         a, b = curves[first], curves[second]
-        low, high = interval(a.minus(b).replicates().mean(1))
+        replicates = a.minus(b).replicates().mean(1)
+        low, high = interval(replicates)
+        surely_low, surely_high = interval(replicates, CLAIM)
         difference = float((a.values - b.values).mean())
         factor = None
-        if low > 0 or high < 0:
-            better, worse = (a, b) if low > 0 else (b, a)
+        if surely_low > 0 or surely_high < 0:
+            better, worse = (a, b) if surely_low > 0 else (b, a)
             factor = label_factor(better, worse)
         pairs.append(Pair(first, second, difference, float(low), float(high), factor,
                           sentence(first, second, metric, difference, low, high, factor)))
