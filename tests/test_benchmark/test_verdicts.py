@@ -29,7 +29,7 @@ def test_copies_are_counted(tmp_path: Path) -> None:
         folder = tmp_path / ('test' if number > 7 else 'train') / 'ab'[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         coarse = np.random.default_rng(number).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((90, 60), Image.BICUBIC).save(folder / f'{number}.png')
+        Image.fromarray(coarse).resize((180, 120), Image.BICUBIC).save(folder / f'{number}.png')
     rows = verdicts.count_copies(find_labelled(str(tmp_path)))
     assert [row[1:] for row in rows] == 3 * [[4, 0]] + [[0, 12]]
 
