@@ -54,7 +54,7 @@ def main() -> None:
         files, skipped = predict(**vars(args))
         print(*files, sep='\n')
         if skipped:
-            print(f'{len(skipped)} images have no prediction:', *skipped, sep='\n  ', file=sys.stderr)
+            print(f'no prediction for {len(skipped)} of the images:', *skipped, sep='\n  ', file=sys.stderr)
             raise SystemExit(1)
 
     exit_on_user_error(run)

@@ -1,6 +1,7 @@
 """Find image files below a folder."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mae_mm.datasets.limits import printable
@@ -49,6 +50,14 @@ def find_images(root: str, extensions: Sequence[str] = EXTENSIONS) -> Iterator[s
     """Paths, relative to `root`, of the files with these extensions: of a folder first, then of its sub-folders."""
     return (folder + e.name for folder, entries in walk(root) for e in entries
             if e.name.lower().endswith(tuple(extensions)) and _holds(e.is_file))
+
+
+def on_disk(path: str) -> str:
+    """The path, or the same in the other Unicode form if only that exists: macOS writes é as e and an accent (NFD)."""
+    if path.isascii() or os.path.exists(path):
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ('NFC', 'NFD'))
+    return next(filter(os.path.exists, forms), path)
 
 
 def read_names(names: str | os.PathLike | Sequence[str]) -> Iterator[str]:

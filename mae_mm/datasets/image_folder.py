@@ -15,7 +15,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mae_mm.datasets.cache import ImageCache
-from mae_mm.datasets.find import EXTENSIONS, find_images, read_names
+from mae_mm.datasets.find import EXTENSIONS, find_images, on_disk, read_names
 from mae_mm.datasets.transforms import resize
 from mae_mm.registry import DATASETS
 
@@ -77,6 +77,8 @@ class ImageFolder(BaseDataset):
         exists = os.path.isdir(self.data_root)
         found = read_names(self.names) if self.names is not None else find_images(self.data_root, self.extensions)
         for path in islice(found if exists else (), first_n):
+            if self.names is not None and not path.isascii():
+                path = os.path.relpath(on_disk(os.path.join(self.data_root, path)), self.data_root)
             paths += os.fsencode(path)
             ends.append(len(paths))
         if not ends:

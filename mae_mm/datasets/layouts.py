@@ -2,13 +2,14 @@
 
 import csv
 import os
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from mae_mm.datasets.checks import coco
-from mae_mm.datasets.find import find_images
+from mae_mm.datasets.find import find_images, on_disk
 from mae_mm.datasets.limits import open_image
 
 TRAIN, TEST = ('train', 'training', 'train2017'), ('test', 'val', 'valid', 'validation', 'val2017', 'testing')
@@ -137,6 +138,7 @@ def _read_table(paths: list[Path]) -> Part:
     for number, row in enumerate(rows[1:], 2):
         name, label, side = (row[i].strip() if i is not None and i < len(row) else '' for i in columns)
         name = os.path.normpath(name).replace(os.sep, '/') if name else ''
+        name = os.path.relpath(on_disk(str(path.parent / name)), path.parent) if name and not name.isascii() else name
         if not name or not label:
             faults.setdefault('rows without path or label', []).append(f'line {number}')
         elif found.get(name, label) != label:
@@ -222,8 +224,8 @@ def _label_map_folders(path: Path) -> list[Path]:
 
 def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
     """Pairs of the same relative stem; classes are the values that occur, or the lines of classes.txt."""
-    by_stem = {os.path.splitext(name)[0]: name for name in find_images(str(images))}
-    map_of = {os.path.splitext(name)[0]: name for name in find_images(str(maps), ('.png', '.tif', '.tiff', '.bmp'))}
+    by_stem, map_of = ({unicodedata.normalize('NFC', os.path.splitext(name)[0]): name for name in names} for names in (
+        find_images(str(images)), find_images(str(maps), ('.png', '.tif', '.tiff', '.bmp'))))
     faults = {'images without a label map': sorted(set(by_stem) - set(map_of)),
               'label maps without an image': sorted(set(map_of) - set(by_stem))}
     highest, colour = -1, []

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from mmengine.dataset import BaseDataset
 
+from mae_mm.datasets.find import on_disk
 from mae_mm.datasets.limits import leaves_folder
 
 
@@ -29,7 +30,7 @@ class ListedImages(BaseDataset):
         for name, label in listed:
             if not isinstance(name, str) or leaves_folder(name):
                 raise ValueError(f'{self.ann_file}: {name!r} is outside {folder}; list names relative to that folder')
-            samples.append(dict(img_path=os.path.join(folder, name), gt_label=label))
+            samples.append(dict(img_path=on_disk(os.path.join(folder, name)), gt_label=label))
         if not samples:
             raise ValueError(f'{self.ann_file or self.data_root} lists no image')
         self.found(samples[0]['img_path'])

@@ -32,6 +32,8 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
                         f'  own data:   --cfg-options {where}.{key}=PATH\n'
                         f'  demo data:  {DEMO}')
             check_channel_order(cfg, dataset, where)
+            if loader == LOADERS[0] or cfg.model.type == 'mae_mm.MAE':
+                check_size(cfg, dataset, where)
         coco.check_loader(cfg, loader)
 
 
@@ -45,6 +47,20 @@ def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
                 raise ValueError(
                     f'{where}.pipeline begins with {first["type"]}, which delivers RGB, and {key}.{option}=True would '
                     f'swap its channels: --cfg-options {key}.{option}=False')
+
+
+def check_size(cfg: Config, dataset: ConfigDict, where: str) -> None:
+    """Refuse images of another size than the ViT is configured for: it would adapt to them without a word."""
+    first, backbone = next(iter(dataset.get('pipeline') or []), {}), cfg.model.get('backbone') or {}
+    if backbone.get('type') != 'mae_mm.ViT' or not str(first.get('type')).startswith('mae_mm.Load'):
+        return
+    sizes = [first.get('size'), backbone.get('img_size', 224)]
+    pixels = [[size] * 2 if isinstance(size, int) else [*(size or ())] for size in sizes]
+    if pixels[0] and pixels[0] != pixels[1]:
+        here, there = (str(size).replace(' ', '') for size in sizes)
+        raise ValueError(
+            f'{where}.pipeline.0.size={here} differs from model.backbone.img_size={there}: --cfg-options '
+            f'{where}.pipeline.0.size={there} or model.backbone.img_size={here}')
 
 
 def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:

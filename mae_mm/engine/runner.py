@@ -4,6 +4,7 @@ import ast
 import difflib
 import logging
 import os
+from copy import deepcopy
 from pathlib import Path
 from traceback import walk_tb
 
@@ -27,7 +28,10 @@ DEVICES = Path('/dev')  # where Linux shows GPUs
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
-    """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown top-level keys."""
+    """Read a config file, apply `--cfg-options`, take `classes` from a COCO file, refuse unknown top-level keys.
+
+    The test data and metrics follow those of the validation unless the file, a base, or an option sets them.
+    """
     found = find_config(path)
     if found is None:
         raise FileNotFoundError(f'no config file {path}{_near_configs(str(path))}')
@@ -44,6 +48,10 @@ def load_config(path: str, options: dict | None = None) -> Config:
             where, name = path, str(root.filename)
             hint = f' (_base_ is relative to the file that names it){_near_configs(name[name.rfind("configs/"):])}'
         raise ValueError(f'{where} fails: {type(root).__name__}: {root}{hint}') from error
+    if str(found).endswith('.py') and tests_follow(found):
+        follow_validation(cfg)
+    follows = cfg.get('test_dataloader') == cfg.get('val_dataloader') and not any(
+        key.startswith('test_') for key in options or {})
     for key in options or {}:
         part, names = cfg._cfg_dict, key.split('.')
         for i, name in enumerate(names):
@@ -58,9 +66,32 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg.merge_from_dict(options or {})
     except (KeyError, TypeError) as error:
         raise ValueError(f'--cfg-options: {error.args[0]}') from error
+    if follows:
+        follow_validation(cfg)
     check_keys(cfg)
     coco.adopt_classes(cfg)
     return cfg
+
+
+def tests_follow(path: str | Path) -> bool:
+    """Whether the first of a config file and its bases that sets `test_dataloader` sets it to `val_dataloader`."""
+    bases: list[str] = []
+    for node in ast.parse(Path(path).read_text(encoding='utf-8')).body:
+        names = [ast.unparse(target) for target in node.targets] if isinstance(node, ast.Assign) else []
+        if 'test_dataloader' in names:
+            return 'val_dataloader' in (*names, ast.unparse(node.value))
+        if '_base_' in names:
+            value = ast.literal_eval(node.value)
+            bases = [value] if isinstance(value, str) else value
+    own = [Path(path).parent / base for base in bases if '::' not in base]  # the others are of a host
+    return any(tests_follow(base) for base in own)
+
+
+def follow_validation(cfg: Config) -> None:
+    """Test on what is validated on."""
+    for kind in ('dataloader', 'evaluator'):
+        if cfg.get(f'val_{kind}') is not None and cfg.get(f'test_{kind}') is not None:
+            cfg[f'test_{kind}'] = deepcopy(cfg[f'val_{kind}'])
 
 
 def _near_configs(path: str) -> str:
@@ -78,6 +109,10 @@ def check_schedule(cfg: Config) -> None:
             raise ValueError(
                 f'train_cfg.{key}={end} ends before param_scheduler.{i} begins (begin={begin}); train longer, shorten '
                 'the warm-up, or keep lr constant: --cfg-options param_scheduler=[]')
+        if (own_end := scheduler.get('end')) is not None and begin >= own_end:
+            raise ValueError(
+                f'param_scheduler.{i}.end={own_end} must be above its begin={begin}: --cfg-options '
+                f'param_scheduler.{i}.begin=N or .end=N')
 
 
 def default_work_dir(config: str) -> str:

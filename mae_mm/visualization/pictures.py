@@ -15,15 +15,17 @@ GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, 
 
 
 def list_images(paths: Iterable[str], num: int) -> list[str]:
-    """Image files as given, and the first `num` of each folder."""
+    """Image files as given, and the first `num` of each folder; prints how many that leaves out."""
     if num < 1:
         raise ValueError(f'--num must be 1 or more, got {num}')
     files = []
     for path in paths:
-        is_folder = os.path.isdir(path)
-        found = [os.path.join(path, name) for name in islice(find_images(path), num)] if is_folder else [path]
+        names = find_images(path) if os.path.isdir(path) else []
+        found = [os.path.join(path, name) for name in islice(names, num)] if os.path.isdir(path) else [path]
         if not found or not os.path.exists(found[0]):
             raise FileNotFoundError(f'{path}: {"no such file or folder" if found else "no image in this folder"}')
+        if more := sum(1 for _ in names):
+            print(f'{path}: the first {num} of {num + more} images; use --num N for more')
         files += found
     return files
 

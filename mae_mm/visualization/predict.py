@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose, default_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import FUNCTIONS, Registry, init_default_scope
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -20,7 +20,6 @@ from tqdm import tqdm
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.datasets.checks.label_maps import read_labels
 from mae_mm.datasets.decode import decode
-from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import open_image, read_file
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel
@@ -45,9 +44,6 @@ def predict(
     check_device(device)
     cfg = load_config(config, cfg_options)
     paths = list(dict.fromkeys(list_images(images, num)))
-    for folder in filter(os.path.isdir, images):
-        if (count := sum(1 for _ in find_images(folder))) > num:
-            print(f'{folder}: the first {num} of {count} images; use --num N for more')
     names = [Path(out) / name for name in picture_names(paths)]
     for file in [*names, panel] if panel else names:
         check_output(file, [*images, *paths])
@@ -84,6 +80,8 @@ def build(
         raise ValueError(f'{cfg.filename} uses TestTimeAug, which predictions do not support; use its base config')
     scope = cfg.get('default_scope') or 'mmpretrain'
     init_default_scope(scope)
+    if scope not in FUNCTIONS.children:  # mmengine warns at length that a host has none, when it looks for a collate_fn
+        Registry('function', parent=FUNCTIONS, scope=scope)
     if 'visualizer' in cfg:
         cfg.visualizer.vis_backends = None  # they store pictures in a work folder
     with warnings.catch_warnings():

@@ -45,16 +45,15 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's data in COCO format: 24 training images in `pictures`, 12 others, train.json and val.json."""
+    """A user's data in COCO format: 24 training images, 12 others, all in `images`, train.json and val.json."""
     demo = make_demo_data(tmp_path_factory.mktemp('demo'), scale=0.01, say=lambda message: None) / 'coco'
     own = tmp_path_factory.mktemp('own')
-    (own / 'pictures').symlink_to(demo / 'train2017')
-    (own / 'held_out').symlink_to(demo / 'val2017')
+    (own / 'images').mkdir()
     for split in ('train', 'val'):
         content = json.loads((demo / f'annotations/instances_{split}2017.json').read_text())
-        if split == 'val':
-            for image in content['images']:
-                image['file_name'] = f'held_out/{image["file_name"]}'  # names with folders are fine, too
+        (own / 'images' / split).symlink_to(demo / f'{split}2017')
+        for image in content['images']:
+            image['file_name'] = f'{split}/{image["file_name"]}'  # names with folders are fine, too
         (own / f'{split}.json').write_text(json.dumps(content))
     return own
 
@@ -203,7 +202,7 @@ def test_train_test_and_infer_on_own_data(
 
     folder = tmp_path / 'folder'
     folder.mkdir()
-    for path in sorted((data / 'pictures').iterdir())[:3]:
+    for path in sorted((data / 'images/train').iterdir())[:3]:
         (folder / path.name).symlink_to(path)
     if name == 'vitdet_b_coco':
         run_tool('predict', config, work / 'iter_2.pth', folder, '--out', tmp_path / 'out/vis', '--score-thr', '0',
@@ -249,8 +248,8 @@ def test_boxes_alone(data: Path, tmp_path: Path) -> None:
     own.mkdir()
     for name in ('train.json', 'val.json'):
         (own / name).write_text(json.dumps(content))
-    (own / 'pictures').symlink_to(data / 'pictures')
-    lines = OWN_DATA.replace("img=''", "img='pictures/'").replace('configs/', f'{ROOT}/configs/')
+    (own / 'images').symlink_to(data / 'images')
+    lines = OWN_DATA.replace('configs/', f'{ROOT}/configs/')
     (tmp_path / 'masks.py').write_text(lines.replace('data/mine', str(own)))
     with pytest.raises(ValueError, match="'segmentation'"):
         check_data(launch.load_config(str(tmp_path / 'masks.py')))

@@ -111,6 +111,39 @@ def test_iterations_that_end_before_a_scheduler_begins_are_named() -> None:
     launch.check_schedule(cfg)
 
 
+def test_a_scheduler_that_ends_before_it_begins_is_named() -> None:
+    cfg = launch.load_config(str(ROOT / DEMO), {'param_scheduler.1.end': 2})
+    with pytest.raises(ValueError, match=r'param_scheduler\.1\.end=2 must be above its begin=2'):
+        launch.check_schedule(cfg)
+
+
+PHOTOS = "val_dataloader = dict(dataset=dict(data_root='photos'))\n"
+
+
+@pytest.mark.parametrize('own, options, tested', [
+    (PHOTOS, {}, 'photos'),  # the base has test_dataloader = val_dataloader
+    ('', {'val_dataloader.dataset.data_root': 'photos'}, 'photos'),
+    (PHOTOS, {'val_dataloader.dataset.data_root': 'others'}, 'others'),
+    (PHOTOS + "test_dataloader = dict(dataset=dict(data_root='tests'))\n", {}, 'tests'),
+    (PHOTOS, {'test_dataloader.dataset.data_root': 'tests'}, 'tests'),
+])
+def test_tests_follow_the_validation_unless_set(own: str, options: dict, tested: str, tmp_path: Path) -> None:
+    (tmp_path / 'base.py').write_text(f"_base_ = '{ROOT}/configs/mae_pretrain.py'\n{own}")
+    (tmp_path / 'mine.py').write_text("_base_ = ['base.py']\ntrain_cfg = dict(max_epochs=50)\n")
+    cfg = launch.load_config(str(tmp_path / 'mine.py'), options)
+    assert cfg.test_dataloader.dataset.data_root == tested
+    assert cfg.test_dataloader is not cfg.val_dataloader and cfg.test_evaluator == cfg.val_evaluator
+
+
+def test_tests_set_in_one_line_with_the_validation_follow_it(tmp_path: Path) -> None:
+    (tmp_path / 'a.py').write_text(
+        f"_base_ = '{ROOT}/configs/mae_pretrain.py'\nval_dataloader = test_dataloader = dict(\n"
+        "    dataset=dict(data_root='photos'))\nval_evaluator = dict(prefix='mine')")
+    cfg = launch.load_config(str(tmp_path / 'a.py'), {'val_dataloader.batch_size': 3})
+    assert cfg.test_dataloader.dataset.data_root == 'photos' and cfg.test_dataloader.batch_size == 3
+    assert cfg.test_evaluator.prefix == 'mine'
+
+
 @pytest.mark.parametrize('epochs', [1, 2])
 def test_the_advice_on_a_short_schedule_works(epochs: int) -> None:
     options = {'train_cfg.max_epochs': epochs}

@@ -48,12 +48,15 @@ def test_resize_keeps_labels() -> None:
     assert resize(labels, 0) is labels
 
 
-def test_images_of_files_and_folders(tmp_path: Path) -> None:
+def test_images_of_files_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / 'a').mkdir()
     for name in ('a/2.png', 'a/1.png', 'a/3.txt', 'b.png'):
         Image.new('RGB', (2, 2)).save(tmp_path / name, format='png')
     names = [str(tmp_path / name) for name in ('b.png', 'a/1.png')]
     assert list_images([tmp_path / 'b.png', tmp_path / 'a'], 1) == [tmp_path / 'b.png', names[1]]
+    assert capsys.readouterr().out == f'{tmp_path / "a"}: the first 1 of 2 images; use --num N for more\n'
+    list_images([tmp_path / 'b.png', tmp_path / 'a'], 2)
+    assert not capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match='c: no such file'):
         list_images([tmp_path / 'c'], 1)
 

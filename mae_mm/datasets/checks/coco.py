@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from mae_mm.datasets.configs import LOADERS, datasets_of
+from mae_mm.datasets.find import on_disk
 from mae_mm.datasets.limits import leaves_folder, read_json, upright_size
 
 NUM_SIZES = 100  # images of a file whose size is compared with the file's; all of them would take minutes
@@ -154,7 +155,7 @@ def _check_boxes(boxes: np.ndarray, shapes: np.ndarray, path: Path) -> None:
     if outside.mean() > (CORNER_SHARE if corners else OUTSIDE_SHARE):
         hint = '; these look like corners [x1, y1, x2, y2]' if corners else ''
         refuse([f'{boxes[i].tolist()} in {shapes[i].tolist()}' for i in np.flatnonzero(outside)], path,
-               f'of {len(boxes)} boxes are outside their image or smaller than a pixel; must be {BOX}{hint}')
+               f'boxes are outside their image or smaller than a pixel, of {len(boxes)}; must be {BOX}{hint}')
 
 
 def check_categories(content: dict, path: Path, names: Sequence[str], heads: dict[str, ConfigDict]) -> None:
@@ -180,8 +181,11 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
     refuse([name for name in names if leaves_folder(name)], path, f'images are outside {folder}')
     listed = {parent: set(os.listdir(parent)) if parent.is_dir() else set()
               for parent in {(folder / name).parent for name in names}}
-    refuse([name for name in names if (folder / name).name not in listed[(folder / name).parent]], path,
-           f'images are missing in {folder} (data_root + data_prefix.img + file_name)')
+    missing = [name for name in names if (folder / name).name not in listed[(folder / name).parent]]
+    other_form = any(on_disk(str(folder / name)) != str(folder / name) for name in missing)
+    hint = ', or have their accents in another Unicode form there (convmv -f utf-8 -t utf-8 --nfc renames them)'
+    refuse(missing, path,
+           f'images are missing in {folder} (data_root + data_prefix.img + file_name){hint * other_form}')
     for image in images[::-(-len(images) // NUM_SIZES)]:
         try:
             size = upright_size(folder / image['file_name'])
@@ -200,7 +204,7 @@ def _is(value: object, kind: type) -> bool:
 def refuse(found: Sequence, path: Path, complaint: str) -> None:
     """Raise a ValueError with the first entries found, if there are any."""
     if found:
-        raise ValueError(f'{path}: {len(found)} {complaint} ({some(found)})')
+        raise ValueError(f'{path}: {complaint} ({some(found)}{f" {len(found)} in all" * (len(found) > 3)})')
 
 
 def some(names: Sequence) -> str:

@@ -106,17 +106,19 @@ def _coco(root: str) -> Iterator[str]:
     files = [path] if path.is_file() else sorted([*path.glob('*.json'), *path.glob('annotations/*.json')])
     base = path if path.is_dir() else path.parent.parent if path.parent.name == 'annotations' else path.parent
     for file in files:
-        names = _listed(file)
+        names = _listed(file, path.is_file())
         folders = [base / file.stem.removeprefix('instances_'), base, *sorted(base.glob('*/'))]
         sample = names[::-(-len(names) // PROBED)] if names else []
         folder = max(folders, key=lambda folder: sum((folder / name).is_file() for name in sample))
         yield from (str(folder / name) for name in names)
 
 
-def _listed(file: Path) -> list[str]:
-    """File names of the `images` in a JSON file; empty for a file without that key, which lists something else."""
+def _listed(file: Path, named: bool) -> list[str]:
+    """File names of the `images` in a JSON file; one without them lists something else: refused if it was `named`."""
     content = read_json(file)
     images = content.get('images', []) if isinstance(content, dict) else []
+    if named and not images:
+        raise ValueError(f"{file} is not a COCO annotation file: it must hold a list 'images' of {{'file_name': …}}")
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
         raise ValueError(f"{file}: 'images' must be a list of {{…}}")
     names = [image.get('file_name') for image in images]

@@ -54,6 +54,15 @@ def check_classifier(cfg: Config, classes: int, loader: str) -> None:
         found = ' and '.join(f'{key}.num_classes={number}' for key, number in parts.items())
         fix = ' '.join(f'{key}.num_classes={classes}' for key in parts)
         raise ValueError(f'{loader}.dataset has {classes} classes, but {found}: --cfg-options {fix}')
+    key = loader.replace('train', 'val').replace('dataloader', 'evaluator')
+    metrics = cfg.get(key) or {}
+    metrics = {f'{key}.{i}': one for i, one in enumerate(metrics)} if isinstance(metrics, list) else {key: metrics}
+    for name, metric in metrics.items():
+        best = metric.get('topk', 1)
+        if max([best] if isinstance(best, int) else best) > classes:
+            raise ValueError(
+                f'{name}.topk={best} takes more classes than the {classes} of {loader}.dataset: --cfg-options '
+                f'{name}.topk=[1]')
 
 
 def check_label_maps(dataset: BaseDataset, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,15 +110,15 @@ def _no_images(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_stray_image, r"1 annotations .*'image_id', must be the id of an image in the file \(11: 77\)"),
-    (_stray_category, r"1 annotations .*'category_id', must be the id of a category in the file \(11: 1\)"),
-    (_missing_image, r'1 images are missing in .*images \(data_root \+ data_prefix.img .*\) \(gone\.jpg\)'),
+    (_stray_image, r"annotations .*'image_id', must be the id of an image in the file \(11: 77\)"),
+    (_stray_category, r"annotations .*'category_id', must be the id of a category in the file \(11: 1\)"),
+    (_missing_image, r'images are missing in .*images \(data_root \+ data_prefix.img .*\) \(gone\.jpg\)'),
     (_other_size, r'0\.jpg has 30x40 pixels there, but 40x30 as loaded'),
-    (_no_masks, r"1 annotations .*'segmentation', .*boxes alone.*\(13: \[\]\)"),
-    (_fractions, r'4 of 4 boxes are .* smaller than a pixel; must be '
+    (_no_masks, r"annotations .*'segmentation', .*boxes alone.*\(13: \[\]\)"),
+    (_fractions, r'boxes are .* smaller than a pixel, of 4; must be '
      r'\[x, y, width, height\] in pixels \(\[0\.1, 0\.1, 0\.5, 0\.5\] in \[40.*30.*\]'),
-    (_no_crowd_key, r"1 annotations have a missing or wrong 'iscrowd', must be 0 or 1 \(10: None\)"),
-    (_no_file_name, r"1 images have a missing or wrong 'file_name'"),
+    (_no_crowd_key, r"annotations have a missing or wrong 'iscrowd', must be 0 or 1 \(10: None\)"),
+    (_no_file_name, r"images have a missing or wrong 'file_name'"),
     (_twice, r'has the categories boat, ant, cup, … .*in another order'),
     (_no_categories, r"not a COCO annotation file \('categories'.*expected: \{"),
     (_no_images, r'has no images'),
@@ -218,9 +219,9 @@ def _no_id(content: dict) -> None:
 
 
 @pytest.mark.parametrize(('change', 'message'), [
-    (_corners, r'4 of 4 boxes are outside .*\[x, y, width, height\].*look like corners \[x1, y1, x2, y2\] '
+    (_corners, r'boxes are outside .*\[x, y, width, height\].*look like corners \[x1, y1, x2, y2\] '
                r'\(\[22.*\] in \[40.*30.*\], '),
-    (_other_image_size, r'4 of 4 boxes are outside their image .* in pixels \(\['),
+    (_other_image_size, r'boxes are outside their image .* in pixels \(\['),
     (_set('annotations', 1, bbox=[2, 3, float('nan'), 10]), r"'bbox', must be \[x.*\(11: \[2, 3, nan, 10\]\)"),
     (_set('annotations', 1, bbox=['2', 3, 20, 10]), r"'bbox', .*\(11: \['2', 3, 20, 10\]"),
     (_set('annotations', 1, bbox=[2, 3, 20]), r"'bbox', .*\(11: \[2, 3, 20\]"),
@@ -229,10 +230,10 @@ def _no_id(content: dict) -> None:
     (_set('annotations', 1, segmentation=[2, 3, 22, 3, 22, 13]), r'must be polygons .*11: \[2, 3, 22, 3, 22, 13\]'),
     (_set('annotations', 1, segmentation=dict(size=[40, 30], counts=[1200])), r"code .*11: {'size': \[40, 30\]"),
     (_set('annotations', 1, segmentation=dict(size=[30, 40])), r"code .*11: {'size': \[30, 40\]}"),
-    (_no_id, r"1 annotations have a missing or wrong 'id'"),
-    (_set('annotations', 1, id=10), r'1 ids belong to several annotations \(10\)'),
-    (_set('images', 1, id=0), r'1 ids belong to several images \(0\)'),
-    (_set('categories', 1, id=5), r'1 ids belong to several categories \(5\)'),
+    (_no_id, r"annotations have a missing or wrong 'id'"),
+    (_set('annotations', 1, id=10), r'ids belong to several annotations \(10\)'),
+    (_set('images', 1, id=0), r'ids belong to several images \(0\)'),
+    (_set('categories', 1, id=5), r'ids belong to several categories \(5\)'),
     (_set('annotations', 1, id='11'), r"annotations .*'id', must be a finite number \({'id': '11'"),
     (_set('annotations', 1, image_id='1'), r"'image_id', must be the id of an image in the file \(11: 1\)"),
     (_no_annotations, r'train\.json has no annotations'),
@@ -285,3 +286,12 @@ def test_a_missing_path_names_its_key(values: dict, key: str, tmp_path: Path) ->
                        ) as error:
         check_data(cfg, ('train_dataloader', ))
     assert f'own data:   --cfg-options train_dataloader.dataset.dataset.{key}=PATH' in str(error.value)
+
+
+def test_names_in_another_unicode_form_are_recognised(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, 'café.jpg') for form in ('NFC', 'NFD')]
+    Image.new('RGB', (40, 30)).save(tmp_path / names[0])
+    image = dict(width=40, height=30)
+    coco.check_images([dict(image, file_name=names[0])], Path('x.json'), tmp_path)
+    with pytest.raises(ValueError, match=r'images are missing in .* another Unicode form .*--nfc renames them\) \('):
+        coco.check_images([dict(image, file_name=names[1])], Path('x.json'), tmp_path)

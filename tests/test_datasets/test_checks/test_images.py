@@ -164,6 +164,15 @@ def test_any_coco_file_is_read(file: str, folder: str, tmp_path: Path) -> None:
         assert list_files('coco', str(tmp_path)) == want
 
 
+def test_a_json_of_another_kind_is_refused(tmp_path: Path) -> None:
+    for content in ('[1]', '{"images": []}', '{"shapes": [{"label": "cat"}]}'):
+        (tmp_path / 'other.json').write_text(content)
+        with pytest.raises(ValueError, match=r"other\.json is not a COCO annotation file: .* a list 'images'"):
+            list_files('coco', str(tmp_path / 'other.json'))
+    with pytest.raises(FileNotFoundError, match='no data set in the layout of coco'):
+        list_files('coco', str(tmp_path))
+
+
 @pytest.mark.parametrize('files, bad, stops', [(2, 1, False), (2, 2, True), (1000, 10, False), (1000, 11, True)])
 def test_the_verdict_is_the_rule_of_training(files: int, bad: int, stops: bool) -> None:
     paths = [f'{i}.jpg' for i in range(files)]

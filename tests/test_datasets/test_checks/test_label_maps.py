@@ -163,3 +163,15 @@ def test_classifiers_of_another_number_of_classes_are_refused() -> None:
     with pytest.raises(ValueError, match=r'data_preprocessor\.num_classes=1000'):
         check_classifier(cfg, 12, 'train_dataloader')
     check_classifier(Config(dict(model=dict(head=dict(type='mae_mm.MAEHead')))), 5, 'train_dataloader')
+
+
+def test_top_5_of_four_classes_is_refused() -> None:
+    cfg = Config(dict(model=dict(head=dict(num_classes=4)), val_evaluator=dict(type='Accuracy', topk=(1, 5))))
+    for loader in ('train_dataloader', 'val_dataloader'):
+        with pytest.raises(ValueError, match=r'val_evaluator\.topk=\(1, 5\) takes more .* 4 .*topk=\[1\]'):
+            check_classifier(cfg, 4, loader)
+    cfg.val_evaluator = [dict(type='Accuracy'), dict(type='Accuracy', topk=5)]
+    with pytest.raises(ValueError, match=r'val_evaluator\.1\.topk=5 .*--cfg-options val_evaluator\.1\.topk=\[1\]'):
+        check_classifier(cfg, 4, 'val_dataloader')
+    cfg.val_evaluator[1].topk = (1, 4)
+    check_classifier(cfg, 4, 'val_dataloader')

@@ -1,0 +1,32 @@
+"""Sizes in pipelines are those that the model is configured for."""
+
+import pytest
+from helpers import ROOT
+from helpers.tools import DEMO
+
+from mae_mm.datasets.configs import datasets_of
+from mae_mm.engine import runner as launch
+from mae_mm.engine.data_check import check_size
+
+
+def check(options: dict, config: str = DEMO, loader: str = 'train_dataloader') -> None:
+    cfg = launch.load_config(str(ROOT / config), options)
+    for where, dataset in datasets_of(cfg, loader):
+        check_size(cfg, dataset, where)
+
+
+@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader', 'test_dataloader'])
+def test_another_size_than_the_models_is_refused(loader: str) -> None:
+    with pytest.raises(ValueError, match=(
+            rf'{loader}\.dataset\.pipeline\.0\.size=48 differs from model\.backbone\.img_size=64: --cfg-options '
+            rf'{loader}\.dataset\.pipeline\.0\.size=64 or model\.backbone\.img_size=48')):
+        check({'model.backbone.img_size': 64}, loader=loader)
+    check({'model.backbone.img_size': 64, f'{loader}.dataset.pipeline.0.size': 64}, loader=loader)
+
+
+def test_rectangles_and_other_loaders() -> None:
+    with pytest.raises(ValueError, match=r'size=48 differs from model\.backbone\.img_size=\[32,48\]'):
+        check({'model.backbone.img_size': [32, 48]})
+    check({'model.backbone.img_size': [32, 48], 'train_dataloader.dataset.pipeline.0.size': [32, 48]})
+    check({}, 'configs/masked_conv/pretrain_r50.py')
+    check({}, 'configs/classification/vit_b16_in1k.py')
