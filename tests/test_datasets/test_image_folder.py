@@ -272,7 +272,7 @@ def test_a_list_of_names_replaces_the_search(folder, tmp_path, monkeypatch):
 
 
 def test_lists_keep_every_name(tmp_path):
-    names = ['a b.png', 'n/\udcff.jpg', 'x\u2028y.png', 'ü/#1.png']
+    names = ['a b.png', 'n/\udcff.jpg', 'x\u2028y.png', 'c\rd.png', 'ü/#1.png']
     write_names(tmp_path / 'names.txt', names)
     assert [*read_names(tmp_path / 'names.txt')] == names
     assert [file.name for file in tmp_path.iterdir()] == ['names.txt']
