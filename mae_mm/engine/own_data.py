@@ -62,6 +62,8 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
     for loader, side in zip(LOADERS, (sides[0], sides[1], sides[1]), strict=True):
         for _, dataset in datasets_of(cfg, loader):
             dataset.update(side)
+    for hook in cfg.get('custom_hooks') or []:
+        hook.pop('next_commands', None)  # those of a demo config are for its data
     return lines
 
 

@@ -16,7 +16,9 @@ from mae_mm.engine.advice import advise, start_of, what_to_try
 from mae_mm.engine.hooks.scalars import is_due
 from mae_mm.registry import HOOKS
 
-SEE_IT = 'python tools/visualize.py {config} {checkpoint} {images} --out panel.png'
+NEXT = (
+    'python tools/visualize.py {config} {checkpoint} {images} --out panel.png',
+    'python tools/transfer.py {checkpoint} --data LABELLED --out report')  # what it is worth, on labelled images
 BASELINES = {'recon/patch_mean': 'the patch mean', 'recon/interpolation': 'interpolation'}
 
 
@@ -33,7 +35,7 @@ class SummaryHook(Hook):
             held-out image) and `{work_dir}` are filled in.
     """
 
-    def __init__(self, next_commands: Sequence[str] = (SEE_IT, )) -> None:
+    def __init__(self, next_commands: Sequence[str] = NEXT) -> None:
         self.next_commands = next_commands
         self.images_per_iter = 0
 

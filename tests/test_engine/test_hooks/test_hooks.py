@@ -115,6 +115,7 @@ def test_summary_keeps_and_reports_what_was_measured(run: Callable) -> None:
     for file in (checkpoint, *(Path(runner.work_dir) / name for name in ('curve.png', 'curve.jsonl', 'panel.png'))):
         assert file.stat().st_size and f'{file} ' in log
     assert f'python tools/visualize.py CONFIG {checkpoint} /photos/held_out --out panel.png' in log
+    assert f'python tools/transfer.py {checkpoint} --data LABELLED --out report' in log
     assert Image.open(Path(runner.work_dir) / 'curve.png').size == (960, 600)
 
 
