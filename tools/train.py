@@ -43,8 +43,9 @@ def parse_args() -> argparse.Namespace:
         help='held-out images (default: 2 %% of --data, at least 32 and at most 5,000 images, split off by a hash of '
         'their names; the lists are in the work folder)')
     parser.add_argument(
-        '--split-by', choices=['image', 'folder'], default='image',
-        help='folder: all images of a folder (a patient, a flight, a video) are held out, or none (default: image)')
+        '--split-by', choices=['image', 'folder', 'top-folder'], default='image',
+        help='folder: all images of a folder (a patient, a flight, a video) are held out, or none; top-folder: those '
+        'of a folder directly in --data (default: image)')
     parser.add_argument(
         '--own-statistics', action='store_true',
         help="normalise by the mean and deviation of the training images, not by the config's")

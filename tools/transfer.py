@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
                      help='of the training labels, in (0, 1] (default: 0.05 0.25 1)')
     own.add_argument('--minutes', type=float, metavar='N',
                      help='in place of --epochs: the length for which everything takes about so long')
-    own.add_argument('--split-by', choices=['image', 'folder'], default='image',
+    own.add_argument('--split-by', choices=['image', 'folder', 'top-folder'], default='image',
                      help='where the data have no test part: keep the images of a folder on one side')
     own.add_argument('--exclude-leaks', action='store_true',
                      help='leave out test images that have copies among the training or pre-training images')

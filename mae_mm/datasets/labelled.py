@@ -43,7 +43,7 @@ def find_labelled(path: str, by: str = 'image', seed: int = 0) -> Labelled:
 
     Args:
         path: a folder; a table (.csv, .tsv) with a path, a label and perhaps a split in each row; a COCO json.
-        by: 'image', or 'folder' to keep the images of a folder on one side of the split (patients, videos, flights).
+        by: 'image', or 'folder' or 'top-folder' to keep the images of one on one side (patients, videos, flights).
         seed: of the split.
 
     Raises:
@@ -56,7 +56,7 @@ def find_labelled(path: str, by: str = 'image', seed: int = 0) -> Labelled:
         where = 'as the data have it'
     else:
         sides = _split_off(part, by, seed)
-        where = f'{TEST_SHARE:.0%} split off by a hash of the names' + ', folders kept together' * (by == 'folder')
+        where = f'{TEST_SHARE:.0%} split off by a hash of the names' + f', by {by}' * (by != 'image')
     train, test = ([sample for sample in part.samples if sides[sample.name] == side] for side in ('train', 'test'))
     _check(part, train, test)
     return Labelled(part.task, part.layout, str(part.root), tuple(part.classes), train, test, where, part.annotations)
@@ -74,7 +74,7 @@ def _split_off(part: Part, by: str, seed: int) -> dict[str, str]:
     """A test part: of each class (elsewhere of all images) the share with the lowest hashes, at least one image."""
     sides = {}
     # A folder may hold several classes, so it is drawn as a whole.
-    for members in strata('' if by == 'folder' else part.task, part.samples).values():
+    for members in strata(part.task if by == 'image' else '', part.samples).values():
         groups: dict[str, list[str]] = defaultdict(list)
         for sample in members:
             groups[group_of(sample.name, by)].append(sample.name)

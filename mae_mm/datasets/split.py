@@ -13,14 +13,14 @@ def stable_hash(text: str, seed: int = 0) -> int:
 
 
 def group_of(name: str, by: str) -> str:
-    """What stays on one side of a split: the image, or with `by='folder'` all images of its folder."""
-    return os.path.dirname(name) if by == 'folder' else name
+    """What stays on one side of a split: the image, all images of its folder, or of its topmost folder."""
+    return {'image': name, 'folder': os.path.dirname(name), 'top-folder': name.split('/')[0]}[by]
 
 
 def hold_out(
     names: Sequence[str], by: str = 'image', share: float = 0.02, at_least: int = 32, at_most: int = 5000,
 ) -> tuple[list[str], list[str]]:
-    """Split unlabelled images: those with the lowest hashes are held out, folder by folder with `by='folder'`.
+    """Split unlabelled images: those with the lowest hashes are held out, or folders of them (see `group_of`).
 
     Args:
         names: paths relative to the data folder.
@@ -43,7 +43,7 @@ def hold_out(
     if len(names) - count < want:
         raise ValueError(
             f'{len(names)} images in {len(sizes)} {by}s are too few to hold {want} of them out; give more images, or '
-            'name held-out images: --val-data PATH' + ' (or split by images: --split-by image)' * (by == 'folder'))
+            'name held-out images: --val-data PATH' + ' (or split by images: --split-by image)' * (by != 'image'))
     sides = {group: group in held for group in sizes}
     return ([name for name in names if not sides[group_of(name, by)]],
             [name for name in names if sides[group_of(name, by)]])

@@ -174,10 +174,10 @@ def sentence(
     better, worse = (first, second) if difference > 0 else (second, first)
     smallest, largest = sorted((abs(low), abs(high)))
     gain = f'{abs(difference):.1f} points of {metric} better, {smallest:.1f} to {largest:.1f}'
-    if factor.at_least:
-        return (f'{better} needs at least {factor.value:.1f} times fewer labels than {worse}, which never reached it '
+    if factor.at_least and factor.low > 1:
+        return (f'{better} needs at least {factor.low:.1f} times fewer labels than {worse}, which never reached it '
                 f'({gain}).')
-    if factor.at_most or factor.value <= 1:
+    if factor.at_least or factor.at_most or factor.value <= 1:
         return f'{better} is better than {worse} ({gain}); what that is worth in labels was not measured.'
     bounds = f'{factor.low:.1f}–{factor.high:.1f}' if factor.high else f'{factor.low:.1f} or more'
     return f'{better} needs {factor.value:.1f} times fewer labels than {worse} ({bounds}; {gain}).'

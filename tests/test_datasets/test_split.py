@@ -29,6 +29,13 @@ def test_folders_stay_together() -> None:
     assert not folders[0] & folders[1] and len(folders[1]) == 1
 
 
+def test_series_of_a_patient_stay_together() -> None:
+    names = [f'patient{i % 40}/series{i % 3}/{i}.png' for i in range(2000)]
+    train, test = hold_out(names, by='top-folder')
+    assert not {name.split('/')[0] for name in train} & {name.split('/')[0] for name in test}
+    assert {name.split('/')[0] for name in hold_out(names, by='folder')[1]} & {name.split('/')[0] for name in train}
+
+
 @pytest.mark.parametrize(('names', 'by'), [
     ([f'{i}.jpg' for i in range(63)], 'image'), ([f'all/{i}.jpg' for i in range(500)], 'folder')])
 def test_too_few_for_two_sides(names: list[str], by: str) -> None:

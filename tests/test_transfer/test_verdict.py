@@ -42,7 +42,10 @@ def test_a_start_that_is_five_times_ahead() -> None:
 def test_no_factor_beyond_what_was_measured() -> None:
     pair = verdict((0.7, 0.8, 0.9), (0.1, 0.15, 0.2))
     assert pair.factor.at_least and pair.factor.high is None
-    assert 'at least 20.0 times fewer labels than B, which never reached it' in pair.sentence
+    assert 'at least 20.0 times fewer labels than B, which never reached it' in pair.sentence  # in all replicates
+    barely = verdict((0.2, 0.25, 0.3), (0.15, 0.17, 0.18))
+    assert barely.factor.at_least and barely.factor.low < barely.factor.value
+    assert f'at least {barely.factor.low:.1f} times' in barely.sentence
 
 
 def test_hand_worked_factor() -> None:
