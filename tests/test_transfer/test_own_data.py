@@ -74,7 +74,7 @@ def test_from_class_folders_to_a_verdict(
     assert sizes == 6 * [24] + 4 * [8, 32]  # a quarter of the labels is held out for the search
     assert list(summary['curves']) == ['random', 'mine', 'logistic regression on pixels', 'SVM on pixels']
     assert summary['curves']['SVM on pixels']['values'] == [100, 100] and not summary['failed']
-    assert any('may need no ViT' in line for line in summary['verdict'])
+    assert any('no ViT is needed' in line for line in summary['verdict'])
     for start in ('random', 'mine'):  # what was kept for each image is what the evaluator reported
         folder = tmp_path / f'out/runs/test_{start}_32labels_seed1'
         reported = json.loads((folder / 'result.json').read_text())['metrics']['accuracy/top1']
