@@ -254,4 +254,5 @@ def _about_rivals(curves: dict[str, verdict.Curve], starts: dict, rivals: dict) 
     if pair.high < 0:
         return []
     values = ', '.join(f'{value:.1f}' for value in curves[rival].values)
-    return [f'{rival} is not worse than the best fine-tuned encoder ({values} top-1): at this length of training, no ViT is needed.']
+    return [f'{rival} is not worse than the best fine-tuned encoder ({values} top-1): at this length of training, '
+            'no ViT is needed.']
