@@ -89,7 +89,7 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     if args.exclude_leaks:
         data = leave_out(data, seen)
     copies = describe(seen, args.exclude_leaks)
-    print('\n'.join(copies) or 'copies     no test image is a copy of another', flush=True)
+    print('\n'.join(f'copies     {line}' for line in copies), flush=True)
     summary = compare_starts(
         data, args.checkpoints, out, args.fractions, args.seeds or 3, Length((args.epochs or [None])[0], args.minutes),
         workers, args.size, args.cfg_options)

@@ -28,7 +28,7 @@ from mae_mm.checkpoint.contents import read_checkpoint
 from mae_mm.checkpoint.loading import load_pretrained
 from mae_mm.datasets.labelled import Labelled, find_labelled
 from mae_mm.datasets.leaks import find_leaks, fingerprint
-from mae_mm.datasets.limits import read_file
+from mae_mm.datasets.limits import open_image, read_file
 from mae_mm.evaluation.knn import extract_features, feature_loader
 from mae_mm.registry import MODELS
 from mae_mm.transfer.own_recipes import own_config, use_images
@@ -114,7 +114,7 @@ def count_copies(data: Labelled) -> list[list]:
     everything = fingerprint(names)
 
     def change(name: str, how: Callable[[Image.Image], Image.Image]) -> bytes:
-        how(Image.open(BytesIO(read_file(name))).convert('RGB')).save(buffer := BytesIO(), 'JPEG', quality=60)
+        how(open_image(BytesIO(read_file(name))).convert('RGB')).save(buffer := BytesIO(), 'JPEG', quality=60)
         return buffer.getvalue()
 
     kinds = {'JPEG quality 60': lambda image: image,
@@ -124,7 +124,7 @@ def count_copies(data: Labelled) -> list[list]:
     for kind, how in kinds.items():
         leaks = find_leaks(fingerprint(tests, partial(change, how=how)), everything)
         right = sum(leak.test == leak.train for leak in leaks)
-        rows.append([f'{kind} (all at quality 60)', right, len(tests) - right])
+        rows.append([kind, right, len(tests) - right])
     alone = sum(len(find_leaks(one, rest)) for one, rest in _each_against_the_others(everything))
     rows.append(['different images, taken for copies', alone, len(names) - alone])
     return rows

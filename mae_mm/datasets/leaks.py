@@ -1,7 +1,8 @@
-"""Are test images among those of pre-training? Copies are found by bytes and by perceptual hash, mirrored ones too.
+"""Are test images among those of pre-training? Copies are found by bytes and by what they show, mirrored ones too.
 
 ImageHash computes the hashes (perceptual hash of 144 bits by discrete cosine transform). On the demo images re-encoded,
-resized and mirrored copies differ in at most 6 bits, different images in 40 or more.
+resized and mirrored copies differ in at most 6 bits, different images in 40 or more. Simple pictures, such as digits,
+are closer, so that reduced pictures are compared, too.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ FILE = 'fingerprints.npz'  # in the work folder of a pre-training
 SIDE = 12  # of the hash, in bits
 WORDS = 3  # of 64 bits, for 144
 MAX_DISTANCE = 16  # bits in which copies may differ
+REDUCED = 16  # pixels of the side of reduced gray pictures
+MAX_DIFFERENCE = 2.5  # gray levels, on average, by which reduced copies may differ; at quality 60: up to 1
 CHUNK = 256  # test images compared at a time
 
 
@@ -32,11 +35,12 @@ class Fingerprints(NamedTuple):
     digests: np.ndarray  # (N, 16) uint8: hash of the file
     hashes: np.ndarray  # (N, 3) uint64: perceptual hash
     mirrored: np.ndarray  # (N, 3) uint64: that of the mirror image
+    reduced: np.ndarray  # (N, 16, 16) uint8: gray picture
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file."""
         np.savez_compressed(path, names=np.array(self.names, dtype=np.str_), digests=self.digests, hashes=self.hashes,
-                            mirrored=self.mirrored)
+                            mirrored=self.mirrored, reduced=self.reduced)
 
 
 class Leak(NamedTuple):
@@ -45,7 +49,7 @@ class Leak(NamedTuple):
     test: str
     train: str
     how: str  # 'same file', 'same picture' or 'mirrored'
-    distance: int  # bits of 144
+    difference: float  # gray levels of the reduced pictures, on average
 
 
 def load_fingerprints(path: str | Path) -> Fingerprints:
@@ -71,22 +75,24 @@ def fingerprint(
     except ImportError as error:
         raise ValueError('copies of images are found with ImageHash: pip install imagehash') from error
 
-    def one(name: str) -> tuple[bytes, bytes, bytes] | None:
+    def one(name: str) -> tuple[bytes, bytes, bytes, bytes] | None:
         try:
             data = read(name)
             picture = Image.fromarray(decode(data).permute(1, 2, 0).numpy())
         except (OSError, DecodeError):
             return None
         mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror)
+        reduced = picture.convert('L').resize((REDUCED, REDUCED), Image.Resampling.BILINEAR).tobytes()
+        return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror), reduced
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(tqdm(pool.map(one, names), desc, len(names), unit='img', disable=None))
     kept = [(name, one) for name, one in zip(names, found, strict=True) if one]
-    digests, hashes, mirrored = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [])
+    digests, hashes, mirrored, reduced = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [], [])
     return Fingerprints(
         [name for name, _ in kept], np.frombuffer(b''.join(digests), np.uint8).reshape(-1, 16),
-        *(np.frombuffer(b''.join(column), np.uint64).reshape(-1, WORDS) for column in (hashes, mirrored)))
+        *(np.frombuffer(b''.join(column), np.uint64).reshape(-1, WORDS) for column in (hashes, mirrored)),
+        np.frombuffer(b''.join(reduced), np.uint8).reshape(-1, REDUCED, REDUCED))
 
 
 def _hash(picture: Image.Image) -> bytes:
@@ -97,24 +103,27 @@ def _hash(picture: Image.Image) -> bytes:
 
 
 def find_leaks(test: Fingerprints, train: Fingerprints) -> list[Leak]:
-    """The nearest training image of each test image, where that is a copy."""
+    """The most similar training image of each test image, where that is a copy."""
     leaks = []
     if not train.names:
         return leaks
     files = {digest.tobytes(): name for digest, name in zip(train.digests, train.names, strict=True)}
+    views = {'same picture': (test.hashes, test.reduced), 'mirrored': (test.mirrored, test.reduced[:, :, ::-1])}
     for start in range(0, len(test.names), CHUNK):
         rows = slice(start, start + CHUNK)
-        distances = {how: _distances(hashes[rows], train.hashes)
-                     for how, hashes in (('same picture', test.hashes), ('mirrored', test.mirrored))}
-        nearest = {how: (matrix.argmin(1), matrix.min(1)) for how, matrix in distances.items()}
+        close = {how: _distances(hashes[rows], train.hashes) <= MAX_DISTANCE for how, (hashes, _) in views.items()}
         for i, name in enumerate(test.names[rows]):
             if (same := files.get(test.digests[start + i].tobytes())) is not None:
-                leaks.append(Leak(name, same, 'same file', 0))
+                leaks.append(Leak(name, same, 'same file', 0.0))
                 continue
-            how = min(nearest, key=lambda how: nearest[how][1][i])
-            position, distance = (int(column[i]) for column in nearest[how])
-            if distance <= MAX_DISTANCE:
-                leaks.append(Leak(name, train.names[position], how, distance))
+            found = []
+            for how, (_, reduced) in views.items():
+                for position in np.flatnonzero(close[how][i]):
+                    difference = np.abs(reduced[start + i].astype(float) - train.reduced[position]).mean()
+                    found.append(Leak(name, train.names[position], how, float(difference)))
+            nearest = min(found, key=lambda leak: leak.difference, default=None)
+            if nearest and nearest.difference <= MAX_DIFFERENCE:
+                leaks.append(nearest)
     return leaks
 
 

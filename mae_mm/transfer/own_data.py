@@ -32,6 +32,7 @@ SEARCH_SHARE = 0.25  # of the training labels, held out for the search
 TIMED = 20  # steps of the run that measures a step for `minutes`
 SHORTEST = 32  # steps, however few the minutes
 RANDOM = 'random'
+ONE_SEED = 'One seed: the intervals do not hold the chance of training (--seeds 3).'
 DETECTION_REPLICATES = 300  # AP is costly
 
 
@@ -139,12 +140,13 @@ def compare_starts(
     pairs = verdict.compare({name: curve for name, curve in curves.items() if name in starts}, task.metric.title)
     return dict(
         data=str(data), root=data.root, task=data.task, metric=task.metric.title, iterations=iters, seeds=seeds,
+        test_images=len(data.test), search_labels=numbers[middle],
         batch=next(iter(jobs.values())).cfg.train_dataloader.batch_size,
         starts={name: dict(checkpoint=path, description=str(encoders[name]), rate=rates[name])
                 for name, path in starts.items()},
         curves={name: dict(labels=curve.labels, values=curve.values.round(2).tolist(),
                            intervals=curve.intervals.round(2).tolist()) for name, curve in curves.items()},
-        verdict=[pair.sentence for pair in pairs] + _about_rivals(curves, starts, rivals),
+        verdict=[pair.sentence for pair in pairs] + _about_rivals(curves, starts, rivals) + [ONE_SEED] * (seeds == 1),
         pairs=[dict(first=pair.first, second=pair.second, difference=pair.difference, low=pair.low, high=pair.high,
                     label_factor=pair.factor and pair.factor._asdict()) for pair in pairs],
         pictures={run.start: [str(path) for path in sorted((job.folder / 'pictures').glob('*.png'))]

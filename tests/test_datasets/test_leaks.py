@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mae_mm.datasets.leaks import find_leaks, fingerprint, load_fingerprints
+from mae_mm.datasets.leaks import MAX_DISTANCE, _distances, find_leaks, fingerprint, load_fingerprints
 
 
 def picture(seed: int, noise: float = 8.0) -> Image.Image:
@@ -52,3 +52,18 @@ def test_copies_are_found_and_others_are_not(folder: Path, tmp_path: Path) -> No
 def test_no_training_images(folder: Path) -> None:
     test = fingerprint([f'{folder}/same.png'])
     assert find_leaks(test, fingerprint([])) == []
+
+
+def test_simple_pictures_that_resemble_each_other_are_no_copies(tmp_path: Path) -> None:
+    """Strokes on black, as handwritten digits: their hashes are close, their pixels are not."""
+    names, rng = [], np.random.default_rng(0)
+    for i in range(80):
+        pixels = np.zeros((8, 8), np.uint8)
+        pixels[1:7, 2:6] = rng.integers(90, 256, (6, 4)) * np.array([[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 1],
+                                                                     [1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]])
+        names.append(str(tmp_path / f'{i}.png'))
+        Image.fromarray(pixels).resize((48, 48), Image.BICUBIC).save(names[-1])
+    prints = fingerprint(names)
+    first, second = (type(prints)(*(column[rows] for column in prints)) for rows in (slice(0, 40), slice(40, None)))
+    assert (_distances(first.hashes, second.hashes) <= MAX_DISTANCE).any()
+    assert find_leaks(first, second) == []

@@ -99,13 +99,15 @@ def test_workers_do_not_change_what_is_drawn() -> None:
 
 @pytest.mark.parametrize(('free', 'workers', 'told'), [
     (64e6, 8, True), (64e6, 1, False), (64e6, 0, False), (2e9, 8, False)])
-def test_little_shared_memory_is_told_before_a_worker_is_killed(monkeypatch, capsys, free, workers, told) -> None:
+def test_little_shared_memory_is_told_before_a_worker_is_killed(monkeypatch, free, workers, told) -> None:
     """A container's default of 64 MB, and batches of 9.6 MB, of which each worker prepares two."""
     monkeypatch.setattr(batches.shutil, 'disk_usage', lambda path: SimpleNamespace(free=free))
+    lines = []
+    monkeypatch.setattr(batches, 'print_log', lambda line, *rest: lines.append(line))
     images = [dict(inputs=torch.zeros(3, 224, 224, dtype=torch.uint8), name='x')] * 100
     options = dict(num_workers=workers, batch_size=64, sampler=dict(type='DefaultSampler', shuffle=False))
     batches.check_shared_memory(build_loader(options, images, seed=0))
-    out = capsys.readouterr().out
+    out = ' '.join(lines)
     assert ('64 MB free, and up to 154 MB of batches' in out and '--shm-size' in out) is told
 
 

@@ -7,6 +7,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from PIL import Image
 
+from mae_mm.datasets.leaks import FILE, load_fingerprints
 from mae_mm.engine import runner as launch
 from mae_mm.transfer.runs import last_scalars, make_run, place
 from mae_mm.transfer.types import Job, Metric
@@ -30,6 +31,7 @@ def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
     assert (result['train_images'], result['val_images'], reported[0], cfg.randomness.seed) == (24, 24, 0.5, 3)
     assert result['metrics'] == {'recon/loss': 100 * last_scalars(tmp_path / 'run')['recon/loss']}
     assert '  loss ' in (tmp_path / 'run/log.txt').read_text()
+    assert len(load_fingerprints(tmp_path / 'run' / FILE).names) == 24  # of the images of a real pre-training
 
 
 def test_a_run_starts_from_the_newest_checkpoint_of_a_folder(tmp_path):

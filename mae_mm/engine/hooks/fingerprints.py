@@ -29,6 +29,8 @@ class FingerprintHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         dataset, file = runner.train_dataloader.dataset, Path(runner.work_dir) / FILE
+        while hasattr(dataset, 'dataset'):  # the loops of mae_mm wrap it
+            dataset = dataset.dataset
         if not is_main_process() or not isinstance(dataset, ImageFolder) or (runner.iter and file.exists()):
             return
         if len(dataset) > self.max_images:
