@@ -3,6 +3,7 @@
 Everything is found before anything is trained, and all faults are reported in one message.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class Labelled(NamedTuple):
         """What was found, line by line."""
         names = ', '.join(self.classes[:6]) + ', …' * (len(self.classes) > 6)
         lines = [f'data       {self.root}: {self.layout}',
-                 f'task       {self.task}, {len(self.classes)} classes: {names}',
+                 f'task       {self.task}, {len(self.classes)} class{"es" * (len(self.classes) > 1)}: {names}',
                  f'split      {len(self.train)} training and {len(self.test)} test images ({self.split})']
         if self.task == 'classification':
             counts = Counter(sample.label for sample in self.train)
@@ -58,7 +59,7 @@ def find_labelled(path: str, by: str = 'image', seed: int = 0) -> Labelled:
         sides = _split_off(part, by, seed)
         where = f'{TEST_SHARE:.0%} split off by a hash of the names' + f', by {by}' * (by != 'image')
     train, test = ([sample for sample in part.samples if sides[sample.name] == side] for side in ('train', 'test'))
-    _check(part, train, test)
+    _check(part, train, test, by)
     return Labelled(part.task, part.layout, str(part.root), tuple(part.classes), train, test, where, part.annotations)
 
 
@@ -86,15 +87,22 @@ def _split_off(part: Part, by: str, seed: int) -> dict[str, str]:
     return sides
 
 
-def _check(part: Part, train: list[Sample], test: list[Sample]) -> None:
+def _check(part: Part, train: list[Sample], test: list[Sample], by: str) -> None:
     """Faults of the split, whatever the layout."""
     faults = {}
-    if len(part.classes) < 2 and part.task == 'classification':
+    by_folders = f'--split-by {by} keeps each folder on one side; use --split-by image, or name a test part'
+    if len(part.classes) < 2 and part.task != 'detection':
         faults['fewer than two classes'] = list(part.classes) or ['none']
     if not train or not test:
-        faults['a side of the split without images'] = [f'{len(train)} training and {len(test)} test images']
-    if part.task == 'classification':
+        fix = ('give each side some in the data' if part.split else 'give more images' if by == 'image' else by_folders)
+        faults[f'one side of the split has no images ({fix})'] = [f'training {len(train)}, test {len(test)}']
+    elif part.task == 'classification':
         counts = Counter(sample.label for sample in train)
-        faults['classes without a training image'] = [
+        fix = by_folders if by != 'image' and not part.split else (
+            'give the class at least two images, one of them for training, or remove it')
+        faults[f'classes without a training image ({fix})'] = [
             name for i, name in enumerate(part.classes) if not counts[i]]
+    if part.task == 'classification':
+        faults['empty files'] = [sample.name for sample in part.samples
+                                 if not os.path.getsize(f'{part.root}/{sample.name}')]
     refuse(part.root, faults)

@@ -10,10 +10,11 @@ import numpy as np
 
 from mae_mm.datasets.checks import coco
 from mae_mm.datasets.find import find_images, on_disk
-from mae_mm.datasets.limits import open_image
+from mae_mm.datasets.limits import open_image, upright_size
 
 TRAIN, TEST = ('train', 'training', 'train2017'), ('test', 'val', 'valid', 'validation', 'val2017', 'testing')
 IMAGES = ('images', 'imgs', 'image', 'img', 'jpegimages')
+MAP_TYPES = ('.png', '.tif', '.tiff', '.bmp')
 LABEL_MAPS = ('labels', 'masks', 'annotations', 'label', 'mask', 'segmentationclass', 'gt')
 PATH_COLUMNS = ('path', 'file', 'filename', 'file_name', 'image', 'img', 'name')
 LABEL_COLUMNS = ('label', 'class', 'category', 'target')
@@ -44,7 +45,7 @@ def recognise(path: Path) -> Part:
     if not path.exists():
         raise FileNotFoundError(f'--data {path}: no such file or folder')
     if path.is_file():
-        readers = {'.csv': _read_table, '.tsv': _read_table, '.txt': _read_table, '.json': _read_coco}
+        readers = {'.csv': _read_tables, '.tsv': _read_tables, '.txt': _read_tables, '.json': _read_coco}
         if path.suffix.lower() not in readers:
             raise ValueError(f'--data {path}: want a folder, a table (.csv, .tsv) or COCO annotations (.json)')
         return readers[path.suffix.lower()]([path])
@@ -61,7 +62,7 @@ def recognise(path: Path) -> Part:
             f'--data {path} is ambiguous: it holds {" and ".join(found)}; give the file that is meant, or move the '
             'others away')
     if tables:
-        return _read_table(tables)
+        return _read_tables(tables)
     if jsons:
         return _read_coco(jsons)
     if maps:
@@ -70,8 +71,8 @@ def recognise(path: Path) -> Part:
         return _read_class_folders(path, folders)
     images = sum(1 for _ in find_images(str(path)))
     raise ValueError(
-        f'--data {path} holds {images} images and no labels. Want class folders (PATH/CLASS/*.jpg, also below train/ '
-        'and val/), a table PATH/*.csv with the columns path and label, COCO annotations (PATH/*.json), or '
+        f'--data {path} has no labels (images found: {images}). Want class folders (PATH/CLASS/*.jpg, also below '
+        'train/ and val/), a table PATH/*.csv with the columns path and label, COCO annotations (PATH/*.json), or '
         'PATH/images and PATH/labels with label maps of the same stems')
 
 
@@ -107,21 +108,34 @@ def _read_class_folders(path: Path, sides: dict[str, dict[str, list[str]]]) -> P
     return Part('classification', 'class folders', path, classes, samples)
 
 
-def _read_table(paths: list[Path]) -> Part:
-    """A table with a header; several tables are told apart by their names (train.csv, val.csv)."""
-    if len(paths) > 1:
+def _read_tables(paths: list[Path]) -> Part:
+    """One table, or two that are told apart by their names (train.csv, val.csv)."""
+    if len(paths) == 1:
+        part = _read_table(paths[0])
+    else:
         stems = {path.stem.lower(): path for path in paths}
         train, test = (next((stems[name] for name in names if name in stems), None) for names in (TRAIN, TEST))
         if not train or not test or len(paths) > 2:
             raise ValueError(
                 f'--data: {some(p.name for p in paths)}: name one table, or call them train.csv and val.csv')
-        parts = {side: _read_table([path]) for side, path in dict(train=train, test=test).items()}
+        parts = {side: _read_table(path) for side, path in dict(train=train, test=test).items()}
         names = sorted({name for part in parts.values() for name in part.classes})
         samples = [sample._replace(label=names.index(part.classes[sample.label]))
                    for part in parts.values() for sample in part.samples]
         split = {sample.name: side for side, part in parts.items() for sample in part.samples}
-        return Part('classification', f'tables {train.name} and {test.name}', train.parent, names, samples, split)
-    path, = paths
+        part = Part('classification', f'tables {train.name} and {test.name}', train.parent, names, samples, split)
+    if not any(os.path.isabs(sample.name) for sample in part.samples):
+        return part
+    files = {sample.name: os.path.join(os.path.abspath(part.root), sample.name) for sample in part.samples}
+    root = os.path.commonpath([os.path.dirname(file) for file in files.values()])
+    names = {name: os.path.relpath(file, root).replace(os.sep, '/') for name, file in files.items()}
+    return part._replace(
+        root=Path(root), samples=[sample._replace(name=names[sample.name]) for sample in part.samples],
+        split={names[name]: side for name, side in part.split.items()})
+
+
+def _read_table(path: Path) -> Part:
+    """A table with a header; the names of images outside its folder are absolute."""
     with path.open(newline='', encoding='utf-8-sig', errors='surrogateescape') as file:
         head = file.readline()
         delimiter = max(',;\t', key=head.count)
@@ -134,16 +148,17 @@ def _read_table(paths: list[Path]) -> Part:
         raise ValueError(
             f'{path}: its header is {header}; want a column path ({", ".join(PATH_COLUMNS)}) and a column label '
             f'({", ".join(LABEL_COLUMNS)}), and perhaps split')
-    faults, found, split = {}, {}, {}
+    faults, found, split, folder = {}, {}, {}, os.path.abspath(path.parent)
     for number, row in enumerate(rows[1:], 2):
         name, label, side = (row[i].strip() if i is not None and i < len(row) else '' for i in columns)
-        name = os.path.normpath(name).replace(os.sep, '/') if name else ''
-        name = os.path.relpath(on_disk(str(path.parent / name)), path.parent) if name and not name.isascii() else name
+        if name:
+            name = on_disk(os.path.normpath(os.path.join(folder, name)))
+            name = name.removeprefix(os.path.join(folder, '')).replace(os.sep, '/')
         if not name or not label:
             faults.setdefault('rows without path or label', []).append(f'line {number}')
         elif found.get(name, label) != label:
             faults.setdefault('images with two labels', []).append(name)
-        elif not (path.parent / name).is_file():
+        elif not os.path.isfile(os.path.join(folder, name)):
             faults.setdefault('images that are not there', []).append(name)
         elif side and side.lower() not in (*TRAIN, *TEST):
             faults.setdefault('splits other than train and test', []).append(f'{side} (line {number})')
@@ -198,7 +213,7 @@ def _read_json(path: Path) -> tuple[list[str], dict[str, int], Path]:
     content = coco.read_annotations(path)
     images, annotations = content['images'], content['annotations']
     if not images or not annotations:
-        raise ValueError(f'--data {path} lists {len(images)} images and {len(annotations)} annotations')
+        raise ValueError(f'--data {path} has no {"annotations" if images else "images"}')
     if 'bbox' not in annotations[0]:
         raise ValueError(f'--data {path}: annotations of another task than detection, with {some(annotations[0])}')
     coco.check_annotations(content, path, with_masks=all(one.get('segmentation') for one in annotations))
@@ -208,7 +223,8 @@ def _read_json(path: Path) -> tuple[list[str], dict[str, int], Path]:
     first = images[0]['file_name']
     folder = next((folder for folder in folders if (folder / first).is_file()), None)
     if folder is None:
-        raise ValueError(f'--data {path}: there is no {first} beside it, nor in folders such as images/ or train2017/')
+        raise ValueError(f'--data {path}: there is no {first} beside it, nor in folders such as images/ or train2017/; '
+                         f'put the images into {path.parent / "images"}')
     coco.check_images(images, path, folder)
     return [one['name'] for one in content['categories']], {one['file_name']: one['id'] for one in images}, folder
 
@@ -217,26 +233,42 @@ def _label_map_folders(path: Path) -> list[Path]:
     """The folders of images and label maps, or nothing."""
     by_name = {p.name.lower(): p for p in path.iterdir() if p.is_dir()}
     pair = [next((by_name[name] for name in names if name in by_name), None) for names in (IMAGES, LABEL_MAPS)]
-    if None in pair or not any(Path(name).suffix.lower() == '.png' for name in find_images(str(pair[1]))):
+    if None in pair or not any(find_images(str(pair[1]), MAP_TYPES)):
         return []
     return pair
 
 
 def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
     """Pairs of the same relative stem; classes are the values that occur, or the lines of classes.txt."""
-    by_stem, map_of = ({unicodedata.normalize('NFC', os.path.splitext(name)[0]): name for name in names} for names in (
-        find_images(str(images)), find_images(str(maps), ('.png', '.tif', '.tiff', '.bmp'))))
+    by_stem, map_of, twice = {}, {}, []
+    for of_stem, names in (by_stem, find_images(str(images))), (map_of, find_images(str(maps), MAP_TYPES)):
+        for name in names:
+            stem = unicodedata.normalize('NFC', os.path.splitext(name)[0])
+            twice += [f'{of_stem[stem]} and {name}'] if stem in of_stem else []
+            of_stem[stem] = name
     faults = {'images without a label map': sorted(set(by_stem) - set(map_of)),
-              'label maps without an image': sorted(set(map_of) - set(by_stem))}
-    highest, colour = -1, []
+              'label maps without an image': sorted(set(map_of) - set(by_stem)),
+              'files of the same stem': twice}
+    highest, colour, sizes, unreadable = -1, [], [], []
     for stem in sorted(set(by_stem) & set(map_of)):
-        values = np.asarray(open_image(str(maps / map_of[stem])))
+        try:
+            size, values = upright_size(images / by_stem[stem]), np.asarray(open_image(maps / map_of[stem]))
+        except OSError:
+            unreadable.append(f'{by_stem[stem]} or {map_of[stem]}')
+            continue
+        if values.shape[1::-1] != size:
+            sizes.append(f'{map_of[stem]} ({values.shape[1]} x {values.shape[0]}, image {size[0]} x {size[1]})')
         if values.ndim != 2:
             colour.append(map_of[stem])
             continue
         known = values[values != UNLABELLED]
         highest = max(highest, int(known.max()) if known.size else -1)
     faults['label maps that are colour images (want one number for each pixel)'] = colour
+    faults['label maps of another size than the image (width x height)'] = sizes
+    faults['files that cannot be read as images'] = unreadable
+    if highest == 0:
+        faults['fewer than two classes'] = [
+            f'0 is the only value except {UNLABELLED}, which is unlabelled; write 1 for the foreground']
     names = path / 'classes.txt'
     classes = names.read_text().split('\n') if names.is_file() else [f'class {i}' for i in range(highest + 1)]
     classes = [name.strip() for name in classes if name.strip()]
@@ -251,8 +283,8 @@ def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
 
 
 def refuse(path: Path, faults: dict[str, list[str]]) -> None:
-    """One message with every kind of fault, how many there are and the first examples."""
-    lines = [f'  {len(where)} {kind}: {some(where)}' for kind, where in faults.items() if where]
+    """One message with every kind of fault, the first examples and, if there are more, how many in all."""
+    lines = [f'  {kind}: {some(where)}' for kind, where in faults.items() if where]
     if lines:
         raise ValueError(f'--data {path}:\n' + '\n'.join(lines))
 

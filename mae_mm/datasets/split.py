@@ -41,9 +41,12 @@ def hold_out(
         held.add(group)
         count += sizes[group]
     if len(names) - count < want:
-        raise ValueError(
-            f'{len(names)} images in {len(sizes)} {by}s are too few to hold {want} of them out; give more images, or '
-            'name held-out images: --val-data PATH' + ' (or split by images: --split-by image)' * (by != 'image'))
+        fault, fix = f'{len(names)} images are too few to hold out {want} and train on as many', 'give more images'
+        if by != 'image':
+            fault = (f'--split-by {by} holds out whole folders (here {len(sizes)} in all), which leaves '
+                     f'{len(names) - count} of {len(names)} images for training, fewer than {want}')
+            fix = 'use --split-by image'
+        raise ValueError(f'{fault}; {fix}, or name held-out images: --val-data PATH')
     sides = {group: group in held for group in sizes}
     return ([name for name in names if not sides[group_of(name, by)]],
             [name for name in names if sides[group_of(name, by)]])

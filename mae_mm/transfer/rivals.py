@@ -3,13 +3,14 @@
 scikit-learn fits them; the same search over held-out training labels as for every other start.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from mae_mm.datasets.decode import DecodeError, decode
-from mae_mm.datasets.layouts import Sample
+from mae_mm.datasets.layouts import Sample, some
 from mae_mm.datasets.limits import read_file
 
 SIDE = 32  # pixels to which images are reduced
@@ -19,15 +20,19 @@ STRENGTHS = (0.1, 1.0, 10.0)  # of C, three values, as for the learning rates
 
 
 def read_pixels(root: str, samples: Sequence[Sample]) -> np.ndarray:
-    """(N, SIDE * SIDE * 3) float32 in [0, 1]; zeros for files that cannot be read."""
-    pixels = np.zeros((len(samples), SIDE, SIDE, 3), np.float32)
+    """(N, SIDE * SIDE * 3) float32 in [0, 1]; zeros, with a warning, for files that cannot be read."""
+    pixels, unreadable = np.zeros((len(samples), SIDE, SIDE, 3), np.float32), []
     for row, sample in zip(pixels, samples, strict=True):
         try:
             img = decode(read_file(f'{root}/{sample.name}'))
         except (OSError, DecodeError):
+            unreadable.append(sample.name)
             continue
         small = Image.fromarray(img.permute(1, 2, 0).numpy()).resize((SIDE, SIDE), Image.Resampling.BOX)
         row[:] = np.asarray(small, np.float32) / 255
+    if unreadable:
+        print(f'warning: files of {root} that cannot be read are black for the classifiers of pixels '
+              f'({len(unreadable)} of {len(samples)}): {some(unreadable)}', file=sys.stderr)
     return pixels.reshape(len(samples), -1)
 
 

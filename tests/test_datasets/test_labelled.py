@@ -117,6 +117,44 @@ def test_label_maps_with_given_splits(tmp_path: Path) -> None:
     assert [sample.name for sample in data.test] == ['images/val/a.jpg']
 
 
+@pytest.mark.parametrize('below', ['table/photos', 'photos/deep'])
+def test_absolute_paths_in_tables_are_found_from_the_root(below: str, tmp_path: Path) -> None:
+    """Those in the table's folder are relative to it; others to the common folder of all images."""
+    rows = []
+    for i in range(10):
+        name = f'p{i}/{"ü" * (i % 2)}{i}.png'
+        save(tmp_path / below / name)
+        rows.append(f'{tmp_path / below / name},{i % 2},{"test" if i > 7 else "train"}')
+    (tmp_path / 'table').mkdir(exist_ok=True)
+    (tmp_path / 'table/t.csv').write_text('\n'.join(['path,label,split', *rows]))
+    data = find_labelled(str(tmp_path / 'table/t.csv'))
+    assert all(Path(f'{data.root}/{sample.name}').is_file() for sample in data.train + data.test)
+    start = 'photos/' if below == 'table/photos' else ''
+    assert [sample.name for sample in data.test] == [f'{start}p8/8.png', f'{start}p9/ü9.png']
+
+
+@pytest.mark.parametrize('kind', ['tif', 'TIFF', 'bmp'])
+def test_label_maps_of_every_lossless_type(kind: str, tmp_path: Path) -> None:
+    for path in (label_maps(tmp_path, list('abcde')) / 'labels').iterdir():
+        Image.open(path).save(path.with_suffix(f'.{kind}'))
+        path.unlink()
+    assert find_labelled(str(tmp_path)).task == 'segmentation'
+
+
+def test_one_class_is_enough_for_detection(tmp_path: Path) -> None:
+    coco(tmp_path / 'a.json', 'images', ['a.jpg', 'b.jpg'], categories=[dict(id=3, name='ant')])
+    assert 'detection, 1 class: ant' in str(find_labelled(str(tmp_path)))
+
+
+def test_images_in_one_folder_cannot_be_split_by_folder(tmp_path: Path) -> None:
+    label_maps(tmp_path, list('abcde'))
+    with pytest.raises(ValueError, match=r'no images \(--split-by folder .* --split-by image.*: training 0, test 5'):
+        find_labelled(str(tmp_path), by='folder')
+    class_folders(tmp_path / 'classes', dict(a=5, b=5))
+    with pytest.raises(ValueError, match=r'without a training image \(--split-by folder .* use --split-by image'):
+        find_labelled(str(tmp_path / 'classes'), by='folder')
+
+
 def empty(root: Path) -> None:
     root.mkdir()
 
@@ -170,6 +208,33 @@ def stray_annotation(root: Path) -> None:
     coco(root / 'ann.json', 'images', ['a.jpg'], annotations=[dict(BOX, id=1, image_id=5)])
 
 
+def coco_without_images(root: Path) -> None:
+    empty(root)
+    coco(root / 'ann.json', 'images', ['a.jpg'])
+    (root / 'images/a.jpg').unlink()
+
+
+def empty_file(root: Path) -> None:
+    class_folders(root, dict(a=5, b=5))
+    (root / 'a/3.png').write_bytes(b'')
+
+
+def binary_masks(root: Path) -> None:
+    label_maps(root, ['a', 'b'], top=0)
+
+
+def all_unlabelled(root: Path) -> None:
+    label_maps(root, ['a', 'b'], top=255)
+
+
+def faulty_maps(root: Path) -> None:
+    """A large map, two images of one stem, and a file that is not an image."""
+    label_maps(root, ['a', 'b', 'c'])
+    Image.new('L', (12, 8)).save(root / 'labels/a.png')
+    save(root / 'images/b.png')
+    (root / 'images/c.jpg').write_bytes(b'not an image')
+
+
 def maps_without_images(root: Path) -> None:
     label_maps(root, ['a', 'b', 'c'])
     (root / 'images/c.jpg').unlink()
@@ -177,18 +242,23 @@ def maps_without_images(root: Path) -> None:
 
 
 @pytest.mark.parametrize(('make', 'words'), [
-    (empty, ['0 images', 'PATH/CLASS']),
-    (unlabelled, ['1 images and no labels']),
-    (one_class, ['fewer than two classes', 'only']),
-    (one_image, ['classes without a training image', 'single']),
+    (empty, ['images found: 0', 'PATH/CLASS']),
+    (unlabelled, ['no labels (images found: 1)']),
+    (one_class, ['  fewer than two classes: only']),
+    (one_image, ['classes without a training image', 'at least two images', 'single']),
     (new_class, ['without training images', 'newt']),
     (two_layouts, ['ambiguous', 'a table', 'COCO']),
-    (faulty_table, ['1 images with two labels: x/0.png', '1 rows without', 'line 4', 'gone.png']),
+    (faulty_table, ['  images with two labels: x/0.png', '  rows without', 'line 4', 'gone.png']),
     (other_columns, ["['when', 'where']", 'path']),
     (captions, ['another task than detection', 'caption']),
     (images_gone, ['images are missing', 'b.jpg']),
+    (coco_without_images, ['no a.jpg', 'put the images into', 'data/images']),
+    (empty_file, ['empty files: a/3.png']),
+    (binary_masks, ['fewer than two classes', '255, which is unlabelled', 'write 1 for the foreground']),
+    (all_unlabelled, ['fewer than two classes: none']),
+    (faulty_maps, ['a.png (12 x 8, image 6 x 4)', 'same stem: b.jpg and b.png', 'be read as images: c.jpg or c.png']),
     (stray_annotation, ["'image_id'", '5']),
-    (maps_without_images, ['1 label maps without an image: c', 'colour images', 'b.png']),
+    (maps_without_images, ['  label maps without an image: c', 'colour images', 'b.png']),
 ])
 def test_faults_are_named_in_one_message(make: object, words: list[str], tmp_path: Path) -> None:
     make(tmp_path / 'data')

@@ -36,8 +36,9 @@ def test_series_of_a_patient_stay_together() -> None:
     assert {name.split('/')[0] for name in hold_out(names, by='folder')[1]} & {name.split('/')[0] for name in train}
 
 
-@pytest.mark.parametrize(('names', 'by'), [
-    ([f'{i}.jpg' for i in range(63)], 'image'), ([f'all/{i}.jpg' for i in range(500)], 'folder')])
-def test_too_few_for_two_sides(names: list[str], by: str) -> None:
-    with pytest.raises(ValueError, match='--val-data'):
+@pytest.mark.parametrize(('names', 'by', 'words'), [
+    ([f'{i}.jpg' for i in range(63)], 'image', '^63 images are too few to hold out 32 .* give more images'),
+    ([f'all/{i}.jpg' for i in range(500)], 'folder', '--split-by folder .*leaves 0 of 500 images .* --split-by image')])
+def test_too_few_for_two_sides(names: list[str], by: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f'{words}.*--val-data'):
         hold_out(names, by)

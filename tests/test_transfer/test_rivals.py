@@ -1,6 +1,22 @@
-import numpy as np
+from pathlib import Path
 
-from mae_mm.transfer.rivals import rival_hits
+import numpy as np
+import pytest
+from PIL import Image
+
+from mae_mm.datasets.layouts import Sample
+from mae_mm.transfer.rivals import read_pixels, rival_hits
+
+
+def test_unreadable_files_are_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new('RGB', (8, 8), 'white').save(tmp_path / 'good.png')
+    (tmp_path / 'bad.png').write_bytes(b'not an image')
+    pixels = read_pixels(str(tmp_path), [Sample(name, 0) for name in ('good.png', 'bad.png', 'gone.png')])
+    assert pixels.mean(1).tolist() == [1, 0, 0]
+    err = capsys.readouterr().err
+    assert '(2 of 3): bad.png, gone.png' in err and err.count('\n') == 1
+    read_pixels(str(tmp_path), [Sample('good.png', 0)])
+    assert not capsys.readouterr().err
 
 
 def test_a_task_of_brightness_needs_no_encoder() -> None:
