@@ -1,6 +1,5 @@
 """One training: its config, and what its process does: train, evaluate, draw."""
 
-import inspect
 import json
 import subprocess
 import time
@@ -21,6 +20,8 @@ from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import check_data
 from mae_mm.paths import ROOT
 from mae_mm.transfer.types import Job
+
+DRAWN_SIDE = 320  # pixels of a picture under the text of a classifier
 
 
 def transfer_config(path: str, options: dict, save: bool) -> Config:
@@ -107,18 +108,18 @@ def last_scalars(work_dir: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
-    """Draw predictions on held-out images, evenly from the validation set; classification has nothing to draw."""
-    if 'out_file' not in inspect.signature(runner.visualizer.add_datasample).parameters:
-        return
-    dataset = runner.val_dataloader.dataset
+    """Draw predictions on held-out images, evenly from the validation set."""
+    dataset, draw = runner.val_dataloader.dataset, runner.visualizer.add_datasample
+    if hasattr(runner.visualizer, 'visualize_cls'):
+        def draw(name: str, image: np.ndarray, data_sample: object, out_file: str) -> None:
+            runner.visualizer.visualize_cls(image, data_sample, dataset.CLASSES, resize=DRAWN_SIDE, out_file=out_file)
     runner.model.eval()
     for number in range(num):
         index = (number * len(dataset) // num + number) % len(dataset)  # classes may take turns in the data
         sample = runner.model.val_step(pseudo_collate([dataset[index]]))[0]
         image = open_image(sample.img_path).convert('RGB')
         folder.mkdir(parents=True, exist_ok=True)
-        runner.visualizer.add_datasample(
-            sample.img_path, np.asarray(image), data_sample=sample.cpu(), out_file=str(folder / f'{number}.png'))
+        draw(sample.img_path, np.asarray(image), data_sample=sample.cpu(), out_file=str(folder / f'{number}.png'))
 
 
 class ReportProgress(Hook):

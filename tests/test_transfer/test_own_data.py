@@ -80,6 +80,7 @@ def test_from_class_folders_to_a_verdict(
         reported = json.loads((folder / 'result.json').read_text())['metrics']['accuracy/top1']
         assert load_score(folder / 'per_image.npz')(np.full((1, 8), 1 / 8))[0] == pytest.approx(reported)
     assert (tmp_path / 'out/runs/test_mine_32labels_seed0/final.pth').exists()
+    assert len(summary['pictures']['mine']) == 6
     assert compare() == summary and len(made) == 14  # complete runs are not repeated
 
     write_verdict(tmp_path / 'out', summary, ['3 test images have copies.'])
