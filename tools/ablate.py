@@ -83,7 +83,7 @@ def main() -> None:
     args = parse_args()
     from mae_mm.engine.exits import exit_on_user_error
 
-    exit_on_user_error(lambda: write_row(args) if args.write_config else run_tables(args))
+    exit_on_user_error(lambda: write_row(args) if args.write_config else run_tables(args), 'the same command continues')
 
 
 if __name__ == '__main__':

@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from mae_mm.engine.options import positive
+
 EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain                     # ViT-B/16, about 3 minutes on 2 cores
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
@@ -61,13 +63,6 @@ def parse_args() -> argparse.Namespace:
                              help='begin no round that would end later (default: no limit; 1 round at least)')
         command.add_argument('--json', metavar='FILE', help='also write figures and environment to FILE')
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def show(timing: tuple[float, float, float], digits: int = 3) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 
-from mae_mm.engine.options import KeyValues
+from mae_mm.engine.options import KeyValues, positive
 
 EXAMPLES = """examples:
   python tools/plan.py configs/mae_pretrain.py --data PHOTOS
@@ -23,17 +23,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of any training')
     parser.add_argument('--data', metavar='PATH', help='as in tools/train.py (default: the data of the config)')
     parser.add_argument('--val-data', metavar='PATH', help='as in tools/train.py')
-    parser.add_argument('--gpus', type=int, default=1, metavar='N', help='plan for N GPUs of this kind (default: 1)')
+    parser.add_argument('--gpus', type=positive, default=1, metavar='N', help='GPUs of this kind (default: 1)')
     parser.add_argument('--pretrained', metavar='CHECKPOINT', help='as in tools/train.py')
     parser.add_argument('--amp', action='store_true', help='as in tools/train.py')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE', help='as in tools/train.py')
     parser.add_argument('--work-dir', help='as in tools/train.py; its disk is looked at')
     parser.add_argument('--device', choices=['auto', 'cpu'], default='auto', help='as in tools/train.py')
     parser.add_argument('--seconds', type=float, default=30, help='of training that are measured (default: 30)')
-    args = parser.parse_args()
-    if args.gpus < 1:
-        parser.error(f'--gpus {args.gpus} must be 1 or more')
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """What checkpoints are worth: on your own labelled images (--data), or in the transfers of a suite (--suite)."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
 
-from mae_mm.engine.options import KeyValues
+from mae_mm.engine.options import KeyValues, positive
 
 EXAMPLES = """own data:
   --data LABELLED recognises class folders (also below train/ and val/), tables of paths and labels, COCO annotations
@@ -54,24 +55,54 @@ def parse_args() -> argparse.Namespace:
                      help='where the data have no test part: keep the images of a folder on one side')
     own.add_argument('--exclude-leaks', action='store_true',
                      help='leave out test images that have copies among the training or pre-training images')
-    own.add_argument('--size', type=int, metavar='PX',
+    own.add_argument('--size', type=positive, metavar='PX',
                      help='side of the images, a multiple of the patch size (default: that of pre-training; 4/3 of it '
                      'for detection and segmentation)')
     parser.add_argument('--out', default='work_dirs/transfer', metavar='DIR',
                         help='folder for report.html, results.json and a folder for each run (default: %(default)s)')
-    parser.add_argument('--seeds', type=int, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
+    parser.add_argument('--seeds', type=positive, metavar='N', help="runs of each kind (default: the suite's, 1 to 3)")
     parser.add_argument('--starts', nargs='+', choices=['random', 'mae'],
                         help='sides to run (default: both in the demo, mae in the others)')
-    parser.add_argument('--epochs', type=int, nargs='+', metavar='N',
+    parser.add_argument('--epochs', type=positive, nargs='+', metavar='N',
                         help='with --data: length of every run in epochs of all training labels (default: 30, at least '
                         '200 steps); with --suite partial: try each for every number of blocks (paper: 50 100 200)')
-    parser.add_argument('--workers', type=int, metavar='N',
+    parser.add_argument('--workers', type=positive, metavar='N',
                         help='runs at a time (default: one per core; with a GPU: 1)')
-    parser.add_argument('--gpus', type=int, default=0, metavar='N',
+    parser.add_argument('--gpus', type=positive, default=0, metavar='N',
                         help='GPUs of this machine for each run (default: 1)')
     parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override keys of all configs')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if wrong := find_mistake(args):
+        parser.error(wrong)
+    return args
+
+
+def find_mistake(args: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments; no torch is needed to see it."""
+    for checkpoint in args.checkpoints:
+        if '://' not in checkpoint and not Path(checkpoint).exists():
+            return f'CHECKPOINT {checkpoint}: no such file'
+    for fraction in args.fractions:
+        if not 0 < fraction <= 1:
+            return f'--fractions {fraction} must be in (0, 1]'
+    if args.minutes is not None and not 0 < args.minutes < math.inf:
+        return f'--minutes {args.minutes} must be above 0'
+    if args.minutes and args.epochs:
+        return '--minutes and --epochs both set the length: give one of them'
+    if args.data:
+        if len(args.epochs or ()) > 1:
+            return f'--data takes one number of --epochs, got {len(args.epochs)}'
+        for name in ('starts', 'gpus'):
+            if getattr(args, name):
+                return f'--{name} is for --suite, not for --data'
+    elif len(args.checkpoints) > 1:
+        return f'--suite takes one checkpoint, got {len(args.checkpoints)}; --data compares several'
+    try:
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f'--out {args.out}: cannot create this folder: {error.strerror}'
+    return None if os.access(args.out, os.W_OK) else f'--out {args.out}: no permission to write into this folder'
 
 
 def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
@@ -81,8 +112,6 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     from mae_mm.transfer.own_report import write_verdict
     from mae_mm.transfer.seen import describe, draw_pairs, find_seen, leave_out
 
-    if bad := [fraction for fraction in args.fractions if not 0 < fraction <= 1]:
-        raise ValueError(f'--fractions {bad[0]} must be in (0, 1]')
     data, out = find_labelled(args.data, args.split_by), Path(args.out)
     print(data, flush=True)
     seen = find_seen(data, args.checkpoints)
@@ -103,7 +132,6 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
 
 def main() -> None:
     args = parse_args()
-    from mae_mm.engine import runner as launch
     from mae_mm.engine.exits import exit_on_user_error
 
     def run() -> None:
@@ -114,14 +142,10 @@ def main() -> None:
         from mae_mm.transfer.report import write_report
         from mae_mm.transfer.suites import GROUPS, find_suites
 
-        for checkpoint in args.checkpoints:
-            launch.check_file(checkpoint, 'CHECKPOINT')
         workers = args.workers or (1 if torch.cuda.is_available() else os.cpu_count())
         if args.data:
             return compare_on_own_data(args, workers)
-        checkpoint, = args.checkpoints if len(args.checkpoints) == 1 else [None]
-        if checkpoint is None:
-            raise ValueError(f'--suite takes one checkpoint, got {len(args.checkpoints)}; --data compares several')
+        checkpoint, = args.checkpoints
         suites = find_suites(args.suite, read_checkpoint(checkpoint), args.epochs or ())
         for name in set(GROUPS.get(args.suite, ())) - set(suites):
             print(f'left out: {name}: there is no recipe for an encoder of this size')
@@ -143,7 +167,7 @@ def main() -> None:
             print(f'{names}\nRepeat the same command to run these again.', file=sys.stderr)
             sys.exit(1)
 
-    exit_on_user_error(run)
+    exit_on_user_error(run, again='the same command continues')
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with 
 _base_ = '../demo/classification.py'
 model = dict(backbone=dict(drop_path_rate=0.1))
 train_dataloader = dict(
+    drop_last=False,  # the endless sampler fills every batch, also of fewer images
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(_delete_=True, type='CustomDataset', pipeline=_base_.train_pipeline))
 val_dataloader = dict(batch_size=32, dataset=dict(_delete_=True, type='CustomDataset', pipeline=[

@@ -7,7 +7,10 @@ Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with 
 _base_ = '../demo/detection.py'
 classes = None
 pipeline = dict(_delete_=True, type='CocoDataset', data_prefix=dict(img=''))
-train_dataloader = dict(dataset=dict(**pipeline, pipeline=_base_.train_pipeline))
+train_dataloader = dict(
+    drop_last=False,  # the endless sampler fills every batch, also of fewer images
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(**pipeline, pipeline=_base_.train_pipeline))
 val_dataloader = dict(dataset=dict(**pipeline, test_mode=True, pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=None)

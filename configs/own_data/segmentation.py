@@ -6,7 +6,9 @@ Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with 
 """
 _base_ = '../demo/segmentation.py'
 metainfo = None
-train_dataloader = dict(dataset=dict(_delete_=True, type='mae_mm.ListedLabelMaps', pipeline=_base_.train_pipeline))
+train_dataloader = dict(
+    drop_last=False,  # the endless sampler fills every batch, also of fewer images
+    dataset=dict(_delete_=True, type='mae_mm.ListedLabelMaps', pipeline=_base_.train_pipeline))
 val_dataloader = dict(dataset=dict(_delete_=True, type='mae_mm.ListedLabelMaps', pipeline=_base_.test_pipeline))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=None)

@@ -76,7 +76,8 @@ def report(cfg: Config, found: Measured, whole: Plan, gpus: int, work_dir: str) 
         memory=f'{found.host / GB:.2g} GB for a process and its workers' + (
             f', {found.cache / GB:.2g} GB of it the cache' if found.cache else '') + (
             f'; {found.device / GB:.2g} GB on the GPU' if found.device else ''),
-        batch=f'{"about " * (not found.device)}{found.largest:,} images fit in a step',
+        batch=(f'all {found.images:,}' if found.largest >= found.images else
+               f'{"about " * (not found.device)}{found.largest:,}') + ' images fit in a step',
         disk=f'{whole.disk / GB:.2g} GB for checkpoints of {found.checkpoint / GB:.2g} GB; {free / GB:,.0f} GB free')
     if whole.disk > free:
         lines['disk'] += ' (TOO LITTLE: lower default_hooks.checkpoint.max_keep_ckpts)'

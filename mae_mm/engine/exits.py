@@ -20,8 +20,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the
 MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
 
 
-def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake ends with its message (MAE_MM_DEBUG=1: and traceback) and code 2, a stop with 3."""
+def exit_on_user_error(main: Callable[[], None], again: str = 'the same command with --resume continues') -> None:
+    """Run `main`; a user's mistake ends with its message (MAE_MM_DEBUG=1: and traceback) and code 2, a stop with 3.
+
+    `again` says how to continue after a stop.
+    """
     logging.raiseExceptions = False  # a log line that a full disk does not take would print a traceback of its own
     try:
         main()
@@ -30,9 +33,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except SystemExit as stop:
         code, message = stop.code, ''
     except KeyboardInterrupt:
-        code, message = 130, 'stopped; the same command with --resume continues from the newest checkpoint'
+        code, message = 130, f'stopped; {again}'
     except Exception as error:
-        code, message = _ending(error)
+        code, message = _ending(error, again)
         if code is None:
             raise
         if os.environ.get('MAE_MM_DEBUG'):
@@ -43,7 +46,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     leave(code, message)
 
 
-def _ending(error: Exception) -> tuple[int | None, str]:
+def _ending(error: Exception, again: str) -> tuple[int | None, str]:
     """Exit code and message of an error; None for a bug."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if 'Traceback (most recent call last)' in text:  # of a loader's worker; it ends with 'TYPE: message'
@@ -51,7 +54,7 @@ def _ending(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, TrainingStopped):
         return EXIT_STOPPED, f'stopped: {text}'
     if isinstance(error, OSError) and error.errno in FULL:
-        return EXIT_STOPPED, f'stopped: {text}. Make room; the same command with --resume continues'
+        return EXIT_STOPPED, f'stopped: {text}. Make room; {again}'
     if isinstance(error, pickle.UnpicklingError) and (refused := refusal('the file', error)):
         return 2, f'error: {refused}'
     mistake = isinstance(error, MISTAKES) or (isinstance(error, KeyError) and 'registry' in text) or (

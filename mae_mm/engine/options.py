@@ -1,6 +1,6 @@
-"""`--cfg-options KEY=VALUE`; imports no torch, so that `--help` is fast."""
+"""Types of command-line options; imports no torch, so that `--help` is fast."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 from mmengine.config import DictAction
@@ -22,3 +22,10 @@ class KeyValues(DictAction):
                 parser.error(f'{option_string} {key}: {error}')
             if ' ' in value and ',' not in value and value[0] not in '[(':
                 getattr(namespace, self.dest)[key] = value.strip('\'"')
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'must be a whole number above 0, got {text}')
+    return int(text)

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
@@ -49,9 +52,13 @@ def make_jobs(jobs: dict[R, Job], make: Make, workers: int, record: Callable[[R,
         return
     context, waiting, running, done = get_context('forkserver'), list(jobs), {}, dict.fromkeys(jobs, 0.0)
     context.set_forkserver_preload(PRELOADED)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the server ignores it,
+    ensure_running()
+    signal.signal(signal.SIGINT, before)  # and this one ends the runs
     threads = 1 if workers > 1 else torch.get_num_threads()
     total = sum(job.cost for job in jobs.values())
-    with tqdm(total=total, bar_format=BAR, desc=f'{len(jobs)} runs', smoothing=0, file=sys.stderr) as bar:
+    with tqdm(total=total, bar_format=BAR, desc=f'{len(jobs)} runs', smoothing=0, file=sys.stderr,
+              disable=None) as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -90,13 +97,15 @@ def work(make: Make, job: Job, sender: Connection, threads: int) -> None:
         parent_process().join()
         os._exit(1)  # a signal would be taken as a request to end the training in good order
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # inherited from the server: ignored
     Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         message = dict(result=make(job, sender.send))
     except BaseException as error:  # SystemExit, too: a training that stops itself has no result
         message = dict(error=f'{type(error).__name__}: {error}')
-    sender.send(message)
+    with suppress(BrokenPipeError):  # nobody listens any more: the other process has ended
+        sender.send(message)
 
 
 def outcome(message: dict, job: Job) -> str:

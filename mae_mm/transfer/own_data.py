@@ -5,6 +5,7 @@ training labels.
 """
 
 import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from mae_mm.transfer.jobs import complete
 from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.per_image import KeepContributions, Score, hit_rate, load_score
 from mae_mm.transfer.rivals import read_pixels, rival_hits
-from mae_mm.transfer.runs import last_scalars, make_run, place
+from mae_mm.transfer.runs import make_run, place
 from mae_mm.transfer.types import Job
 
 FRACTIONS = (0.05, 0.25, 1.0)
@@ -199,13 +200,23 @@ def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, 
         batch = own_config(make.data, make.encoders[start], 1, 1.0, make.size, make.options).train_dataloader.batch_size
         return max(math.ceil((length.epochs or task.epochs) * images / batch),
                    SHORTEST if length.epochs else task.min_iters)
-    timing = OwnRun(start, len(parts[0]), 0, 1.0, 'timing')
-    job = make.job(timing, parts[0], parts[1][:SHORTEST], TIMED)
-    job.cfg.default_hooks.logger.interval = TIMED // 2
-    _, errors = complete({timing: job}, make_own_run, 1)
-    if errors:
-        raise ValueError(f'the run that measures a step failed: {errors[timing]}; see {job.folder / "log.txt"}')
-    return max(SHORTEST, round(60 * length.minutes * workers / runs / last_scalars(job.folder)['time']))
+    timings = [OwnRun(start, len(parts[0]), seed, 1.0, 'timing') for seed in range(workers)]  # share the machine, too
+    jobs = {run: make.job(run, parts[0], make.data.test, TIMED) for run in timings}
+    for job in jobs.values():
+        job.cfg.default_hooks.logger.interval = TIMED // 2
+    found, errors = complete(jobs, make_own_run, workers)
+    for run, error in errors.items():
+        raise ValueError(f'the run that measures a step failed: {error}; see {jobs[run].folder / "log.txt"}')
+    step = np.mean([_step_seconds(job.folder) for job in jobs.values()])
+    rest = np.mean([result['seconds'] for result in found.values()]) - TIMED * step  # start and evaluation
+    return max(SHORTEST, round((60 * length.minutes * workers / runs - rest) / step))
+
+
+def _step_seconds(folder: Path) -> float:
+    """Of the last training steps that a run logged; validation logs a `time` of its own."""
+    lines = [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
+             for line in file.read_text().splitlines()]
+    return [line['time'] for line in lines if 'loss' in line][-1]
 
 
 def _rivals(

@@ -65,6 +65,8 @@ def test_slow_loading_and_small_memory_are_named(monkeypatch: pytest.MonkeyPatch
         'train_dataloader.dataset.cache=memory']
     lines = report(config(), slow, whole, 1, '/')
     assert 'loading is the bottleneck' in lines[1] and '2 workers, 5 in one process' in lines[3]
+    assert lines[6] == 'batch   about 64 images fit in a step'
+    assert report(config(), FOUND._replace(largest=6050), whole, 1, '/')[6] == 'batch   all 85 images fit in a step'
     assert 'TOO LITTLE' in report(config(), slow, whole._replace(disk=1e18), 1, '/nowhere/else')[-1]
 
 

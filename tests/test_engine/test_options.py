@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 import pytest
 
-from mae_mm.engine.options import KeyValues
+from mae_mm.engine.options import KeyValues, positive
 
 
 def parse(*options: str) -> dict:
@@ -30,3 +30,10 @@ def test_what_is_not_key_value_is_named(option: str, capsys: pytest.CaptureFixtu
 def test_torch_is_not_imported() -> None:
     code = 'import sys, mae_mm.engine.options; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+@pytest.mark.parametrize('text', ['0', '-3', '1.5', 'x', ''])
+def test_positive_numbers(text: str) -> None:
+    assert positive('12') == 12
+    with pytest.raises(ArgumentTypeError, match=f'above 0, got {text}'):
+        positive(text)

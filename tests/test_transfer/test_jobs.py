@@ -84,6 +84,30 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, sent):
     assert wait_for(lambda: not Path(f'/proc/{pid}').exists() or 'zombie' in Path(f'/proc/{pid}/status').read_text())
 
 
+@pytest.mark.parametrize('when', ['preloading', 'running'])
+def test_ctrl_c_reaches_all_processes_and_prints_one_line(tmp_path, when):
+    code = (
+        'import signal; from helpers.jobs import *; from mae_mm.transfer.jobs import *\n'
+        'from mae_mm.engine.exits import exit_on_user_error\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        "jobs = {i: Job('hangs', Config(dict(work_dir=f'out/{i}', fate='hangs')), {}) for i in range(2)}\n"
+        "exit_on_user_error(lambda: complete(jobs, make, 2), 'the same command continues')")
+    path = os.pathsep.join([str(ROOT), str(ROOT / 'tests')])
+    process = subprocess.Popen(
+        [sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': path}, stderr=subprocess.PIPE,
+        text=True, start_new_session=True)
+    made, own = tmp_path / 'made.txt', Path(f'/proc/{process.pid}/task/{process.pid}/children')
+    if when == 'running':
+        wait_for(lambda: process.poll() is not None or (made.exists() and len(made.read_text().split()) == 2))
+    else:
+        wait_for(lambda: process.poll() is not None or any(
+            'libtorch' in Path(f'/proc/{child}/maps').read_text() for child in own.read_text().split()))
+        assert not made.exists()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=120)[1].splitlines() == ['stopped; the same command continues']
+    assert process.returncode == 130
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> object:
     """The first true value of a condition."""
     end = time.time() + seconds

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.jobs import make_in_this_process
+from mmengine.config import Config
 from PIL import Image
 
 from mae_mm.checkpoint.contents import read_checkpoint
 from mae_mm.datasets.labelled import find_labelled
-from mae_mm.transfer import jobs
+from mae_mm.engine import runner as launch
+from mae_mm.transfer import jobs, own_data
 from mae_mm.transfer.own_data import Length, compare_starts, make_own_run, name_starts, subset
 from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.own_report import write_verdict
@@ -57,6 +60,27 @@ def test_starts_have_names_of_their_own() -> None:
         name_starts(['x/a.pth', 'x/a.pth'])
 
 
+def test_minutes_are_shared_by_runs_that_start_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at a time, as the runs: 10 s each, of which 20 steps of 0.2 s; validation logs another `time`."""
+    def complete(jobs: dict, make: Callable, workers: int) -> tuple[dict, dict]:
+        assert len(jobs) == workers == 2
+        for job in jobs.values():
+            log = job.folder / 'date/vis_data/scalars.json'
+            log.parent.mkdir(parents=True)
+            log.write_text('{"loss": 1, "time": 0.9}\n{"loss": 1, "time": 0.2}\n{"accuracy/top1": 9, "time": 0.01}\n')
+        return {run: dict(seconds=10) for run in jobs}, {}
+
+    def job(run: own_data.OwnRun, train: list, test: list, iters: int) -> Job:
+        cfg = Config(dict(work_dir=str(tmp_path / run.name), default_hooks=dict(logger=dict(interval=50))))
+        return Job(run.name, cfg, {})
+
+    monkeypatch.setattr(own_data, 'complete', complete)
+    maker = SimpleNamespace(
+        data=SimpleNamespace(task='classification', test=['c']), starts=dict(random=None, mine='mine.pth'), job=job)
+    steps = own_data._length(Length(minutes=4), 30, 6, 2, maker, (['a'], ['b']))
+    assert steps == round((4 * 60 * 2 / 6 - 6) / 0.2)
+
+
 @pytest.mark.integration
 def test_from_class_folders_to_a_verdict(
     classes: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -82,6 +106,9 @@ def test_from_class_folders_to_a_verdict(
     assert (tmp_path / 'out/runs/test_mine_32labels_seed0/final.pth').exists()
     assert len(summary['pictures']['mine']) == 6
     assert compare() == summary and len(made) == 14  # complete runs are not repeated
+    alone = Config.fromfile(tmp_path / 'out/runs/test_mine_8labels_seed0/classification.py')  # as tools/train.py does
+    alone.work_dir = str(tmp_path / 'alone')
+    launch.check_batches(launch.build_runner(alone))  # 8 images fill a batch of 32
 
     write_verdict(tmp_path / 'out', summary, ['3 test images have copies.'])
     page = (tmp_path / 'out/report.html').read_text()
@@ -128,3 +155,5 @@ def test_other_tasks(make: Callable, task: str, checkpoint: str, tmp_path: Path)
     score = load_score(tmp_path / 'run/per_image.npz')(np.full((1, 2), 0.5))[0]
     assert score == pytest.approx(result['metrics'][key], abs=0.051)
     assert len(list((tmp_path / 'run/pictures').glob('*.png'))) == 6
+    cfg.merge_from_dict({'train_dataloader.batch_size': 9, 'work_dir': str(tmp_path / 'alone')})
+    launch.check_batches(launch.build_runner(cfg))  # nor are 8 images too few for a batch

@@ -66,7 +66,8 @@ class SummaryHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self._draw(runner)
         if is_main_process():
-            runner.logger.info('\n' + box([line.replace(f'{Path.cwd()}/', '') for line in self._summary(runner)]))
+            lines, commands = ([line.replace(f'{Path.cwd()}/', '') for line in part] for part in self._summary(runner))
+            runner.logger.info('\n'.join(['', box(lines), 'next:', *commands]))
 
     def _keep(self, point: dict[str, float]) -> None:
         self.points.append(point)
@@ -80,7 +81,8 @@ class SummaryHook(Hook):
             unit = ('epoch', len(runner.train_dataloader)) if by_epoch else ('iteration', 1)
             draw_curve(self.points, Path(runner.work_dir) / 'curve.png', *unit)
 
-    def _summary(self, runner: Runner) -> list[str]:
+    def _summary(self, runner: Runner) -> tuple[list[str], list[str]]:
+        """Lines for the box, and commands, which may be too long for it."""
         work_dir, config = Path(runner.work_dir), Path(runner.cfg.filename or 'CONFIG')
         dumped = work_dir / config.name  # with the options of the command line
         last = work_dir / 'last_checkpoint'
@@ -94,8 +96,8 @@ class SummaryHook(Hook):
         fields['images'] = ' '.join(shlex.quote(str(path)) for path in held_out(dataset)) or 'IMAGES'
         return [
             self._effort(runner), '', *verdict(self.points), *self._advice(runner), '',
-            *(f'{name:<12}{path}' for name, path in files.items() if path.exists()), '',
-            'next:', *(f'  {command.format(**fields)}' for command in self.next_commands)]
+            *(f'{name:<12}{path}' for name, path in files.items() if path.exists())], [
+            f'  {command.format(**fields)}' for command in self.next_commands]
 
     def _advice(self, runner: Runner) -> list[str]:
         """What to try next, if the last held-out loss does not beat the baselines."""

@@ -56,7 +56,8 @@ def test_console_has_a_summary_and_lines_and_the_log_file_everything(
         (epoch, step) for epoch in (1, 2) for step in (2, 4, 6)}
     validations = [line for line in lines if ', validation: ' in line]
     assert [line.split(',')[0] for line in validations] == ['epoch 1', 'epoch 2']
-    assert lines[-1].startswith('+---') and len(lines) < 50  # the box comes last
+    assert lines[-4].startswith('+---') and lines[-3] == 'next:' and len(lines) < 50  # they come last
+    assert max(map(len, lines[lines.index(lines[-4]):-3])) < 120  # the commands do not widen the box
     assert not any(text in line for line in lines for text in ('System environment', 'base_lr', 'Epoch(train)'))
     log = log_of(runner)
     for text in ('System environment:', 'Config:\n', 'Hooks will be executed', 'base_lr: ', 'recon/loss'):
