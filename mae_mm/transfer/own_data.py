@@ -115,6 +115,9 @@ def compare_starts(
     iters = _length(length or Length(), len(data.train), count, workers, make, parts)
     say(f'plan       {count} runs of {iters} steps, {workers} at a time: {len(searches)} to choose learning rates, '
         f'then {len(starts)} starts x {len(fractions)} numbers of labels x {seeds} seeds')
+    if length and length.minutes and iters == SHORTEST:
+        say(f'length     {SHORTEST} steps are the least for a run: this takes longer than {length.minutes:g} minutes; '
+            'fewer --fractions or --seeds are shorter')
     jobs = {run: make.job(run, *parts, iters) for run in searches}
     found, failed = complete(jobs, make_own_run, workers)
     rates = {start: max(RATES, key=lambda rate: max((
