@@ -91,7 +91,9 @@ class HostMemory(threading.Thread):
         self.peak, self.ended = 0.0, threading.Event()
 
     def run(self) -> None:
-        while not self.ended.wait(1.0):  # each look stops the process for some milliseconds
+        ended = False
+        while not ended:
+            ended = self.ended.wait(1.0)  # each look stops the process for some milliseconds
             self.peak = max(self.peak, sum(map(resident, family())))
 
     def __enter__(self) -> 'HostMemory':
