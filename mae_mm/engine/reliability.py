@@ -50,10 +50,11 @@ def train(runner: Runner) -> None:
         if (hook := checkpoint_hook(runner)) and runner.iter and get_world_size() == 1:  # others may not have met it
             hook.write_between(runner, runner.iter)
         raise
-    except RuntimeError as error:
-        if 'DataLoader worker' not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it hands over a batch
+        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
             raise
         # A signal reports it, possibly in the middle of a step: the weights are not written.
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else 'A DataLoader worker was killed.'
         raise TrainingStopped(
-            f'{str(error).splitlines()[0]} The usual reason is too little memory: lower train_dataloader.num_workers '
+            f'{reason} The usual reason is too little memory: lower train_dataloader.num_workers '
             'or batch_size, then continue from the newest checkpoint with --resume') from error

@@ -180,7 +180,7 @@ def test_only_the_first_rank_writes(run: Callable, monkeypatch: pytest.MonkeyPat
 def test_next_commands_are_filled_in(run: Callable) -> None:
     hook = dict(type='mae_mm.SummaryHook', next_commands=['first {work_dir}', 'then {checkpoint} of {config}'])
     log = log_of(runner := run('my run', custom_hooks=[hook]))
-    assert f"  first '{runner.work_dir}' " in log and f"  then '{runner.work_dir}/epoch_2.pth' of CONFIG" in log
+    assert f"  first '{runner.work_dir}'\n" in log and f"  then '{runner.work_dir}/epoch_2.pth' of CONFIG" in log
 
 
 def test_verdict_names_the_winner() -> None:
