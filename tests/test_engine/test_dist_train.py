@@ -30,7 +30,7 @@ def start(tmp_path: Path, code: str, processes: str = '2') -> subprocess.Popen:
     (tmp_path / 'python').chmod(0o755)
     return subprocess.Popen(
         ['bash', 'tools/dist_train.sh', 'CONFIG', processes], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CODE': code, 'STARTED': str(tmp_path / 'on')})
 
 
