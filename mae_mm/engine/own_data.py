@@ -29,7 +29,7 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
     Args:
         cfg: its `work_dir` is set, and `resume` if the run is resumed.
         val_data: held-out images elsewhere; all of `data` is trained on then.
-        split_by: 'image' or 'folder', see `hold_out`.
+        split_by: see `group_of`.
 
     Returns:
         Lines for the log.

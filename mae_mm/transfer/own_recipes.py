@@ -1,5 +1,6 @@
 """Configs for data of one's own: a recipe of configs/own_data/, filled with classes, images and the encoder's sizes."""
 
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -95,8 +96,7 @@ def _fill_detection(cfg: Config, data: Labelled, encoder: Checkpoint, side: int,
         heads[f'{part}_roi_extractor'].featmap_strides = strides
         heads[f'{part}_head'].num_classes = len(data.classes)
     _set_scales(cfg, scale=(side, side), crop_size=(side, side))
-    with_masks = all(one.get('segmentation') for path in data.annotations
-                     for one in json.loads(Path(path).read_bytes())['annotations'])
+    with_masks = all(one.get('segmentation') for path in data.annotations for one in _read(path)['annotations'])
     if not with_masks:
         heads.mask_head = heads.mask_roi_extractor = None
         cfg.val_evaluator.metric = ['bbox']
@@ -137,10 +137,15 @@ def _colours(count: int) -> list[tuple[int, int, int]]:
     return [tuple(round(255 * part) for part in hsv_to_rgb(i / count, 1, 1 - 0.4 * (i % 2))) for i in range(count)]
 
 
+@functools.lru_cache(maxsize=2)  # every run takes its part of the same one or two files, which may be large
+def _read(path: str) -> dict:
+    return json.loads(Path(path).read_bytes())
+
+
 def _annotations(data: Labelled, samples: Sequence[Sample]) -> dict:
     """The COCO annotations of some images of one side of the split; names become relative to the data's root."""
     names = {sample.label: sample.name for sample in samples}
-    content = json.loads(Path(data.annotations[-1 if samples[0] in data.test else 0]).read_bytes())
+    content = _read(data.annotations[-1 if samples[0] in data.test else 0])
     return dict(
         images=[dict(one, file_name=names[one['id']]) for one in content['images'] if one['id'] in names],
         annotations=[one for one in content['annotations'] if one['image_id'] in names],
