@@ -61,6 +61,17 @@ class Attention(timm.layers.Attention):
             x = self._attend(qkv, attn_mask, is_causal, grid)
         return self.proj(x)
 
+    def weights(self, x: Tensor, grid: tuple[int, int] | None = None, queries: slice = slice(None)) -> Tensor:
+        """How much each query attends to each token, without windows: (N, T, D) -> (N, heads, Q, T) float32.
+
+        Rows sum to one. `queries` selects Q of the T tokens: all of them take heads * T * T numbers an image.
+        """
+        n, num_tokens, _ = x.shape
+        q, k, _ = self.qkv(x).view(n, num_tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, scale, bias = self._with_positions(q, k, grid)
+        scores = (q[:, :, queries] * scale) @ k.transpose(-2, -1)
+        return (scores if bias is None else scores + bias[:, queries]).float().softmax(dim=-1)
+
     def _attend_in_windows(self, qkv: Tensor, grid: tuple[int, int], size: int) -> Tensor:
         """(N, L, 3 D) -> (N, L, D). Padding here, not around the block, costs neither MLP nor projections."""
         windows = to_windows(qkv, grid, size, self.qkv.bias)
@@ -70,18 +81,25 @@ class Attention(timm.layers.Attention):
         """(N, T, 3 D) -> (N, T, D)."""
         n, num_tokens, _ = qkv.shape
         qkv = qkv.view(n, num_tokens, 3, self.num_heads, self.head_dim)
-        scale = self.scale
         plain = attn_mask is None and not is_causal and self.rel_pos_h is None and self.rel_pos_bias is None
         if plain and self.has_short_kernel and fits_on_chip(qkv):
-            return attend_short(qkv, scale).flatten(2)
+            return attend_short(qkv, self.scale).flatten(2)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (N, heads, T, D / heads)
+        q, k, scale, bias = self._with_positions(q, k, grid)
         if self.rel_pos_h is not None:
-            q, k = extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), scale)
-            v, scale = F.pad(v, (0, q.shape[-1] - self.head_dim)), 1.0  # fused kernels want one width
-        elif self.rel_pos_bias is not None:
-            attn_mask = offset_bias(self.rel_pos_bias, self.rel_pos_class_bias, grid).to(q.dtype)
-        x = attend(q, k, v, scale, attn_mask, is_causal)
+            v = F.pad(v, (0, q.shape[-1] - self.head_dim))  # fused kernels want one width
+        x = attend(q, k, v, scale, attn_mask if bias is None else bias, is_causal)
         return x[..., :self.head_dim].transpose(1, 2).reshape(n, num_tokens, -1)
+
+    def _with_positions(
+        self, q: Tensor, k: Tensor, grid: tuple[int, int] | None,
+    ) -> tuple[Tensor, Tensor, float, Tensor | None]:
+        """Queries, keys, scale and bias: their product times the scale, plus the bias, are the scores."""
+        if self.rel_pos_h is not None:
+            return *extend_with_axes(q, k, grid, (self.rel_pos_h, self.rel_pos_w), self.scale), 1.0, None
+        if self.rel_pos_bias is not None:
+            return q, k, self.scale, offset_bias(self.rel_pos_bias, self.rel_pos_class_bias, grid).to(q.dtype)
+        return q, k, self.scale, None
 
 
 def attend(

@@ -144,12 +144,29 @@ def with_axis_tables(grid: tuple[int, int]) -> Attention:
     return attn
 
 
+def slow_weights(attn: Attention, x: torch.Tensor, extra: torch.Tensor | float = 0) -> torch.Tensor:
+    """Softmax of plain scores with `extra` (heads, T, T) added: (N, heads, T, T)."""
+    q, k, _ = attn.qkv(x).view(*x.shape[:2], 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+    return (q @ k.transpose(-2, -1) * attn.head_dim**-0.5 + extra).softmax(-1)
+
+
 def attend(attn: Attention, x: torch.Tensor, extra: torch.Tensor | float = 0) -> torch.Tensor:
     """Plain attention with `extra` (heads, T, T) added to the scores."""
-    n, num_tokens, width = x.shape
-    q, k, v = attn.qkv(x).view(n, num_tokens, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    scores = q @ k.transpose(-2, -1) * attn.head_dim**-0.5 + extra
-    return attn.proj((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, num_tokens, width))
+    v = attn.qkv(x).view(*x.shape[:2], 3, attn.num_heads, -1)[:, :, 2].transpose(1, 2)
+    return attn.proj((slow_weights(attn, x, extra) @ v).transpose(1, 2).reshape(x.shape))
+
+
+def assert_weights(attn: Attention, x: torch.Tensor, grid: tuple[int, int] | None, expected: torch.Tensor) -> None:
+    """`Attention.weights` of all tokens, and of two of them."""
+    torch.testing.assert_close(attn.weights(x, grid), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attn.weights(x, grid, slice(1, 3)), expected[:, :, 1:3], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attn.weights(x, grid).sum(-1), torch.ones(expected.shape[:3]))
+
+
+def test_weights_are_those_that_mix_the_values() -> None:
+    attn, x = scrambled(Attention(16, 2)), torch.randn(2, 5, 16)
+    assert_weights(attn, x, None, slow_weights(attn, x))
+    torch.testing.assert_close(attn(x), attend(attn, x), rtol=1e-5, atol=1e-6)
 
 
 def slow_axis_scores(attn: Attention, x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -166,8 +183,9 @@ def slow_axis_scores(attn: Attention, x: torch.Tensor, grid: tuple[int, int]) ->
 def test_decomposed_equals_the_slow_form(grid: tuple[int, int]) -> None:
     attn = with_axis_tables(grid)
     x = torch.randn(1, grid[0] * grid[1], 16)
-    torch.testing.assert_close(
-        attn(x, grid=grid), attend(attn, x, slow_axis_scores(attn, x, grid)), rtol=1e-5, atol=1e-6)
+    extra = slow_axis_scores(attn, x, grid)
+    torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+    assert_weights(attn, x, grid, slow_weights(attn, x, extra))
 
 
 @pytest.mark.parametrize('grid', GRIDS)
@@ -187,6 +205,7 @@ def test_offset_bias_equals_the_slow_form(grid: tuple[int, int]) -> None:
             extra[:, 1 + i, 1 + j] = attn.rel_pos_bias[:, rows - 1 + down, cols - 1 + right]
     x = torch.randn(2, 1 + rows * cols, 16)
     torch.testing.assert_close(attn(x, grid=grid), attend(attn, x, extra), rtol=1e-5, atol=1e-6)
+    assert_weights(attn, x, grid, slow_weights(attn, x, extra))
 
 
 # --- windows
