@@ -1,10 +1,11 @@
-"""Necks from the single scale of a plain ViT to the four or five scales of detectors and segmentors.
+"""Necks of a plain ViT: from its single scale to the four or five of detectors and segmentors, and to one vector.
 
 Scales are relative to the patch: with 16-px patches the strides are 4, 8, 16, 32 (and 64).
 """
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -82,6 +83,46 @@ class BatchNormMaps(BaseModule):
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(norm(x) for norm, x in zip(self.norms, maps, strict=True))
+
+
+@MODELS.register_module()
+class AttentivePool(BaseModule):
+    """Attentive probing: Q learned queries choose among the patch tokens; a linear classifier follows.
+
+    Query q_j attends to the tokens themselves, with weights a_j = softmax(X q_j / sqrt(D)), and sees its own D / Q of
+    the values: y_j = V_j X' a_j. There is no projection of queries, keys or outputs (efficient probing, Psomas et al.,
+    ICLR 2026, arXiv:2506.10178). A single query needs no V, as the classifier is linear. The BatchNorm without affine
+    is that of MAE's linear probing (appendix A.1).
+
+    The tokens are averaged before V_j projects them: the same result for D D multiplications in place of L D D.
+
+    Args:
+        num_queries: Q, a divisor of `embed_dim`.
+    """
+
+    def __init__(self, embed_dim: int, num_queries: int = 32, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if embed_dim % num_queries:
+            raise ValueError(f'num_queries={num_queries} must divide embed_dim={embed_dim}')
+        self.queries = nn.Parameter(0.02 * torch.randn(num_queries, embed_dim))
+        self.values = nn.Linear(embed_dim, embed_dim, bias=False) if num_queries > 1 else None
+        self.norm = nn.BatchNorm1d(embed_dim, eps=1e-6, affine=False)
+
+    def attend(self, patches: Tensor) -> Tensor:
+        """Weights of each query, which add to 1: (N, L, D) -> (N, Q, L)."""
+        return (self.queries @ patches.mT * patches.shape[-1]**-0.5).softmax(-1)
+
+    def pool(self, patches: Tensor) -> Tensor:
+        """Patch tokens to one vector: (N, L, D) -> (N, D)."""
+        means = self.attend(patches) @ patches  # (N, Q, D)
+        if self.values is not None:
+            weight = self.values.weight.view(len(self.queries), -1, means.shape[-1])  # (Q, D / Q, D)
+            means = torch.einsum('nqd,qed->nqe', means, weight)
+        return self.norm(means.flatten(1))
+
+    def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Features of `mae_mm.ViT(out_type='raw')`, the last (N, 1 + L, D) with the class token first -> ((N, D), )."""
+        return (self.pool(feats[-1][:, 1:]), )
 
 
 def _double(in_channels: int, out_channels: int) -> nn.ConvTranspose2d:

@@ -23,7 +23,8 @@ TUNED = 'model.backbone.tuned_blocks'
 PUBLISHED = {
     'imagenet': ('Classification, ImageNet-1K', TOP1, dict(
         finetune=('fine-tuning', 'classification/vit_{patches}_in1k'),
-        linear=('linear probing', 'linear/vit_{patches}_in1k'))),
+        linear=('linear probing', 'linear/vit_{patches}_in1k'),
+        attentive=('attentive probing', 'attentive/vit_{patches}_in1k'))),
     'coco': ('Object detection and instance segmentation, COCO', BOX_MASK, dict(
         vitdet=('ViTDet', 'detection/vitdet_{size}_coco'),
         mask_rcnn=('Mask R-CNN', 'detection/mask_rcnn_vit_{size}_coco'))),

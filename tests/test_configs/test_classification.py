@@ -49,7 +49,7 @@ def shrink(cfg: Config, work_dir: Path) -> Config:
     cfg.model.backbone.arch = dict(embed_dim=32, depth=2, num_heads=2)
     cfg.model.backbone.patch_size, cfg.model.head.in_channels = 16, 32
     if cfg.model.get('neck'):
-        cfg.model.neck.input_features = 32
+        cfg.model.neck['input_features' if 'input_features' in cfg.model.neck else 'embed_dim'] = 32
     cfg.train_dataloader.update(batch_size=4, num_workers=0)
     for name in LOADERS:
         cfg[name].num_workers, cfg[name].dataset.serialize_data = 0, False  # it collects garbage: seconds
@@ -105,6 +105,13 @@ def test_linear_probing_moves_the_head_alone(data, tmp_path):
     moved, runner = changed(twelve_classes(shrink(cfg, tmp_path), data / 'imagenet'))
     assert moved == {'head.fc.weight', 'head.fc.bias'}
     assert runner.model.neck.bn.num_batches_tracked == 2 and not runner.model.neck.bn.affine
+
+
+def test_attentive_probing_moves_queries_values_and_head(data, tmp_path):
+    cfg = launch.load_config(str(CONFIGS / 'attentive/vit_b16_in1k.py'))
+    moved, runner = changed(twelve_classes(shrink(cfg, tmp_path), data / 'imagenet'))
+    assert moved == {'neck.queries', 'neck.values.weight', 'head.fc.weight', 'head.fc.bias'}
+    assert runner.model.neck.norm.num_batches_tracked == 2
 
 
 @pytest.mark.parametrize(('k', 'trained'), [

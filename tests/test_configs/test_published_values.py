@@ -20,7 +20,7 @@ from mae_mm.transfer.rows import read_table
 
 GROUPS = [group for path in sorted((ROOT / 'tests/published').glob('*.yml')) if path.stem not in ('results', 'ablation')
           for group in load(path)]
-FAMILIES = ('pretrain', 'classification', 'linear', 'partial', 'detection', 'segmentation', 'baselines')
+FAMILIES = ('pretrain', 'classification', 'linear', 'attentive', 'partial', 'detection', 'segmentation', 'baselines')
 RECIPES = ['mae_pretrain', *sorted(
     str(path.relative_to(ROOT / 'configs').with_suffix('')) for family in FAMILIES
     for path in (ROOT / 'configs' / family).rglob('*.py'))]

@@ -31,6 +31,7 @@ def test_size_and_header(path: Path):
 @pytest.mark.parametrize(('name', 'kind', 'root'), [
     ('classification/vit_b16_in1k', 'ImageNet', 'data/imagenet'),
     ('linear/vit_l16_in1k', 'ImageNet', 'data/imagenet'),
+    ('attentive/vit_h14_in1k', 'ImageNet', 'data/imagenet'),
     *((f'classification/inat/vit_{size}_inat{year}{px}', 'mae_mm.INaturalist', f'data/inat{year}')
       for year in (2017, 2018, 2019) for size, px in (('b16', ''), ('l16', ''), ('h14', ''), ('h14', '_448px'))),
     *((f'classification/places/vit_{size}_places{classes}{px}', 'Places205' if classes == 205 else 'mae_mm.Places365',
@@ -43,7 +44,7 @@ def test_data_of_classification(name, kind, root):
     assert train.get('split') != val.get('split') or train.ann_file != val.ann_file
     assert train.pipeline[-1].type == 'PackInputs' and val == test
     assert train.get('year') == val.get('year') == (int(name.split('inat')[-1][:4]) if 'inat/' in name else None)
-    assert cfg.data_preprocessor.to_rgb != name.startswith('linear')  # the transforms of linear probing deliver RGB
+    assert cfg.data_preprocessor.to_rgb != name.startswith(('linear', 'attentive'))  # the transforms of probing deliver RGB
     side = 448 if '448px' in name else 224
     assert side in (train.pipeline[0].get('size'), *(step.get('scale') for step in train.pipeline))
     if kind == 'mae_mm.Places365':

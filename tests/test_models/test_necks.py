@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mae_mm.models.necks import BatchNormMaps, FourTapPyramid, SimplePyramid
+from mae_mm.models.necks import AttentivePool, BatchNormMaps, FourTapPyramid, SimplePyramid
 
 
 def test_four_taps_become_four_scales() -> None:
@@ -50,3 +50,33 @@ def test_probe_sees_unit_variance_and_learns_nothing_itself() -> None:
         torch.testing.assert_close(normed.var((0, 2, 3), correction=0), torch.ones(16), atol=1e-5, rtol=0)
     neck.eval()
     assert not torch.allclose(neck(maps)[0].mean(), torch.zeros(()), atol=0.1)  # by the running statistics
+
+
+def test_queries_pool_as_their_formula_says() -> None:
+    """In loops, values first: query j weighs the values of its own slice by softmax(q_j x / sqrt(D))."""
+    neck, x = AttentivePool(8, num_queries=4), torch.randn(3, 5, 8)
+    with torch.no_grad():
+        neck.queries.mul_(100)
+    values, want = x @ neck.values.weight.T, torch.zeros(3, 8)
+    for n in range(3):
+        for j in range(4):
+            weights = torch.tensor([(neck.queries[j] @ x[n, l]).item() / 8**0.5 for l in range(5)]).softmax(0)
+            want[n, 2 * j:2 * j + 2] = sum(weights[l] * values[n, l, 2 * j:2 * j + 2] for l in range(5))
+    neck.eval()  # running mean 0 and variance 1
+    torch.testing.assert_close(neck.pool(x), want, atol=1e-5, rtol=1e-4)
+
+
+def test_attentive_pool_reads_the_patch_tokens_alone() -> None:
+    neck, tokens = AttentivePool(8, num_queries=1), torch.randn(6, 10, 8)
+    assert [name for name, _ in neck.named_parameters()] == ['queries']
+    out, = neck((tokens, ))
+    assert torch.equal(out, neck((torch.cat([torch.zeros(6, 1, 8), tokens[:, 1:]], 1), ))[0])
+    torch.testing.assert_close(out.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(0, correction=0), torch.ones(8), atol=1e-3, rtol=0)
+
+
+def test_attentive_pool_has_the_published_size() -> None:
+    """1,383,400 trained parameters with a classifier of 1000 classes, says the authors' log of ViT-B."""
+    assert sum(p.numel() for p in AttentivePool(768).parameters()) + 769 * 1000 == 1_383_400
+    with pytest.raises(ValueError, match='num_queries=32 must divide embed_dim=100'):
+        AttentivePool(100)

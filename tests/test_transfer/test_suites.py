@@ -31,7 +31,8 @@ def test_published_numbers():
     assert published('coco', 1024) == dict(vitdet=[55.6, 49.2], mask_rcnn=[53.3, 47.2])
     assert published('coco', 1280) == dict(vitdet=[56.7, 50.1])
     assert published('ade20k', 768) == dict(upernet=[48.1]) and published('ade20k', 1024) == dict(upernet=[53.6])
-    assert published('imagenet', 1280) == dict(finetune=[86.9], linear=[76.6])
+    assert published('imagenet', 768) == dict(finetune=[83.6], linear=[68.0], attentive=[75.5])
+    assert published('imagenet', 1280) == dict(finetune=[86.9], linear=[76.6], attentive=[None])
     assert published('inat', 1024) == dict(inat2017=[75.7], inat2018=[80.1], inat2019=[83.4])
     assert published('places', 768) == dict(places205=[63.9], places365=[57.9])
     assert published('partial', 1024) == {'k0': [73.5], 'k0.5': [79.1], 'k1': [81.0], 'k24': [84.9],
