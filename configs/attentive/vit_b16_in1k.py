@@ -1,7 +1,7 @@
 """Attentive probing on ImageNet-1K, ViT-B/16 (efficient probing, Psomas et al., ICLR 2026, arXiv:2506.10178).
 
-32 learned queries attend to the frozen patch tokens; BatchNorm without affine and a linear layer follow. Rate, batch and
-epochs are those of the authors' logs (`release`), the rest is linear probing's. One query: neck.num_queries=1.
+32 learned queries attend to the frozen patch tokens; BatchNorm without affine and a linear layer follow. Rate, batch
+and epochs are those of the authors' logs (`release`), the rest is linear probing's. One query: neck.num_queries=1.
 Run:  bash tools/dist_train.sh configs/attentive/vit_b16_in1k.py 8 --pretrained CHECKPOINT    # 8 GPUs x 512 images
 Cost: 15 h 46 min, batch 4096 (`release`).
 """

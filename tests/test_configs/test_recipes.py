@@ -44,7 +44,8 @@ def test_data_of_classification(name, kind, root):
     assert train.get('split') != val.get('split') or train.ann_file != val.ann_file
     assert train.pipeline[-1].type == 'PackInputs' and val == test
     assert train.get('year') == val.get('year') == (int(name.split('inat')[-1][:4]) if 'inat/' in name else None)
-    assert cfg.data_preprocessor.to_rgb != name.startswith(('linear', 'attentive'))  # the transforms of probing deliver RGB
+    # The transforms of probing deliver RGB.
+    assert cfg.data_preprocessor.to_rgb != name.startswith(('linear', 'attentive'))
     side = 448 if '448px' in name else 224
     assert side in (train.pipeline[0].get('size'), *(step.get('scale') for step in train.pipeline))
     if kind == 'mae_mm.Places365':

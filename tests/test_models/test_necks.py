@@ -60,8 +60,9 @@ def test_queries_pool_as_their_formula_says() -> None:
     values, want = x @ neck.values.weight.T, torch.zeros(3, 8)
     for n in range(3):
         for j in range(4):
-            weights = torch.tensor([(neck.queries[j] @ x[n, l]).item() / 8**0.5 for l in range(5)]).softmax(0)
-            want[n, 2 * j:2 * j + 2] = sum(weights[l] * values[n, l, 2 * j:2 * j + 2] for l in range(5))
+            scores = torch.stack([neck.queries[j] @ x[n, i] / 8**0.5 for i in range(5)])
+            want[n, 2 * j:2 * j + 2] = sum(
+                weight * values[n, i, 2 * j:2 * j + 2] for i, weight in enumerate(scores.softmax(0)))
     neck.eval()  # running mean 0 and variance 1
     torch.testing.assert_close(neck.pool(x), want, atol=1e-5, rtol=1e-4)
 
