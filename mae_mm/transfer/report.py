@@ -1,9 +1,6 @@
 """One self-contained HTML page of what a checkpoint is worth: tables, curves, pictures, configs, environment."""
 
-import base64
-import io
 import json
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,7 +14,8 @@ import mae_mm
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.transfer.tables import environment
 from mae_mm.transfer.types import Run, Suite
-from mae_mm.visualization.panels import list_images, load_images, load_model, reconstruction_panel
+from mae_mm.visualization.panels import load_images, load_model, reconstruction_panel
+from mae_mm.visualization.pictures import data_uri, list_images
 
 PICTURE_SIDE = 480  # pixels: pictures are shrunk to it, so that the page can be mailed
 LINES = dict(random=('random weights', 'tab:gray'), mae=('MAE', 'tab:blue'))
@@ -96,9 +94,3 @@ def embed(path: Path, side: int = PICTURE_SIDE) -> str | None:
     image = Image.open(path).convert('RGB')
     image.thumbnail((2 * side, side))
     return data_uri(image.save, 'png')
-
-
-def data_uri(save: Callable, kind: str) -> str:
-    """What `save` writes into a file of this format, as text that stands inside the page."""
-    save(buffer := io.BytesIO(), format=kind)
-    return f'data:image/{kind.replace("svg", "svg+xml")};base64,{base64.b64encode(buffer.getvalue()).decode()}'

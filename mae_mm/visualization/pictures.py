@@ -1,14 +1,17 @@
 """Image files in, pictures out: tables of images with headings, captions, tiles. Pictures are (H, W, 3) uint8 RGB."""
 
+import base64
+import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mae_mm.checkpoint.files import write_beside
 from mae_mm.datasets.find import find_images
 
 GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, of a line of text
@@ -86,8 +89,14 @@ def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def save(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture; its folder is created if needed."""
-    if Path(path).suffix.lower() not in Image.registered_extensions():
+    """Write a picture, complete or not at all; its folder is created if needed."""
+    kind = Image.registered_extensions().get(Path(path).suffix.lower())
+    if kind is None:
         raise ValueError(f'{path}: not the extension of an image format; use e.g. {Path(path).with_suffix(".png")}')
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    write_beside(path, lambda partial: Image.fromarray(picture).save(partial, format=kind))
+
+
+def data_uri(save: Callable, kind: str) -> str:
+    """What `save` writes into a file of this format, as text that stands inside the page."""
+    save(buffer := io.BytesIO(), format=kind)
+    return f'data:image/{kind.replace("svg", "svg+xml")};base64,{base64.b64encode(buffer.getvalue()).decode()}'

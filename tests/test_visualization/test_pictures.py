@@ -67,3 +67,19 @@ def test_save_needs_the_extension_of_an_image(tmp_path: Path) -> None:
     assert np.array_equal(np.array(Image.open(tmp_path / 'new/a.png')), image)
     with pytest.raises(ValueError, match=r'a\.txt: .*a\.png'):
         save(image, tmp_path / 'a.txt')
+
+
+def test_unfinished_pictures_do_not_get_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(np.zeros((2, 3, 3), np.uint8), tmp_path / 'new/a.jpg')
+    assert Image.open(tmp_path / 'new/a.jpg').format == 'JPEG'
+    before = (tmp_path / 'new/a.jpg').read_bytes()
+
+    def fill_the_disk(image: Image.Image, path: Path, format: str) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Image.Image, 'save', fill_the_disk)
+    with pytest.raises(OSError, match='No space'):
+        save(np.zeros((9, 9, 3), np.uint8), tmp_path / 'new/a.jpg')
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.jpg']
+    assert (tmp_path / 'new/a.jpg').read_bytes() == before
