@@ -22,7 +22,7 @@ class Checkpoint:
     """Weights under canonical names (see `formats.py`) and what is known about them.
 
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
-    `num_heads`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean` and `std` of the pixels.
+    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean` and `std` of the pixels.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU

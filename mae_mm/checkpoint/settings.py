@@ -17,9 +17,9 @@ def settings_of_config_text(text: str) -> dict:
 
 
 def _settings_of_model(text: str) -> dict:
-    model = next(
-        _literal(node.value) for node in ast.parse(text).body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == 'model')
+    values = {node.targets[0].id: node.value for node in ast.parse(text).body
+              if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in ('model', 'data_preprocessor')}
+    model = _literal(values['model'])
     backbone = model['backbone']
     if backbone['type'] not in ('mae_mm.ViT', 'ViT'):
         return {}
@@ -27,11 +27,15 @@ def _settings_of_model(text: str) -> dict:
     settings = dict(
         grid=_grid(backbone.get('img_size', 224), backbone.get('patch_size', 16)),
         num_heads=(ARCHS[arch] if isinstance(arch, str) else arch)['num_heads'])
+    if backbone.get('window_size'):
+        settings['window_size'] = backbone['window_size']
     if model.get('type') in ('mae_mm.MAE', 'MAE'):
         settings.update(
             decoder_num_heads=model['neck'].get('num_heads', 16), mask_ratio=model.get('mask_ratio', 0.75),
             norm_pix_loss=model.get('norm_pix_loss', True))
-    settings.update({key: value for key, value in (model.get('data_preprocessor') or {}).items()
+    pixels = model.get('data_preprocessor') or (  # mmpretrain's stands beside the model
+        _literal(values['data_preprocessor']) if 'data_preprocessor' in values else None)
+    settings.update({key: value for key, value in (pixels or {}).items()
                      if key in ('mean', 'std') and value is not None})
     return settings
 

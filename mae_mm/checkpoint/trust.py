@@ -23,6 +23,7 @@ def _is_colour(value: object) -> bool:
 SETTINGS = dict(  # of `Checkpoint`: which values each may have
     grid=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_count, value)),
     num_heads=_is_count,
+    window_size=_is_count,
     decoder_num_heads=_is_count,
     mask_ratio=lambda value: isinstance(value, Real) and 0 <= value < 1,
     norm_pix_loss=lambda value: isinstance(value, bool),

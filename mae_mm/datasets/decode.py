@@ -42,7 +42,8 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
         except RuntimeError:
             pass  # Pillow reads it, or reports why it cannot
     try:
-        array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else _decode_pillow(data, channels)
+        array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else (
+            pillow_array(open_image(BytesIO(data)), channels))
     except UnidentifiedImageError:
         start = f'not an image, begins with {bytes(data[:12])!r}; supported are {", ".join(FORMATS)}'
         raise DecodeError(start if data else 'empty file') from None
@@ -74,9 +75,9 @@ def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
     return img.repeat(3, axis=2) if channels == 'rgb' and img.shape[2] == 1 else img
 
 
-def _decode_pillow(data: bytes, channels: str) -> np.ndarray:
-    """Decode to (H, W, C) uint8."""
-    img = ImageOps.exif_transpose(open_image(BytesIO(data)))
+def pillow_array(img: Image.Image, channels: str) -> np.ndarray:
+    """An image of Pillow, upright, as (H, W, C) uint8 with the `channels` of `decode`."""
+    img = ImageOps.exif_transpose(img)
     if img.mode.startswith('I;16'):
         img = Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))
     if img.mode in ('I', 'F'):

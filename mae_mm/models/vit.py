@@ -143,6 +143,19 @@ class ViT(BaseModule):
             x = self._run(block, x)
         return self.norm(x)
 
+    def block_tokens(self, imgs: Tensor, out_indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Tokens after each of some blocks (ascending positions), without norm; the blocks after the last do not run.
+
+        (N, C, H, W) float -> (N, 1 + L, D) each, class token first; (N, L, D) with windows, which have none.
+        """
+        grid, x, outputs = grid_of(imgs.shape[2:], self.patch_size), self.embed(imgs), []
+        x = x if self.window_size else self._prepend_cls_token(x)
+        for i, block in enumerate(self.blocks[:out_indices[-1] + 1]):
+            x = self._run(block, x, grid=grid, window_size=0 if i in self.global_blocks else self.window_size)
+            if i in out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
     def forward(self, imgs: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) float -> features of `out_type`: one for each tapped block, or just one."""
         bf16 = native_dtype(imgs.device.type)[0] == torch.bfloat16 if self.bf16 == 'auto' else self.bf16
@@ -158,10 +171,9 @@ class ViT(BaseModule):
         return self
 
     def _features(self, imgs: Tensor) -> tuple[Tensor, ...]:
-        tokens = self.embed(imgs)
         if self.out_type == 'featmap':
-            return self._feature_maps(tokens, grid_of(imgs.shape[2:], self.patch_size))
-        x = self.encode(tokens)
+            return self._feature_maps(imgs)
+        x = self.encode(self.embed(imgs))
         if self.out_type == 'avg_featmap':
             return (self.fc_norm(x[:, 1:].mean(1)), )
         return (x[:, 0] if self.out_type == 'cls_token' else x, )
@@ -170,15 +182,11 @@ class ViT(BaseModule):
         cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
         return torch.cat([cls_token.to(tokens.dtype), tokens], dim=1)
 
-    def _feature_maps(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
-        x = tokens if self.window_size else self._prepend_cls_token(tokens)
-        maps = []
-        for i, block in enumerate(self.blocks[:self.out_indices[-1] + 1]):
-            x = self._run(block, x, grid=grid, window_size=0 if i in self.global_blocks else self.window_size)
-            if i in self.out_indices:
-                patches = x[:, -tokens.shape[1]:]
-                maps.append(patches.transpose(1, 2).reshape(len(x), self.embed_dim, *grid))
-        return tuple(maps)
+    def _feature_maps(self, imgs: Tensor) -> tuple[Tensor, ...]:
+        rows, cols = grid_of(imgs.shape[2:], self.patch_size)
+        return tuple(
+            x[:, -rows * cols:].transpose(1, 2).reshape(len(x), self.embed_dim, rows, cols)
+            for x in self.block_tokens(imgs, self.out_indices))
 
     def _run(self, block: nn.Module, x: Tensor, **kwargs) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -182,6 +182,10 @@ def test_settings_of_a_config_are_read_and_not_run(tmp_path: Path) -> None:
     assert settings_of_config_text(text) == dict(
         grid=(2, 4), num_heads=16, decoder_num_heads=4, mask_ratio=0.6, norm_pix_loss=True, mean=[7, 8, 9.5])
     assert not (tmp_path / 'run').exists()
+    classifier = (
+        "model = dict(backbone=dict(type='mae_mm.ViT', img_size=32, window_size=7))\n"
+        "data_preprocessor = dict(num_classes=3, std=[1, 2, 3])")
+    assert settings_of_config_text(classifier) == dict(grid=(2, 2), num_heads=12, window_size=7, std=[1, 2, 3])
     for other in ('', 'model = 1', "model = dict(backbone=dict(type='ResNet'))", 'model = f(x)', 'def', 'a, b = 1, 2'):
         assert settings_of_config_text(other) == {}
 
