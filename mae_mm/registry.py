@@ -17,7 +17,8 @@ DATASETS = Registry(
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mae_mm', locations=['mae_mm.datasets'])
 HOOKS = Registry(
     'hook', parent=root.HOOKS, scope='mae_mm',
-    locations=['mae_mm.engine.hooks', 'mae_mm.evaluation.knn', 'mae_mm.visualization.panel_hook'])
+    locations=[
+        'mae_mm.engine.hooks', 'mae_mm.evaluation.knn', 'mae_mm.evaluation.quality', 'mae_mm.visualization.panel_hook'])
 METRICS = Registry(
     'metric', parent=root.METRICS, scope='mae_mm',
     locations=['mae_mm.evaluation.metrics', 'mae_mm.evaluation.robustness'])

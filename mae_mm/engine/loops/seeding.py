@@ -3,6 +3,8 @@
 import hashlib
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,3 +23,13 @@ def seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # not in a loader's worker
         torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def keep_random_state() -> Iterator[None]:
+    """Restore the generators of Python, NumPy, and torch on the CPU at the end."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])
