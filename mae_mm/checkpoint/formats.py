@@ -21,7 +21,9 @@ Tensors = dict[str, Tensor]
 Rename = Callable[[str], str | None]  # None: not part of a masked autoencoder
 
 ENCODER = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm', 'fc_norm')
-DECODER = ('decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred')
+DECODER = (
+    'decoder_embed', 'mask_token', 'decoder_pos_embed', 'decoder_blocks', 'decoder_norm', 'decoder_pred',
+    'memory_norm')  # the last one of `mae_mm.CrossDecoder`
 
 MOCO_V3 = 'base_encoder.'  # prefix of the encoder that MoCo v3 evaluates; the other one is momentum_encoder
 # A format is recognised by the name of its patch embedding and the prefix before it.

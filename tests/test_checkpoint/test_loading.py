@@ -15,7 +15,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from mae_mm.checkpoint import Checkpoint, load_pretrained, write_checkpoint
+from mae_mm.checkpoint import Checkpoint, load_pretrained, read_checkpoint, write_checkpoint
 from mae_mm.checkpoint import loading as module
 from mae_mm.checkpoint.formats import DECODER
 from mae_mm.checkpoint.loading import adapt_patch_embed, resize_rel_pos
@@ -281,3 +281,14 @@ def test_one_file_in_every_host(make_mae: Callable, imgs: Tensor, tmp_path: Path
         assert torch.equal(vit(imgs)[0], models[1].backbone(imgs)[0])
         assert not report.new
         assert any('head.' in name for name in report.ignored)
+
+
+def test_cross_decoder_goes_there_and_back(make_mae: Callable, tmp_path: Path) -> None:
+    """It has a norm that no other decoder has."""
+    cross = dict(type='mae_mm.CrossDecoder', predict_ratio=1 / 3)
+    model, other = make_mae(neck=cross), make_mae(neck=cross)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'cross.pth')
+    load_pretrained(other, tmp_path / 'cross.pth')
+    assert_same(other.state_dict(), model.state_dict())
+    write_checkpoint(read_checkpoint(tmp_path / 'cross.pth'), tmp_path / 'again.pth', 'mae_mm')
+    assert_same(torch.load(tmp_path / 'again.pth')['state_dict'], model.state_dict())
