@@ -74,7 +74,7 @@ def report(cfg: Config, found: Measured, whole: Plan, gpus: int, work_dir: str) 
         run=f'{whole.steps:,} steps' + (f' on {gpus} GPUs' if gpus > 1 else '') + f', {duration(whole.seconds)}, '
         f'{share:.0%} of it for {whole.validations} validations',
         memory=f'{found.host / GB:.2g} GB for a process and its workers' + (
-            f', {found.cache / GB:.2g} GB of it the cache' if found.cache else '') + (
+            f', {found.cache / GB:.2g} GB of it the cache, one for a machine' if found.cache else '') + (
             f'; {found.device / GB:.2g} GB on the GPU' if found.device else ''),
         batch=(f'all {found.images:,}' if found.largest >= found.images else
                f'{"about " * (not found.device)}{found.largest:,}') + ' images fit in a step',

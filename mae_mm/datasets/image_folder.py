@@ -1,6 +1,7 @@
 """Any folder of images, unlabelled."""
 
 import copy
+import hashlib
 import logging
 import math
 import os
@@ -11,7 +12,6 @@ from itertools import islice
 
 import numpy as np
 from mmengine.dataset import BaseDataset
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mae_mm.datasets.cache import ImageCache
@@ -31,9 +31,9 @@ class ImageFolder(BaseDataset):
     Args:
         data_root: the folder.
         pipeline: transforms, the first of them one of `mae_mm.Load…`.
-        cache: 'none', or 'memory' to keep decoded images in memory that all workers of this process share. It is
-            filled at the start; what does not fit is decoded each time.
-        cache_gb: size of that memory, in 10^9 bytes for each training process.
+        cache: 'none', or 'memory' to keep decoded images in memory that all training processes of a machine and their
+            workers share. They fill it together at the start; what does not fit is decoded each time.
+        cache_gb: size of that memory, in 10^9 bytes for each machine.
         cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. By default
             images are cached as they are, and samples do not depend on the cache.
         extensions: file names to take, in lower case; add '.npy' for arrays.
@@ -106,7 +106,10 @@ class ImageFolder(BaseDataset):
             return resize(img, [round(side * factor) for side in img.shape[:2]]).permute(1, 2, 0).numpy()
 
         start, size = time.perf_counter(), f'cache_gb={self._max_cache_bytes / 1e9:g}'
-        self.cache = ImageCache(load_small, self.chosen, self._max_cache_bytes, progress=is_main_process())
+        content = hashlib.sha256(os.fsencode(self.data_root))
+        for part in (self.data_bytes, self.data_address, np.asarray(self.chosen)):
+            content.update(part)
+        self.cache = ImageCache(load_small, self.chosen, self._max_cache_bytes, content.hexdigest())
         message = (
             f'{self.data_root}: {len(self.cache)} of {len(self)} images in memory, {self.cache.used / 1e9:.3g} GB, '
             f'{time.perf_counter() - start:.1f} s' + (f'; {size} is full' if self.cache.full else ''))

@@ -202,7 +202,8 @@ def test_workers_share_the_cache_and_the_count(folder, tmp_path, method):
     root = shutil.copytree(folder, tmp_path / 'copy')
     (root / 'text.jpg').write_text('text')
     dataset = ImageFolder(root, TRAIN, cache='memory')
-    dataset.cache.memory.array[:dataset.cache.used] = 99  # the block that workers see, not a copy of the files
+    for i in [i for i in range(13) if dataset.cache.get(i) is not None]:
+        dataset.cache.get(i)[:] = 99  # in the block that workers see, not in a copy of the files
     shutil.rmtree(root)
     samples = ReadableSamples(dataset)
     loader = DataLoader(samples, 13, num_workers=1, multiprocessing_context=method, timeout=60)
