@@ -6,7 +6,9 @@ Run: make demo-detection PRETRAINED=CHECKPOINT    # beside a random start, two s
      python tools/train.py configs/demo/detection.py --pretrained CHECKPOINT
 """
 _base_ = '../detection/mask_rcnn_vit_b_coco.py'
-classes = 'json'
+classes = (
+    'star_stripes', 'star_dots', 'fish_dots', 'fish_rings', 'leaf_rings', 'leaf_zigzag', 'vase_zigzag', 'vase_checks',
+    'mushroom_checks', 'mushroom_patches', 'gear_patches', 'gear_stripes')
 strides = [4, 8, 16]
 norm = dict(_delete_=True, type='mae_mm.LayerNorm2d', eps=1e-6)  # without norms, the mask head dies early
 model = dict(
@@ -22,10 +24,12 @@ model = dict(
         bbox_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(
-            type='Shared2FCBBoxHead', norm_cfg=None, in_channels=64, fc_out_channels=256, reg_class_agnostic=True),
+            type='Shared2FCBBoxHead', norm_cfg=None, in_channels=64, fc_out_channels=256, num_classes=12,
+            reg_class_agnostic=True),
         mask_roi_extractor=dict(
             out_channels=64, featmap_strides=strides, finest_scale=14, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(in_channels=64, conv_out_channels=32, class_agnostic=True, norm_cfg=norm)),
+        mask_head=dict(
+            in_channels=64, conv_out_channels=32, num_classes=12, class_agnostic=True, norm_cfg=norm)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
@@ -49,9 +53,10 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8, num_workers=0, persistent_workers=False,
-    dataset=dict(data_root='data/demo/coco', pipeline=train_pipeline))
+    dataset=dict(data_root='data/demo/coco', metainfo=dict(classes=classes), pipeline=train_pipeline))
 val_dataloader = dict(
-    num_workers=0, persistent_workers=False, dataset=dict(data_root='data/demo/coco', pipeline=test_pipeline))
+    num_workers=0, persistent_workers=False,
+    dataset=dict(data_root='data/demo/coco', metainfo=dict(classes=classes), pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/demo/coco/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
@@ -63,4 +68,4 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=1700, val_interval=1700)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1700))
-del strides, norm
+del classes, strides, norm

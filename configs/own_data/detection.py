@@ -5,7 +5,6 @@ images, encoder, size, rate and length, and writes each complete config beside i
 Run: python tools/transfer.py CHECKPOINT --data LABELLED --out report    # with configs/own_data/detection.py
 """
 _base_ = '../demo/detection.py'
-classes = None
 pipeline = dict(_delete_=True, type='CocoDataset', data_prefix=dict(img=''))
 train_dataloader = dict(
     drop_last=False,  # the endless sampler fills every batch, also of fewer images

@@ -15,7 +15,6 @@ from mmengine.runner import Runner
 
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.files import allow_mmengine_objects, read_content
-from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
 from mae_mm.engine.hooks.console import ConsoleHook, ConsoleRunner, simplify_console
@@ -69,7 +68,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if follows:
         follow_validation(cfg)
     check_keys(cfg)
-    coco.adopt_classes(cfg)
     return cfg
 
 

@@ -35,10 +35,16 @@ def write_coco(folder: Path, change: Callable[[dict], None] | None = None) -> Pa
     return folder
 
 
+def own_data(data: Path) -> str:
+    """The lines of docs/detection.md for a folder, with its categories."""
+    names = tuple(category['name'] for category in json.loads((data / 'train.json').read_text())['categories'])
+    return OWN_DATA.replace("('cat', 'dog')", repr(names)).replace('data/mine', str(data))
+
+
 def write_config(name: str, data: Path, folder: Path, more: str = '') -> Path:
     """A recipe with the lines for own data, shrunk to 64 px and width 32: two iterations, then the metric."""
-    lines = OWN_DATA.replace('configs/detection/vitdet_b_coco', f'{ROOT}/configs/detection/{name}')
-    (folder / 'own.py').write_text(lines.replace('data/mine', str(data)) + more)
+    lines = own_data(data).replace('configs/detection/vitdet_b_coco', f'{ROOT}/configs/detection/{name}')
+    (folder / 'own.py').write_text(lines + more)
     cfg = Config.fromfile(folder / 'own.py')
     taps = list(range(4)) if 'mask_rcnn' in name else [3]
     cfg.model.backbone.update(arch=ARCH, img_size=64, window_size=3, out_indices=taps, checkpointing=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from helpers.detection import ARCH, BOXES_ALONE, FASTER_RCNN, OWN_DATA, write_config
+from helpers.detection import ARCH, BOXES_ALONE, FASTER_RCNN, own_data, write_config
 from helpers.tools import run_tool
 from mmdet.apis import DetInferencer
 from mmdet.evaluation import CocoMetric
@@ -249,8 +249,7 @@ def test_boxes_alone(data: Path, tmp_path: Path) -> None:
     for name in ('train.json', 'val.json'):
         (own / name).write_text(json.dumps(content))
     (own / 'images').symlink_to(data / 'images')
-    lines = OWN_DATA.replace('configs/', f'{ROOT}/configs/')
-    (tmp_path / 'masks.py').write_text(lines.replace('data/mine', str(own)))
+    (tmp_path / 'masks.py').write_text(own_data(own).replace('configs/', f'{ROOT}/configs/'))
     with pytest.raises(ValueError, match="'segmentation'"):
         check_data(launch.load_config(str(tmp_path / 'masks.py')))
     (tmp_path / 'boxes.py').write_text(f"_base_ = 'masks.py'\n{BOXES_ALONE}")

@@ -1,4 +1,4 @@
-"""COCO data sets in a config: classes taken from the file when requested, and mistakes reported before training."""
+"""COCO data sets in a config: mistakes are reported before training."""
 
 import os
 from collections import Counter
@@ -13,11 +13,8 @@ from mae_mm.datasets.find import on_disk
 from mae_mm.datasets.limits import leaves_folder, read_json, upright_size
 
 NUM_SIZES = 100  # images of a file whose size is compared with the file's; all of them would take minutes
-PALETTE_SIZE = 80  # colours of mmdet's COCO palette
 SLACK = 0.02  # of an image's side, at least 2 px: boxes in real data reach this far beyond it
 OUTSIDE_SHARE, CORNER_SHARE = 0.5, 0.2  # tolerated share of boxes outside; of those that would fit as corners
-FIX = ('make the categories equal to the classes, in their order, or use those of the training file: --cfg-options '
-       "classes=json, or classes = 'json' in the config")
 NUMBER, ID = int | float, int | float | str
 KEYS = dict(images=dict(id=ID, file_name=str, width=NUMBER, height=NUMBER), categories=dict(id=ID, name=str),
             annotations=dict(id=NUMBER))
@@ -33,32 +30,6 @@ def coco_datasets(cfg: Config, loader: str) -> list[tuple[ConfigDict, Path]]:
             for _, dataset in datasets_of(cfg, loader) if dataset.get('type', '').rsplit('.', 1)[-1] == 'CocoDataset']
 
 
-def adopt_classes(cfg: Config) -> None:
-    """Resolve the top-level key `classes`: a list of names, or 'json' for the categories of the training file.
-
-    The names are set in every CocoDataset and their number in every box and mask head; the key is removed. It stays
-    only if the training file is missing (`check_loader` reports that).
-    """
-    names = cfg.get('classes')
-    datasets = [one for loader in LOADERS for one in coco_datasets(cfg, loader)] if names is not None else []
-    if not datasets:
-        return
-    if names == 'json':
-        path = datasets[0][1]
-        if not path.is_file():
-            return
-        names = [category['name'] for category in read_annotations(path)['categories']]
-    elif isinstance(names, str):
-        raise ValueError(f"classes={names!r} must be 'json' or a list of names")
-    for dataset, _ in datasets:
-        dataset.metainfo = dict(classes=tuple(names))
-        if len(names) > PALETTE_SIZE:
-            dataset.metainfo.palette = 'random'
-    for _, head in class_heads(cfg.model):
-        head.num_classes = len(names)
-    cfg.pop('classes')
-
-
 def class_heads(model: ConfigDict, key: str = 'model') -> Iterator[tuple[str, ConfigDict]]:
     """Keys and configs of a detector's box and mask heads, one- or two-stage, cascades included."""
     for name in ('roi_head', 'bbox_head', 'mask_head'):
@@ -72,10 +43,6 @@ def class_heads(model: ConfigDict, key: str = 'model') -> Iterator[tuple[str, Co
 def check_loader(cfg: Config, loader: str) -> None:
     """Compare each CocoDataset of a loader with its images, with the heads, and with the evaluator."""
     for dataset, path in coco_datasets(cfg, loader):
-        if cfg.get('classes') == 'json':
-            raise FileNotFoundError(
-                f"classes='json' takes the categories of {coco_datasets(cfg, LOADERS[0])[0][1]}, which is missing; "
-                "write the names: classes=['cat', 'dog']")
         from mmdet.datasets import CocoDataset
 
         content = read_annotations(path)
@@ -164,15 +131,18 @@ def check_categories(content: dict, path: Path, names: Sequence[str], heads: dic
     mmdet numbers the labels in the file's order whatever the order of `names`, and drops what it does not find.
     """
     in_file = [category['name'] for category in content['categories']]
+    fix = (f'the categories of the file are metainfo=dict(classes={tuple(in_file)}) in every data set, and '
+           f'num_classes={len(in_file)} in {", ".join(heads)}')
     if [name for name in in_file if name in names] != list(names):
         missing = [name for name in names if name not in in_file]
         raise ValueError(
             f'{path} has the categories {some(in_file)} and the data set the classes {some(names)}: ' + (
                 f'{len(missing)} of the {len(names)} classes are missing ({some(missing)})' if missing else
-                'in another order, labels would be mixed up') + f'; {FIX}')
+                'in another order, labels would be mixed up') + f'; {fix}')
     for key, head in heads.items():
         if head.num_classes != len(names):
-            raise ValueError(f'{key}.num_classes={head.num_classes}, but {path} gives {len(names)} classes; {FIX}')
+            raise ValueError(
+                f'{key}.num_classes={head.num_classes}, but the data set of {path} has {len(names)} classes; {fix}')
 
 
 def check_images(images: list[dict], path: Path, folder: Path) -> None:
