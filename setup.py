@@ -74,6 +74,7 @@ setup(
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
     package_data={'mae_mm.transfer': ['report.html', 'verdict.html']},
+    entry_points={'console_scripts': ['mae-mm=mae_mm.__main__:main']},
     python_requires='>=3.10,<3.13',
     install_requires=[
         # 2.6 introduced exact allow-lists for checkpoints; the headers of 2.14 need C++20, and mmcv 2.1.0 is C++17.

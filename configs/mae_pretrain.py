@@ -7,6 +7,7 @@ Own images: python tools/train.py configs/mae_pretrain.py --data PHOTOS
 Cost: ViT-L, 800 epochs: about 42 hours on 64 V100 (`release`).
 """
 default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mae_mm.checkpoint.allow'], allow_failed_imports=False)  # for hosts' own tools
 
 model = dict(
     type='mae_mm.MAE',

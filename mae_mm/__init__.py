@@ -15,7 +15,7 @@ _ROOMS = {  # imported when first used, so that detectors and segmentors never i
     'FourTapPyramid': 'models.necks', 'SimplePyramid': 'models.necks',
     'ImagePreprocessor': 'models.data_preprocessor', 'Checkpoint': 'checkpoint.contents',
     'read_checkpoint': 'checkpoint.contents', 'write_checkpoint': 'checkpoint.contents',
-    'load_pretrained': 'checkpoint.loading', 'load_encoder': 'evaluation.encoder'}
+    'load_pretrained': 'checkpoint.loading', 'CONFIGS': 'paths', 'load_encoder': 'evaluation.encoder'}
 __all__ = ['__version__', *_ROOMS]
 
 

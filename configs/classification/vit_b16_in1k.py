@@ -10,6 +10,7 @@ Cost: 32 V100 x 7 h 11 min (`release`).
 """
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mae_mm.checkpoint.allow'], allow_failed_imports=False)  # for hosts' own tools
 
 model = dict(
     type='ImageClassifier',

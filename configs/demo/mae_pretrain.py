@@ -30,5 +30,5 @@ custom_hooks = [
     dict(type='mae_mm.PanelHook'),
     dict(type='mae_mm.SummaryHook', next_commands=[
         'python tools/visualize.py {config} {checkpoint} {images} --out panel.png',
-        'make demo-classification PRETRAINED={checkpoint}']),
+        'python tools/transfer.py {checkpoint} --suite demo-classification']),
 ]

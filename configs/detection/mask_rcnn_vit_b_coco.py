@@ -10,6 +10,7 @@ _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/default_runtime.py',
 ]
+custom_imports = dict(imports=['mae_mm.checkpoint.allow'], allow_failed_imports=False)  # for hosts' own tools
 
 norm = dict(type='BN')
 sync_bn = 'torch'  # on several GPUs every BN becomes a SyncBN; one device, and CPU processes, keep BN

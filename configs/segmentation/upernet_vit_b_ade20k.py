@@ -11,6 +11,7 @@ Test: python tools/test.py configs/segmentation/upernet_vit_b_ade20k.py \
 """
 _base_ = [
     'mmseg::_base_/models/upernet_mae.py', 'mmseg::_base_/datasets/ade20k.py', 'mmseg::_base_/default_runtime.py']
+custom_imports = dict(imports=['mae_mm.checkpoint.allow'], allow_failed_imports=False)  # for hosts' own tools
 
 data_preprocessor = None  # mmseg's copy of the model's would overwrite it in the multi-scale test
 model = dict(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mae_mm.checkpoint.files import refusal
 from mae_mm.engine.loops.batches import end_workers
+from mae_mm.paths import as_installed
 from mae_mm.stopping import EXIT_STOPPED, TrainingStopped, leave
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the disk, in the quota, under `ulimit -f`
@@ -43,7 +44,7 @@ def exit_on_user_error(main: Callable[[], None], again: str = 'the same command 
     end_workers()
     for bar in list(getattr(tqdm, '_instances', ())):
         bar.close()  # the message gets a line of its own
-    leave(code, message)
+    leave(code, as_installed(message))
 
 
 def _ending(error: Exception, again: str) -> tuple[int | None, str]:

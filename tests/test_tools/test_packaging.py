@@ -39,6 +39,9 @@ for path in sorted(mim.glob('tools/*.py')):
             runpy.run_path(str(path), run_name='__main__')
         except SystemExit as stop:
             facts['tools'][path.name] = [stop.code or 0, out.getvalue()]
+Path('mine.py').write_text('_base_ = f"{__import__(\\'mae_mm\\').CONFIGS}/detection/vitdet_b_coco.py"')
+facts['inherited'] = Config.fromfile('mine.py').model.type
+facts['next'] = mae_mm.paths.as_installed('python tools/visualize.py X; bash tools/dist_train.sh C 8; see tools/knn.py')
 print(json.dumps(facts))
 """
 
@@ -100,6 +103,23 @@ def test_configs_and_tools_work_outside_the_checkout(site, tmp_path):
     for tool, (code, out) in facts['tools'].items():
         assert code == 0, tool
         assert 'usage:' in out, tool
+
+
+    assert facts['inherited'] == 'MaskRCNN'
+    assert facts['next'] == 'mae-mm visualize X; mae-mm dist_train C 8; see mae-mm knn'
+
+
+def test_tools_of_a_wheel_are_run_by_name(site, tmp_path):
+    def mae_mm(*args):
+        return subprocess.run([sys.executable, '-m', 'mae_mm', *args], cwd=tmp_path, env={'PYTHONPATH': str(site)},
+                              capture_output=True, text=True)
+    names = re.findall(r'^  (\w+) +\S', mae_mm().stdout, re.MULTILINE)
+    assert names == sorted(path.stem for path in (ROOT / 'tools').iterdir() if path.suffix in ('.py', '.sh'))
+    assert mae_mm('knn', '--help').stdout.startswith('usage: knn.py')
+    assert mae_mm('dist_train').returncode == 2
+    wrong = mae_mm('trian')
+    assert (wrong.returncode, wrong.stderr) == (1, "error: no tool 'trian'; did you mean 'train'? mae-mm lists them\n")
+    assert 'mae-mm=mae_mm.__main__:main' in next(site.glob('*.dist-info/entry_points.txt')).read_text().replace(' ', '')
 
 
 def test_pre_training_and_classification_need_no_compiled_operators():

@@ -14,6 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mae_mm.engine.advice import advise, start_of, what_to_try
 from mae_mm.engine.hooks.scalars import is_due
+from mae_mm.paths import as_installed
 from mae_mm.registry import HOOKS
 
 NEXT = (
@@ -97,7 +98,7 @@ class SummaryHook(Hook):
         return [
             self._effort(runner), '', *verdict(self.points), *self._advice(runner), '',
             *(f'{name:<12}{path}' for name, path in files.items() if path.exists())], [
-            f'  {command.format(**fields)}' for command in self.next_commands]
+            f'  {as_installed(command).format(**fields)}' for command in self.next_commands]
 
     def _advice(self, runner: Runner) -> list[str]:
         """What to try next, if the last held-out loss does not beat the baselines."""
