@@ -20,6 +20,6 @@ def find_tools() -> dict[str, Path]:
 
 def as_installed(text: str) -> str:
     """A message with its commands as this installation has them: of a wheel, `mae-mm train` for `tools/train.py`."""
-    if ROOT == PACKAGE.parent:
+    if PACKAGE.parent == ROOT:
         return text
     return re.sub(r'(?:(?:python|bash) )?tools/(\w+)\.(?:py|sh)', r'mae-mm \1', text)
