@@ -21,6 +21,7 @@ EXTRAS = {
     'demo': ['scikit-image>=0.22'],
     # Rivals without an encoder, the t distribution of verdicts, and perceptual hashes: well-kept, none of them here.
     'own-data': ['scikit-learn>=1.3', 'imagehash>=4.3'],
+    'embed': ['pyarrow>=16'],  # tools/embed.py --out FILE.parquet
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
@@ -73,7 +74,7 @@ setup(
     # Decodes only the crop of a JPEG. Needs libjpeg-turbo's headers; without them the installation continues.
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
-    package_data={'mae_mm.transfer': ['report.html', 'verdict.html']},
+    package_data={'mae_mm.transfer': ['report.html', 'verdict.html'], 'mae_mm.visualization': ['gallery.html']},
     entry_points={'console_scripts': ['mae-mm=mae_mm.__main__:main']},
     python_requires='>=3.10,<3.13',
     install_requires=[

@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
   python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
   python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN on plain ViTs
+  python tools/benchmark.py embed --vs timm                          # files to features, about 5 minutes, one thread
   python tools/benchmark.py busy                                     # steps beside busy processes, about 1 minute
   python tools/benchmark.py table2 --json table2.json                # the paper's Table 2; --device cuda --batch 64"""
 
@@ -45,6 +46,14 @@ def parse_args() -> argparse.Namespace:
                           help='size of the ViT (default: base)')
     detector.add_argument('--batch', type=positive, default=1, help='images per step (default: 1)')
     detector.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
+    embed = commands.add_parser('embed', help='files to features, in CPU time of one thread')
+    embed.add_argument('--checkpoint', help='encoder to use, at its own size (default: a random ViT of --arch)')
+    embed.add_argument('--arch', default='base', choices=['tiny', 'small', 'base', 'large', 'huge'],
+                       help='size of the ViT, with 16-px patches (default: base)')
+    embed.add_argument('--img-size', type=positive, default=224, help='side in pixels (default: 224)')
+    embed.add_argument('--data', metavar='FOLDER', help='images (default: drawn JPEGs of 500x375 pixels)')
+    embed.add_argument('--images', type=positive, default=60, help='number of drawn files (default: 60)')
+    embed.add_argument('--batch', type=positive, default=64, help='images at a time (default: 64)')
     busy = commands.add_parser('busy', help='steps of the demo beside busy processes: what spinning threads cost')
     busy.add_argument('--busy', type=int, nargs='+', default=[0, 1, 2], metavar='N',
                       help='numbers of busy processes (default: 0 1 2)')
@@ -55,8 +64,9 @@ def parse_args() -> argparse.Namespace:
     table2.add_argument('--batch', type=positive, default=8, help='images per step (default: 8)')
     table2.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     table2.add_argument('--float32', action='store_true', help='compute in float32 (default: bfloat16)')
-    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (busy, 15), (table2, 5)):
-        command.add_argument('--vs', choices=['mmpretrain'], default='mmpretrain', help='library to compare with')
+    for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (embed, 3), (busy, 15), (table2, 5)):
+        peer = 'timm' if command is embed else 'mmpretrain'
+        command.add_argument('--vs', choices=[peer], default=peer, help='library to compare with')
         command.add_argument(
             '--rounds', type=positive, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
         command.add_argument('--minutes', type=float, default=float('inf'),
@@ -128,6 +138,15 @@ def measure(args: argparse.Namespace) -> None:
             show(row[part]['seconds'], 2), f'{row[part]["speedup"]:.2f}', f'{row[part]["memory_mb"]:.0f}',
             f'{row[part]["memory_ratio"]:.0%}'))] for row in rows]
         title = f'ViT-{args.arch}/16 in Mask R-CNN, batch {args.batch}, float32, forward and backward'
+    elif args.command == 'embed':
+        from mae_mm.benchmark.embed import compare_embedding
+
+        rows = compare_embedding(
+            args.checkpoint, args.arch, args.img_size, args.data, args.images, args.batch, rounds)
+        header = ['embedding', 'ms of CPU an image (quartiles)', 'images/s', 'times timm in float32', 'lowest cosine']
+        cells = [[row['name'], show(row['ms'], 2), f'{1e3 / row["ms"][0]:.0f}', f'{row["ratio"]:.2f}',
+                  f'{row["cosine"]:.4f}'] for row in rows]
+        title = f'{args.checkpoint or f"ViT-{args.arch}/16, {args.img_size} px"}, {rows[0]["images"]} files, one thread'
     elif args.command == 'busy':
         from mae_mm.benchmark.busy import compare_busy
 

@@ -5,7 +5,8 @@ from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
 from mae_mm.engine.hooks.checkpoint import checkpoint_hook
-from mae_mm.stopping import TrainingStopped, UnreadableData
+from mae_mm.engine.loops.batches import killed_workers
+from mae_mm.stopping import UnreadableData
 
 LOOPS = dict(EpochBasedTrainLoop='mae_mm.EpochTrainLoop', IterBasedTrainLoop='mae_mm.IterTrainLoop')
 HOOKS = dict(
@@ -45,16 +46,11 @@ def _plain(type_: str | type) -> str:
 def train(runner: Runner) -> None:
     """Train; if the data can no longer be read, write a checkpoint before the run stops."""
     try:
-        runner.train()
+        # A signal reports a killed worker, possibly in the middle of a step: the weights are not written.
+        with killed_workers('lower train_dataloader.num_workers or batch_size, then continue from the newest '
+                            'checkpoint with --resume'):
+            runner.train()
     except UnreadableData:  # between two iterations
         if (hook := checkpoint_hook(runner)) and runner.iter and get_world_size() == 1:  # others may not have met it
             hook.write_between(runner, runner.iter)
         raise
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it hands over a batch
-        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
-            raise
-        # A signal reports it, possibly in the middle of a step: the weights are not written.
-        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else 'A DataLoader worker was killed.'
-        raise TrainingStopped(
-            f'{reason} The usual reason is too little memory: lower train_dataloader.num_workers '
-            'or batch_size, then continue from the newest checkpoint with --resume') from error

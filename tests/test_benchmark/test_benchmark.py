@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mae_mm
-from mae_mm.benchmark import busy, end2end, loader, step, timing
+from mae_mm.benchmark import busy, embed, end2end, loader, step, timing
 from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.models.data_preprocessor import ImagePreprocessor
@@ -107,6 +107,15 @@ def test_loading_of_both(monkeypatch, tmp_path):
     assert rows['mmpretrain']['ratio'] == rows['mmpretrain, 2048x1536']['ratio'] == 1
     assert rows['mae_mm, 2048x1536']['peer'] == 'mmpretrain, 2048x1536'
     assert all(row['ms'].median > 0 for row in rows.values())
+
+
+def test_embedding_of_both(tmp_path):
+    """The same features, but for the kernel of the resize."""
+    draw_jpegs(tmp_path, 5, 60, 80)
+    rows = embed.compare_embedding(arch='tiny', img_size=32, data=str(tmp_path), batch_size=2, rounds=1)
+    assert [row['name'] for row in rows][:2] == ['timm, float32', 'mae_mm, float32']
+    assert rows[0]['ratio'] == 1 and all(row['images'] == 5 and row['ms'][0] > 0 for row in rows)
+    assert rows[1]['cosine'] > 0.999 and all(row['cosine'] > 0.99 for row in rows)
 
 
 def test_end_to_end_runs_are_of_one_shape():

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -27,7 +28,7 @@ from mae_mm.datasets.decode import DecodeError
 from mae_mm.datasets.limits import printable
 from mae_mm.engine.loops.seeding import derive_seed, seed_all
 from mae_mm.registry import FUNCTIONS
-from mae_mm.stopping import UnreadableData
+from mae_mm.stopping import TrainingStopped, UnreadableData
 
 SHARED_MEMORY = '/dev/shm'  # through which workers send batches; 64 MB in a container, by default
 REPLACEMENTS = 101  # images tried, one after the other, before the data must be gone
@@ -195,6 +196,18 @@ def end_workers() -> None:
         iterator._shutdown_workers()
 
 
+@contextmanager
+def killed_workers(advice: str) -> Iterator[None]:
+    """Turn the errors that a loader raises when one of its workers is killed into one `TrainingStopped`."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it hands over a batch
+        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
+            raise
+        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else 'A DataLoader worker was killed.'
+        raise TrainingStopped(f'{reason} The usual reason is too little memory: {advice}') from error
+
+
 def _end_on_sigterm(parent: int) -> None:
     """Wait for a SIGTERM from the parent, then end this process."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
@@ -202,18 +215,19 @@ def _end_on_sigterm(parent: int) -> None:
     os._exit(0)
 
 
-def check_shared_memory(loader: DataLoader) -> None:
+def check_shared_memory(loader: DataLoader, sample: Any = None) -> None:
     """Warn if shared memory is small, and the batches that wait in it are larger: a worker would be killed."""
     if not loader.num_workers or not os.path.isdir(SHARED_MEMORY):
         return
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free > 2**30:  # no container's default
         return
-    sample = sum(leaf.nbytes for leaf in tree_leaves(loader.dataset[0, 0]) if isinstance(leaf, torch.Tensor))
+    leaves = tree_leaves(loader.dataset[0, 0] if sample is None else sample)
+    sample = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor))
     batches = loader.num_workers * loader.prefetch_factor * int(os.environ.get('LOCAL_WORLD_SIZE', 1))
     queue = sample * loader.batch_sampler.batch_size * batches
     if queue > free:
         print_log(
             f'{SHARED_MEMORY} has {free / 1e6:.0f} MB free, and up to {queue / 1e6:.0f} MB of batches wait in it; a '
             'worker that finds it full is killed ("Bus error"). Start the container with --ipc=host or --shm-size=8g, '
-            'or lower train_dataloader.num_workers or prefetch_factor', 'current', logging.WARNING)
+            'or lower the number of workers (train_dataloader.num_workers, --workers)', 'current', logging.WARNING)
