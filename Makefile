@@ -21,7 +21,7 @@ STATE := $(shell { cat setup.py constraints.txt Makefile tools/build_mmcv.py; ec
 	$(or $(BASE),true) --version; } | sha256sum | cut -c1-16)
 STAMP := $(VENV)/installed-$(STATE)
 
-.PHONY: help install doctor test test-unit test-all lint clean demo-data demo demo-classification demo-detection demo-segmentation
+.PHONY: help install doctor test test-unit test-all lint docs clean demo-data demo demo-classification demo-detection demo-segmentation
 
 help: ## this list
 	@echo 'mae_mm: masked-autoencoder pre-training for OpenMMLab. Two commands do everything:'
@@ -71,6 +71,9 @@ test-all: install ## the slow tests too
 
 lint: install ## ruff
 	@$(PY) -m ruff check .
+
+docs: install ## the documentation site, in work_dirs/site; broken links and references fail
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 clean: ## remove caches and builds; .venv, data/ and work_dirs/ stay
 	@rm -rf build dist .ruff_cache .pytest_cache .hypothesis

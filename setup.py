@@ -25,7 +25,10 @@ EXTRAS = {
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
+# mkdocstrings reads the docstrings without importing the package.
+EXTRAS['docs'] = ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26']
 EXTRAS['dev'] = [
+    *EXTRAS['docs'],
     'hypothesis', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52',
     'wheel']
 

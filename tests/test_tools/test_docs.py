@@ -1,6 +1,9 @@
 """What the documentation names exists: links, files, tools and their options, make targets, registered types."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -55,6 +58,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             target = (page.parent / name).resolve() if name else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+def test_the_site_has_no_broken_link_or_reference(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', tmp_path / 'site'], cwd=ROOT,
+        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem for path in (ROOT / 'docs').glob('*.md')}
+    nav = re.findall(r'(\w+)\.md$', (ROOT / 'mkdocs.yml').read_text(), re.MULTILINE)
+    assert pages == set(nav), 'every page of docs/ is in the navigation of mkdocs.yml'
+    assert 'masked autoencoder' in (tmp_path / 'site/api.html').read_text().lower()
 
 
 @every_page
