@@ -21,6 +21,8 @@ EXTRAS = {
     'demo': ['scikit-image>=0.22'],
     # Rivals without an encoder, the t distribution of verdicts, and perceptual hashes: well-kept, none of them here.
     'own-data': ['scikit-learn>=1.3', 'imagehash>=4.3'],
+    # TIFF stacks, GeoTIFF in windows, DICOM: no one library reads them all.
+    'pixels': ['tifffile>=2024.1', 'rasterio>=1.4,<2', 'pydicom>=3,<4'],
     'embed': ['pyarrow>=16'],  # tools/embed.py --out FILE.parquet
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

@@ -1,4 +1,4 @@
-"""Data sets and transforms of pre-training: from files to uint8 batches."""
+"""Data sets and transforms: from files to batches."""
 
 from mae_mm.datasets.augmentations import ColorJitter, LoadRandomCrop
 from mae_mm.datasets.cache import ImageCache
@@ -8,9 +8,9 @@ from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.inaturalist import INaturalist
 from mae_mm.datasets.listed_label_maps import ListedLabelMaps
 from mae_mm.datasets.places365 import Places365
-from mae_mm.datasets.transforms import LoadRandomResizedCrop, LoadResizeCenterCrop
+from mae_mm.datasets.transforms import LoadImage, LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
     'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'ListedLabelMaps',
-    'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'decode',
+    'LoadImage', 'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'decode',
 ]

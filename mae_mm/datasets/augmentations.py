@@ -3,7 +3,7 @@
 import numpy as np
 from torchvision.transforms import ColorJitter as TorchvisionColorJitter
 
-from mae_mm.datasets.transforms import LoadView, resize
+from mae_mm.datasets.transforms import LoadView, flip, resize
 from mae_mm.registry import TRANSFORMS
 
 
@@ -11,19 +11,20 @@ from mae_mm.registry import TRANSFORMS
 class LoadRandomCrop(LoadView):
     """Decode, resize, crop a window of fixed size at random, and flip: "crop, fixed size".
 
-    Adds `inputs` ((C, height, width) uint8, contiguous), `crop` ((top, left, height, width) in the resized image,
+    Adds `inputs` ((C, height, width), contiguous), `crop` ((top, left, height, width) in the resized image,
     pixels) and `flip` (bool). Each image takes three draws from NumPy's global generator.
 
     Args:
-        size, interpolation, channels, array_order: see `LoadView`.
+        size, interpolation, channels, array_order, reading: see `LoadView`.
         resize: pixels of the image's short side before the crop; by default in proportion to 256 for 224.
         flip_prob: probability of a horizontal flip, in [0, 1].
     """
 
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, flip_prob: float = 0.5,
-            interpolation: str = 'bicubic', channels: str = 'rgb', array_order: str = 'bgr') -> None:
-        super().__init__(size, interpolation, channels, array_order, resize)
+            interpolation: str = 'bicubic', channels: str = 'rgb', array_order: str = 'bgr', **reading: object,
+            ) -> None:
+        super().__init__(size, interpolation, channels, array_order, resize, **reading)
         self.resize, self.flip_prob = resize or round(max(self.size) * 256 / 224), flip_prob
 
     def __call__(self, results: dict) -> dict:
@@ -35,9 +36,9 @@ class LoadRandomCrop(LoadView):
         height, width = self.size
         top, left = (int(u * (w - s + 1)) for u, w, s in zip(noise, whole, self.size, strict=False))
         view = view[:, top:top + height, left:left + width]
-        flip = bool(noise[2] < self.flip_prob)
+        mirrored = bool(noise[2] < self.flip_prob)
         results.update(
-            inputs=(view.flip(-1) if flip else view).contiguous(), crop=(top, left, height, width), flip=flip)
+            inputs=(flip(view) if mirrored else view).contiguous(), crop=(top, left, height, width), flip=mirrored)
         return results
 
 

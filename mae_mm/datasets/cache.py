@@ -76,19 +76,20 @@ def memory_of_machine(nbytes: int, content: str) -> tuple[SharedMemory, int, int
 
 
 class ImageCache:
-    """uint8 images of any sizes in one shared block; those that do not fit, or cannot be decoded, are missing.
+    """Images of any sizes and types in one shared block; those that do not fit, or cannot be decoded, are missing.
 
     Training processes of one machine have one block, and each decodes a part of the images.
 
     Args:
-        load: returns the (H, W, C) uint8 image of an index; called from several threads.
+        load: returns the (H, W, C) image of an index; called from several threads.
         max_bytes: of the pixels.
         content: tells data sets apart: processes share the cache if it is the same.
     """
 
     CHUNK = 16  # images per task of a thread
     HEAD = 16  # bytes: two int64, the bytes in use and whether an image did not fit
-    ENTRY = np.dtype([('end', np.int64), ('shape', np.int32, 3)], align=True)  # of the pixels, 0: not here; H, W, C
+    # End of the pixels, 0: not here; H, W, C; such as u2.
+    ENTRY = np.dtype([('end', np.int64), ('shape', np.int32, 3), ('dtype', 'S2')], align=True)
 
     def __init__(
             self, load: Callable[[int], np.ndarray], indices: Sequence[int], max_bytes: int,
@@ -99,11 +100,12 @@ class ImageCache:
         head, entries, pixels = self._parts()
         lock = Lock()  # of the threads
 
-        def reserve(nbytes: int) -> int | None:
+        def reserve(img: np.ndarray) -> int | None:
             """The end of free bytes for an image; None if there are too few."""
             with lock:
                 fcntl.flock(self.memory.fd, fcntl.LOCK_EX)
                 try:
+                    nbytes = img.nbytes + int(-head[0] % img.itemsize)  # pixels are aligned
                     head[1] |= head[0] + nbytes > max_bytes
                     if self.full:
                         return None
@@ -120,10 +122,10 @@ class ImageCache:
                     img = load(i)
                 except DecodeError:
                     continue  # reported when it is used
-                if (end := reserve(img.nbytes)) is None:
+                if (end := reserve(img)) is None:
                     break
-                pixels[end - img.nbytes:end].reshape(img.shape)[:] = img
-                entries['shape'][i] = img.shape
+                pixels[end - img.nbytes:end].view(img.dtype).reshape(img.shape)[:] = img
+                entries['shape'][i], entries['dtype'][i] = img.shape, img.dtype.str[1:]
                 entries['end'][i] = end
             return len(chunk)
 
@@ -155,7 +157,10 @@ class ImageCache:
         return np.count_nonzero(self._parts()[1]['end'])
 
     def get(self, i: int) -> np.ndarray | None:
-        """An image, (H, W, C) uint8, as a view of the shared block; None if it is missing."""
+        """An image, (H, W, C), as a view of the shared block; None if it is missing."""
         _, entries, pixels = self._parts()
-        end, shape = int(entries['end'][i]), entries['shape'][i].tolist()
-        return pixels[end - math.prod(shape):end].reshape(shape) if end else None
+        end, shape, dtype = entries[i].item()
+        if not end:
+            return None
+        dtype = np.dtype(dtype.decode())
+        return pixels[end - math.prod(shape) * dtype.itemsize:end].view(dtype).reshape(shape)

@@ -1,5 +1,6 @@
 """From the bytes of an image file to a uint8 tensor."""
 
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -38,7 +39,7 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
         try:
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             img = turbo(encoded, mode=READ_MODES[channels], apply_exif_orientation=True)
-            return img if img.dtype == torch.uint8 else torch.from_numpy((img.numpy() >> 8).astype(np.uint8))
+            return img if img.dtype == torch.uint8 else torch.from_numpy(_upper_byte(img.numpy()))
         except RuntimeError:
             pass  # Pillow reads it, or reports why it cannot
     try:
@@ -52,24 +53,37 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
-def convert_array(img: np.ndarray, channels: str, order: str) -> np.ndarray:
-    """Convert a decoded image to the `channels` of `decode`: (H, W, C) uint8, RGB.
+def _upper_byte(img: np.ndarray) -> np.ndarray:
+    """uint16 -> uint8."""
+    warnings.warn(
+        "16-bit images are cut to their upper 8 bits; dtype='keep' in the transform that loads them keeps all "
+        '(docs/pixels.md)', stacklevel=2)
+    return (img >> 8).astype(np.uint8)
+
+
+def convert_array(img: np.ndarray, channels: str, order: str, dtype: str = 'uint8') -> np.ndarray:
+    """Convert a decoded image to the `channels` of `decode`: (H, W, C), RGB, of the same type.
 
     Args:
-        img: (H, W) or (H, W, C) uint8, any strides; C = 1 (gray), 3 (colours) or 4 (with transparency). With
+        img: (H, W) or (H, W, C), any strides; C = 1 (gray), 3 (colours) or 4 (with transparency). With
             'unchanged' any C; then only C = 3 is reordered.
         order: 'bgr' or 'rgb', the order of colours in `img`.
+        dtype: of `Reading`; with 'uint8' other types are refused.
     """
     img = img[..., None] if img.ndim == 2 else img
-    if img.dtype != np.uint8 or img.ndim != 3 or (channels != 'unchanged' and img.shape[2] not in (1, 3, 4)):
+    fits = channels == 'unchanged' or img.shape[-1] in (1, 3, 4)
+    if (dtype == 'uint8' and img.dtype != np.uint8) or img.ndim != 3 or not fits:
         raise ValueError(
             f'img is an array of {img.dtype} {img.shape}; with channels={channels!r} it must be uint8 (H, W) or '
-            "(H, W, C) with C = 1, 3 or 4; channels='unchanged' takes any C")
+            "(H, W, C) with C = 1, 3 or 4; channels='unchanged' takes any C, dtype='keep' more than 8 bits")
     if channels != 'unchanged' and img.shape[2] == 4:
         img = img[..., :3]
     if img.shape[2] == 3 and order == 'bgr':
         img = img[..., ::-1]
     img = np.ascontiguousarray(img)
+    if channels == 'gray' and img.shape[2] == 3 and img.dtype != np.uint8:
+        gray = img.astype(np.float32) @ np.float32([[0.299], [0.587], [0.114]])  # the weights of Pillow
+        return gray if img.dtype.kind == 'f' else gray.round().astype(img.dtype)
     if channels == 'gray' and img.shape[2] == 3:
         return np.array(Image.fromarray(img).convert('L'))[..., None]
     return img.repeat(3, axis=2) if channels == 'rgb' and img.shape[2] == 1 else img
@@ -79,9 +93,9 @@ def pillow_array(img: Image.Image, channels: str) -> np.ndarray:
     """An image of Pillow, upright, as (H, W, C) uint8 with the `channels` of `decode`."""
     img = ImageOps.exif_transpose(img)
     if img.mode.startswith('I;16'):
-        img = Image.fromarray((np.asarray(img) >> 8).astype(np.uint8))
+        img = Image.fromarray(_upper_byte(np.asarray(img)))
     if img.mode in ('I', 'F'):
-        raise DecodeError('32-bit pixels of unknown range; convert the file to 8 or 16 bits')
+        raise DecodeError("32-bit pixels of unknown range; convert the file to 8 or 16 bits, or set dtype='keep'")
     mode = PILLOW_MODES.get(channels, {'1': 'L', 'P': 'RGB', 'PA': 'RGBA'}.get(img.mode, img.mode))
     array = np.array(img.convert(mode))
     return array if array.ndim == 3 else array[..., None]

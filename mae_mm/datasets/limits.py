@@ -33,14 +33,20 @@ def upright_size(file: str | Path) -> tuple[int, int]:
         return image.size[::-1] if image.getexif().get(ORIENTATION, 1) > 4 else image.size
 
 
-def read_file(path: str) -> bytes:
-    """The content of an image file; an OSError for a pipe, which would never end, or a file too large for an image."""
+def open_regular(path: str) -> BinaryIO:
+    """Open a file to read; an OSError for a pipe, which would never end, or a device."""
     without_waiting = getattr(os, 'O_NONBLOCK', 0)  # opening a pipe would wait for a writer
-    with open(path, 'rb', opener=lambda path, flags: os.open(path, flags | without_waiting)) as file:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError('not a regular file')
-        check_bytes(info.st_size)
+    file = open(path, 'rb', opener=lambda path, flags: os.open(path, flags | without_waiting))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError('not a regular file')
+    return file
+
+
+def read_file(path: str) -> bytes:
+    """The content of an image file; an OSError for one that is not regular, or too large for an image."""
+    with open_regular(path) as file:
+        check_bytes(os.fstat(file.fileno()).st_size)
         return file.read()
 
 

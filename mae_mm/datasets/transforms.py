@@ -1,12 +1,14 @@
-"""Transforms that turn an image into one uint8 RGB view, without a float or a full-size resize on the way.
+"""Transforms that turn an image into one view, of 8-bit RGB without a float or a full-size resize on the way.
 
-They add `inputs`, in RGB whatever the source:
+They add `inputs`, in RGB whatever the source, uint8 or of the type that `Reading` chooses:
 - a file, named by `img_path` or read by a call `read()`;
 - `img`, an array of another data set, transform or inferencer: BGR, as everywhere in OpenMMLab (`array_order`);
 - `decoded`, an image that `load` of the same transform decoded before (`mae_mm.ImageFolder`'s cache).
 """
 
 import math
+import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +18,12 @@ from torch.nn import functional as F
 from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
 from mae_mm.datasets.jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
 from mae_mm.datasets.limits import read_file
+from mae_mm.datasets.pixels import OpenedImage, Reading
 from mae_mm.registry import TRANSFORMS
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
+WHOLE = 0.999  # share of pixels with data, under a resized pixel, above which it has data
 
 
 def crop_box(
@@ -50,56 +54,80 @@ def crop_box(
 
 
 def resize(img: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic') -> Tensor:
-    """Resize with antialiasing in uint8; differs from Pillow by 0.01 grey levels in the mean, 2 at most.
+    """Resize with antialiasing; in uint8 it differs from Pillow by 0.01 grey levels in the mean, 2 at most.
+
+    Other types are resized in float32, integers rounded. A pixel of the result is NaN where NaN had a part in it.
 
     Args:
-        img: (H, W, C) uint8, no negative strides.
-        size: (height, width) of the result, (C, height, width) uint8 and contiguous.
+        img: (H, W, C), no negative strides.
+        size: (height, width) of the result, (C, height, width) of the same type and contiguous.
         interpolation: 'bicubic' or 'bilinear'.
     """
     imgs = torch.from_numpy(img[None].transpose(0, 3, 1, 2))  # five times as fast as permuting in torch
-    return F.interpolate(imgs, size, mode=interpolation, antialias=True)[0].contiguous()
+    scaled = partial(F.interpolate, size=size, mode=interpolation, antialias=True)
+    if imgs.dtype == torch.uint8:
+        return scaled(imgs)[0].contiguous()
+    if not imgs.is_floating_point():
+        limits = torch.iinfo(imgs.dtype)
+        return scaled(imgs.float())[0].round_().clamp_(limits.min, limits.max).to(imgs.dtype).contiguous()
+    valid = ~imgs.isnan()
+    if valid.all():
+        return scaled(imgs)[0].contiguous()
+    mean = imgs.nanmean((2, 3), keepdim=True).nan_to_num()  # near the borders of what is missing
+    share = F.interpolate(valid.float(), size, mode='bilinear', antialias=True)
+    return scaled(imgs.where(valid, mean)).where(share > WHOLE, torch.nan)[0].contiguous()
 
 
-class LoadView:
-    """What the views share: reading an image, or taking the one that is there.
+def flip(view: Tensor) -> Tensor:
+    """Mirror (C, H, W) horizontally; torch does not flip uint16."""
+    return torch.from_numpy(view.numpy()[..., ::-1].copy()) if view.dtype == torch.uint16 else view.flip(-1)
+
+
+class ReadImage:
+    """What all transforms here share: reading an image, or taking the one that is there.
 
     Args:
-        size: pixels of the result, one number or (height, width).
-        interpolation: 'bicubic' or 'bilinear'.
-        channels: 'rgb', 'gray' or 'unchanged', see `decode`.
+        channels: 'rgb', 'gray' or 'unchanged', see `decode`; always 'unchanged' if `bands` are given.
         array_order: 'bgr', or 'rgb' for a data set whose samples hold RGB arrays in `img` (mmpretrain's CIFAR).
-        resize: pixels of the image's short side before a crop of fixed size, if there is one.
+        reading: `dtype`, `bands`, `nodata`, `window`, see `Reading`.
     """
 
-    def __init__(
-            self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str,
-            resize: int | None = None) -> None:
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f'size is {size}; give pixels as an int or as (height, width)')
-        if resize is not None and resize < max(self.size):
-            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
-        self.interpolation, self.channels, self.array_order, self.resize = interpolation, channels, array_order, resize
-        for key, choices in dict(
-                interpolation=('bicubic', 'bilinear'), channels=CHANNELS, array_order=('bgr', 'rgb')).items():
-            if getattr(self, key) not in choices:
-                raise ValueError(f'{key} is {getattr(self, key)!r}; choose from {choices}')
+    def __init__(self, channels: str, array_order: str, **reading: object) -> None:
+        self.reading = Reading(**reading)
+        self.channels = channels if self.reading.bands is None else 'unchanged'
+        self.array_order = array_order
+        self.check(channels=CHANNELS, array_order=('bgr', 'rgb'))
+
+    def check(self, **choices: tuple[str, ...]) -> None:
+        """Refuse options that are not among the choices."""
+        for key, values in choices.items():
+            if getattr(self, key) not in values:
+                raise ValueError(f'{key} is {getattr(self, key)!r}; choose from {values}')
 
     def load(self, results: dict) -> np.ndarray:
-        """Take the image out of the results, decoded: (H, W, C) uint8. Errors as of `read`."""
+        """Take the image out of the results, decoded: (H, W, C). Errors as of `read`."""
         source = self.read(results)
-        return self.decode(source, results) if isinstance(source, bytes) else source
+        if isinstance(source, bytes):
+            return self.decode(source, results)
+        return source[:, :]
 
-    def read(self, results: dict) -> bytes | np.ndarray:
-        """Take the content of the file, or `decoded` or `img` as (H, W, C) uint8 in the order of `channels`."""
+    def read(self, results: dict) -> bytes | np.ndarray | OpenedImage:
+        """Take the content of the file, or `decoded` or `img` as (H, W, C) in the order of `channels`.
+
+        With another `dtype` than uint8, a file is opened, and read where it is indexed.
+        """
         decoded, img, read = (results.pop(key, None) for key in ('decoded', 'img', 'read'))
         if decoded is not None:
             return decoded
         if img is not None:
             # Arrays of inferencers are BGR whatever the data set holds; samples of a data set have an index.
-            return convert_array(img, self.channels, self.array_order if 'sample_idx' in results else 'bgr')
+            order = self.array_order if 'sample_idx' in results else 'bgr'
+            img = convert_array(img, self.channels, order, self.reading.dtype)
+            return img if self.reading.dtype == 'uint8' else self.reading.finish(img)
         try:
+            if self.reading.dtype != 'uint8':
+                source = os.path.abspath(results['img_path']) if read is None else read()
+                return self.reading.open(source, self.channels, results['img_path'])
             return read_file(results['img_path']) if read is None else read()
         except OSError as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error
@@ -118,19 +146,64 @@ class LoadView:
 
 
 @TRANSFORMS.register_module()
+class LoadImage(ReadImage):
+    """Read an image for the pipeline of a host (mmpretrain, mmdet, mmseg), in place of its `LoadImageFromFile`.
+
+    Adds `img`, (H, W, C) of the file's type, `img_shape` and `ori_shape`, (H, W). Colours are RGB: leave out the
+    preprocessor's `to_rgb` and `bgr_to_rgb`.
+
+    Args:
+        channels, array_order, reading: see `ReadImage`.
+    """
+
+    def __init__(
+            self, channels: str = 'unchanged', array_order: str = 'bgr', dtype: str = 'keep', **reading: object,
+            ) -> None:
+        super().__init__(channels, array_order, dtype=dtype, **reading)
+
+    def __call__(self, results: dict) -> dict:
+        img = self.load(results)
+        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
+        return results
+
+
+class LoadView(ReadImage):
+    """What the views share.
+
+    Args:
+        size: pixels of the result, one number or (height, width).
+        interpolation: 'bicubic' or 'bilinear'.
+        channels, array_order, reading: see `ReadImage`.
+        resize: pixels of the image's short side before a crop of fixed size, if there is one.
+    """
+
+    def __init__(
+            self, size: int | tuple[int, int], interpolation: str, channels: str, array_order: str,
+            resize: int | None = None, **reading: object) -> None:
+        super().__init__(channels, array_order, **reading)
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f'size is {size}; give pixels as an int or as (height, width)')
+        if resize is not None and resize < max(self.size):
+            raise ValueError(f'resize is {resize}, too small for size {self.size}; give {max(self.size)} or more')
+        self.interpolation, self.resize = interpolation, resize
+        self.check(interpolation=('bicubic', 'bilinear'))
+
+
+@TRANSFORMS.register_module()
 class LoadRandomResizedCrop(LoadView):
     """Decode, crop at random, resize and flip: the only augmentation of MAE (arXiv:2111.06377, appendix A.1).
 
-    Adds `inputs` ((C, height, width) uint8, contiguous), `crop` ((top, left, height, width) in the upright image,
-    pixels) and `flip` (bool). Each view takes the same number of draws from NumPy's global generator, which mmengine
-    seeds in every worker when it starts: with `persistent_workers=False` each epoch repeats the same draws.
+    Adds `inputs` ((C, height, width), contiguous), `crop` ((top, left, height, width) in the upright image, pixels)
+    and `flip` (bool). Each view takes the same number of draws from NumPy's global generator, which mmengine seeds in
+    every worker when it starts: with `persistent_workers=False` each epoch repeats the same draws.
 
     If the crop of a JPEG has at least three times the pixels needed, in height and width, the file is decoded at a
     half, a quarter or an eighth of its size so that 1.5 times remain, and the crop lies on pixels of the reduced image.
     Of other JPEGs only the crop is decoded, to the same pixels, if the extension for that is built (docs/install.md).
 
     Args:
-        size, interpolation, channels, array_order: see `LoadView`.
+        size, interpolation, channels, array_order, reading: see `LoadView`.
         scale: range of the crop's area, as a fraction of the image's.
         ratio: range of the crop's width / height before it is resized.
         flip_prob: probability of a horizontal flip, in [0, 1].
@@ -145,8 +218,8 @@ class LoadRandomResizedCrop(LoadView):
             self, size: int | tuple[int, int], scale: tuple[float, float] = (0.2, 1.0),
             ratio: tuple[float, float] = (3 / 4, 4 / 3), flip_prob: float = 0.5, interpolation: str = 'bicubic',
             channels: str = 'rgb', repeats: int = 1, crop_decoder: bool = True, retries: int = TRIES,
-            array_order: str = 'bgr') -> None:
-        super().__init__(size, interpolation, channels, array_order)
+            array_order: str = 'bgr', **reading: object) -> None:
+        super().__init__(size, interpolation, channels, array_order, **reading)
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f'scale is {scale}; give two increasing fractions of the image in (0, 1]')
         self.scale, self.ratio, self.flip_prob = tuple(scale), tuple(ratio), flip_prob
@@ -178,7 +251,7 @@ class LoadRandomResizedCrop(LoadView):
         flips = [row[-1] < self.flip_prob for row in noise]
         crop_views = (resize(img[top:top + height, left:left + width], self.size, self.interpolation)
                       for top, left, height, width in boxes)
-        views = [view.flip(-1) if flip else view for view, flip in zip(crop_views, flips, strict=True)]
+        views = [flip(view) if mirrored else view for view, mirrored in zip(crop_views, flips, strict=True)]
         one = self.repeats == 1
         results.update(inputs=views[0] if one else torch.stack(views), crop=crops[0] if one else crops,
                        flip=flips[0] if one else flips)
@@ -187,17 +260,17 @@ class LoadRandomResizedCrop(LoadView):
 
 @TRANSFORMS.register_module()
 class LoadResizeCenterCrop(LoadView):
-    """Decode, resize and crop the centre: the fixed view of a held-out image, as `inputs`, (C, height, width) uint8.
+    """Decode, resize and crop the centre: the fixed view of a held-out image, as `inputs`, (C, height, width).
 
     Args:
-        size, interpolation, channels, array_order: see `LoadView`.
+        size, interpolation, channels, array_order, reading: see `LoadView`.
         resize: pixels of the image's short side before the crop; by default the smallest that covers `size`.
     """
 
     def __init__(
             self, size: int | tuple[int, int], resize: int | None = None, interpolation: str = 'bicubic',
-            channels: str = 'rgb', array_order: str = 'bgr') -> None:
-        super().__init__(size, interpolation, channels, array_order, resize)
+            channels: str = 'rgb', array_order: str = 'bgr', **reading: object) -> None:
+        super().__init__(size, interpolation, channels, array_order, resize, **reading)
 
     def __call__(self, results: dict) -> dict:
         img = self.load(results)

@@ -1,4 +1,4 @@
-"""uint8 batches to normalised floats, on the device."""
+"""Batches of pixels to normalised floats, on the device."""
 
 from collections.abc import Sequence
 
@@ -13,43 +13,79 @@ from mae_mm.registry import MODELS
 class ImagePreprocessor(BaseDataPreprocessor):
     """Normalise images of any number of channels. mmengine's own takes one or three.
 
+    NaN, which stands for pixels without data, becomes 0, the mean.
+
     Args:
         mean, std: one number for each channel, in units of the loaded pixels (0 … 255 for uint8); one number serves
             all channels. ImageNet's by default.
         to_rgb: whether the pipeline delivers BGR (OpenCV), to be converted to RGB; `mae_mm` transforms deliver RGB.
+        clip: the lowest and the highest value of each channel, two lists; pixels beyond are cut to them first. With
+            percentiles of the data set, a few odd pixels do not matter (tools/statistics.py prints them).
+        per_image: whether each channel of each image is normalised by its own mean and deviation, not by `mean`, `std`.
+        host: config of a preprocessor of mmpretrain, mmdet or mmseg, which then pads and handles annotations. Leave
+            out its mean and std.
+        batch_augments: what mmpretrain's classifier adds; for `host`.
     """
 
     def __init__(
         self, mean: Sequence[float] = (123.675, 116.28, 103.53), std: Sequence[float] = (58.395, 57.12, 57.375),
-        to_rgb: bool = False,
+        to_rgb: bool = False, clip: tuple[Sequence[float], Sequence[float]] | None = None, per_image: bool = False,
+        host: dict | None = None, batch_augments: dict | None = None,
     ) -> None:
         super().__init__(non_blocking=True)  # copies from pinned memory overlap with computation
-        self.to_rgb = to_rgb
+        self.to_rgb, self.per_image = to_rgb, per_image
+        self.host = host and MODELS.build({**host, **(dict(batch_augments=batch_augments) if batch_augments else {})})
+        limits = torch.tensor(clip or [[-torch.inf], [torch.inf]], dtype=torch.float32)
+        if len(limits) != 2 or not (limits[0] < limits[1]).all():
+            raise ValueError(f'clip={clip} must be two lists, the lowest and the highest value of each channel')
+        self.register_buffer('limits', limits.view(2, -1, 1, 1) if clip else None, persistent=False)
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move a batch to the device and normalise its `inputs`.
 
-        (N, C, H, W) or a list of (C, H, W), uint8 or float, become (N, C, H, W) float32.
+        (N, C, H, W) or a list of (C, H, W), of any type, become (N, C, H, W) float32. Floats may have NaN: `valid`,
+        (N, C, H, W) bool, tells where they have not.
         """
         batch = self.cast_data(data)
         imgs = batch['inputs']
+        if self.host is not None:
+            imgs = [self.normalize(self._check(img[None])).nan_to_num(0)[0] for img in imgs]
+            return self.host({**batch, 'inputs': imgs}, training)
         imgs = imgs if isinstance(imgs, Tensor) else torch.stack(list(imgs))
         if imgs.ndim == 5:  # (N, k, C, H, W): k views of each image become k N images
             imgs = imgs.flatten(0, 1)
+        normal = self.normalize(self._check(imgs))
+        if not imgs.is_floating_point():
+            return {**batch, 'inputs': normal}
+        valid = normal.isfinite()
+        return {**batch, 'inputs': normal.where(valid, 0), 'valid': valid}
+
+    def _check(self, imgs: Tensor) -> Tensor:
+        """Images (N, C, H, W) in RGB; a ValueError if there is not a mean for each channel."""
         if len(self.mean) not in (1, imgs.shape[1]):
             raise ValueError(
                 f'images have {imgs.shape[1]} channels but data_preprocessor has mean and std of {len(self.mean)}; '
                 'give one number for each channel, or one for all')
-        if self.to_rgb:
-            imgs = imgs.flip(1)
-        return {**batch, 'inputs': self.normalize(imgs)}
+        return imgs.float().flip(1) if self.to_rgb else imgs  # torch does not flip uint16
 
     def normalize(self, imgs: Tensor) -> Tensor:
         """Pixels (N, C, H, W), any dtype -> float32 with the mean taken off, in units of the deviation."""
-        return (imgs.float() - self.mean) / self.std
+        imgs = imgs.float()
+        if self.limits is not None:
+            imgs = imgs.clamp(*self.limits)
+        if not self.per_image:
+            return (imgs - self.mean) / self.std
+        mean = imgs.nanmean((2, 3), keepdim=True)
+        std = (imgs - mean).square().nanmean((2, 3), keepdim=True).sqrt()
+        return (imgs - mean) / std.where(std > 0, 1)
 
-    def denormalize(self, imgs: Tensor) -> Tensor:
-        """Back to pixels: (N, C, H, W) float -> the same shape, uint8."""
+    def denormalize(self, imgs: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+        """Back to pixels to look at: (N, C, H, W) float -> the same shape, uint8.
+
+        Pixels that were not uint8, or have lost their mean and deviation, are shown from -2 to 2 deviations.
+        """
+        if self.per_image or dtype != torch.uint8:
+            return ((imgs + 2) * (255 / 4)).round().clamp(0, 255).to(torch.uint8)
         return (imgs * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)

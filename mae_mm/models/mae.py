@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mae_mm.models.masking import SAMPLERS, PatchMask, fixed_noise, take
 from mae_mm.models.patches import grid_of
-from mae_mm.models.targets import PixelTarget, flat_patches, masked_means
+from mae_mm.models.targets import PixelTarget, flat_patches, masked_means, with_data
 from mae_mm.registry import MODELS
 
 
@@ -50,30 +50,38 @@ class MaskedAutoencoder(BaseSelfSupervisor):
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', noise: Tensor | None = None,
-        sample_idx: Tensor | None = None, img_path: list[str] | None = None,
+        sample_idx: Tensor | None = None, img_path: list[str] | None = None, valid: Tensor | None = None,
     ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[dict]:
         """One entry for all uses, as in every OpenMMLab model, for preprocessed (N, C, H, W) float images.
 
         `noise` (N, L) float decides the masks; drawn on the device when absent. `sample_idx` (N,) int64 is the number
-        of each image in its data set; 'predict' derives fixed masks from it.
+        of each image in its data set; 'predict' derives fixed masks from it. `valid` (N, C, H, W) bool tells which
+        pixels have data; the others do not count, nor do patches with few of them (`min_valid` of the target).
         """
         if mode == 'tensor':
             return self.extract_feat(inputs)
         if mode == 'loss':
-            return self.loss(inputs, noise=noise)
+            return self.loss(inputs, noise=noise, valid=valid)
         if mode == 'predict':
-            return self.predict(inputs, noise=noise, sample_idx=sample_idx)
+            return self.predict(inputs, noise=noise, sample_idx=sample_idx, valid=valid)
         raise ValueError(f"mode={mode!r} must be one of 'tensor', 'loss', 'predict'")
 
-    def loss(self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Mean error on the masked patches (squared, unless the target has another), float32: dict(loss=scalar)."""
         pred, mask = self.reconstruct(inputs, noise)
-        return dict(loss=self.compare(pred, mask, inputs))
+        return dict(loss=self.compare(pred, mask, inputs, valid))
 
-    def compare(self, pred: Tensor, mask: Tensor, imgs: Tensor) -> Tensor:
+    def compare(self, pred: Tensor, mask: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         """The loss of predictions (N, L, P) for images (N, C, H, W), float32, over the patches of `mask` (N, L)."""
         with torch.autocast(imgs.device.type, enabled=False):
-            errors = self.target_generator.errors(pred, self.target(imgs))  # (N, L)
+            errors = self.target_generator.errors(pred, self.target(imgs, valid), valid)  # (N, L)
+            if valid is not None:
+                counted = with_data(valid, self.patch_size, self.target_generator.min_valid)
+                counted = counted & mask if self.loss_on == 'masked' else counted
+                return (errors * counted).sum() / counted.sum().clamp_min(1)
             return (errors * mask).sum() / mask.sum() if self.loss_on == 'masked' else errors.mean()
 
     def reconstruct(self, imgs: Tensor, noise: Tensor | None = None) -> Reconstruction:
@@ -102,23 +110,24 @@ class MaskedAutoencoder(BaseSelfSupervisor):
     def grid(self, imgs: Tensor) -> tuple[int, int]:
         return grid_of(imgs.shape[2:], self.patch_size)
 
-    def target(self, imgs: Tensor) -> Tensor:
+    def target(self, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         """What the decoder has to predict for (N, C, H, W) images: (N, L, …), pixels in float32."""
-        return self.target_generator(imgs, self.data_preprocessor)
+        return self.target_generator(imgs, self.data_preprocessor, valid)
 
-    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+    def to_images(self, pred: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         """Predictions (N, L, P) for the (N, C, H, W) images as images of the same shape and units, float32."""
-        return self.target_generator.to_images(pred, imgs)
+        return self.target_generator.to_images(pred, imgs, valid)
 
     def predict(
         self, inputs: Tensor, data_samples: list | None = None, noise: Tensor | None = None,
-        sample_idx: Tensor | None = None,
+        sample_idx: Tensor | None = None, valid: Tensor | None = None,
     ) -> list[dict]:
         """Reconstruct held-out images under masks that never change.
 
         Returns N dicts: `loss`, `patch_mean` and `interpolation` (masked loss of the model and of two baselines that
-        learn nothing, scalars, float32), `flat` (share of the masked patches that these three leave out, see
-        `flat_patches`), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,) bool.
+        learn nothing, scalars, float32), `flat` (share of the masked patches that these three leave out: those without
+        data, and flat ones, see `flat_patches`), `reconstruction` (C, H, W) float32 in units of `inputs`, `mask` (L,)
+        bool.
         """
         if noise is None:
             numbers = range(len(inputs)) if sample_idx is None else sample_idx.tolist()
@@ -128,12 +137,14 @@ class MaskedAutoencoder(BaseSelfSupervisor):
             judged = mask
             if getattr(self.target_generator, 'norm_pix_loss', False):
                 judged = mask & ~flat_patches(inputs, self.patch_size)
-            errors = self.target_generator.errors(pred, self.target(inputs))
+            if valid is not None:
+                judged = judged & with_data(valid, self.patch_size, self.target_generator.min_valid)
+            errors = self.target_generator.errors(pred, self.target(inputs, valid), valid)
             losses, patch_mean, interpolation = (
-                masked_means(each, judged) for each in (errors, *self.target_generator.baselines(inputs, mask)))
+                masked_means(each, judged) for each in (errors, *self.target_generator.baselines(inputs, mask, valid)))
         columns = dict(
             loss=losses, patch_mean=patch_mean, interpolation=interpolation, flat=1 - judged.sum(1) / mask.sum(1),
-            reconstruction=self.to_images(pred, inputs), mask=mask)
+            reconstruction=self.to_images(pred, inputs, valid), mask=mask)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

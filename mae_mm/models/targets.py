@@ -3,10 +3,13 @@
 All share one interface, in which N images have L patches and the decoder predicts P values for each:
 
     num_values             P
+    min_valid              share of a patch's values that must be known, or it is left out of the loss
     __call__(imgs, pre)    (N, C, H, W) float, normalised by the preprocessor `pre` -> the target, (N, L, …)
     errors(pred, target)   (N, L, P) and the target -> (N, L) float32, a patch's loss
     to_images(pred, imgs)  (N, L, P) and the originals -> (N, C, H, W) float32, a picture of the prediction
     baselines(imgs, mask)  (N, L) bool masks -> the same of two predictors that learn nothing, two (N, L) float32
+
+All calls take `valid` as well, (N, C, H, W) bool: which values are known. The others are 0 in `imgs`, and no error.
 """
 
 import math
@@ -31,6 +34,8 @@ class PixelTarget(BaseModule):
     `patch_size` and `in_chans` are the encoder's; `MAE` fills them in.
     """
 
+    min_valid = 0.5
+
     def __init__(
         self, patch_size: int = 16, in_chans: int = 3, norm_pix_loss: bool = True, loss_type: str = 'l2',
     ) -> None:
@@ -40,38 +45,48 @@ class PixelTarget(BaseModule):
         self.patch_size, self.norm_pix_loss, self.loss_type = patch_size, norm_pix_loss, loss_type
         self.num_values = patch_size**2 * in_chans
 
-    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
+    def forward(
+        self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None, valid: Tensor | None = None,
+    ) -> Tensor:
         patches = patchify(imgs.float(), self.patch_size)
         if not self.norm_pix_loss:
             return patches
-        mean, std = patch_stats(patches)
+        mean, std = patch_stats(patches, self.known(valid))
         return (patches - mean) / std
 
-    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
-        return patch_errors(pred, target, self.loss_type)
+    def known(self, valid: Tensor | None) -> Tensor | None:
+        """(N, C, H, W) bool -> (N, L, P) bool."""
+        return None if valid is None else patchify(valid, self.patch_size)
 
-    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+    def errors(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
+        if valid is None:
+            return patch_errors(pred, target, self.loss_type)
+        known = self.known(valid)
+        errors = patch_errors(pred.where(known, target), target, self.loss_type)
+        return errors * self.num_values / known.sum(-1).clamp_min(1)
+
+    def to_images(self, pred: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         """Patches side by side; normalised ones get each true patch's own mean and deviation back."""
         pred = pred.float()
         if self.norm_pix_loss:
-            mean, std = patch_stats(patchify(imgs.float(), self.patch_size))
+            mean, std = patch_stats(patchify(imgs.float(), self.patch_size), self.known(valid))
             pred = pred * std + mean
         return unpatchify(pred, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
-    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def baselines(self, imgs: Tensor, mask: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses of each patch's true mean, and of interpolation from the visible patches.
 
         Patches of one pixel are predicted by the mean colour of their image. With normalised targets the
         interpolation's own patch mean is subtracted, because the target's is zero.
         """
         patches = patchify(imgs.float(), self.patch_size)
-        guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size), self.patch_size)
-        mean = patches.mean(-1, keepdim=True)
-        scale = patch_stats(patches)[1] if self.norm_pix_loss else 1.0
-        offset = guess.mean(-1, keepdim=True) if self.norm_pix_loss else mean
+        guess = patchify(interpolate_visible(imgs.float(), mask, self.patch_size, valid), self.patch_size)
+        mean, std = patch_stats(patches, self.known(valid))
+        scale = std if self.norm_pix_loss else 1.0
+        offset = patch_stats(guess, self.known(valid))[0] if self.norm_pix_loss else mean
         flat = patches.mean(1, keepdim=True) if self.patch_size == 1 else mean
         target = (patches - mean) / scale
-        return tuple(self.errors(pred / scale, target) for pred in (flat - mean, guess - offset))
+        return tuple(self.errors(pred / scale, target, valid) for pred in (flat - mean, guess - offset))
 
 
 @MODELS.register_module()
@@ -81,6 +96,8 @@ class PCATarget(BaseModule):
     The components are buffers: a checkpoint holds them. `tools/fit_pca.py` fits them to a sample of the data and
     writes the file `fitted`, which is read when training begins.
     """
+
+    min_valid = 1.0
 
     def __init__(
         self, num_values: int = 96, fitted: str | None = None, patch_size: int = 16, in_chans: int = 3,
@@ -112,7 +129,9 @@ class PCATarget(BaseModule):
         self.mean.copy_(mean)
         self.components.copy_(components[:num_values])
 
-    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None) -> Tensor:
+    def forward(
+        self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None, valid: Tensor | None = None,
+    ) -> Tensor:
         """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image."""
         if not self._is_fitted:  # read once: each reading waits for the device
             self._is_fitted = bool(self.components.any())
@@ -120,19 +139,19 @@ class PCATarget(BaseModule):
             raise ValueError('the PCA target has no components: set model.target.fitted, see tools/fit_pca.py --help')
         return (patchify(imgs.float(), self.patch_size) - self.mean) @ self.components.t()
 
-    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
+    def errors(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         return patch_errors(pred, target)
 
-    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+    def to_images(self, pred: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         patches = pred.float() @ self.components + self.mean
         return unpatchify(patches, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
-    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def baselines(self, imgs: Tensor, mask: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Losses of the coefficients of flat patches of the right mean, and of the interpolated image."""
         patches = patchify(imgs.float(), self.patch_size)
         flat = patches.mean(-1, keepdim=True).expand_as(patches)
         flat = unpatchify(flat, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
-        guess = interpolate_visible(imgs.float(), mask, self.patch_size)
+        guess = interpolate_visible(imgs.float(), mask, self.patch_size, valid)
         return tuple(self.errors(self(pred), self(imgs)) for pred in (flat, guess))
 
 
@@ -148,6 +167,8 @@ class TokenTarget(BaseModule):
         stride: pixels of its image for one token.
         weights: file with its state dict, loaded strictly when training begins. Required: random tokens teach little.
     """
+
+    min_valid = 1.0
 
     def __init__(
         self, tokenizer: dict | None = None, num_values: int = 8192, stride: int = 8, weights: str | None = None,
@@ -176,7 +197,7 @@ class TokenTarget(BaseModule):
         return self
 
     @torch.no_grad()
-    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor) -> Tensor:
+    def forward(self, imgs: Tensor, preprocessor: BaseDataPreprocessor, valid: Tensor | None = None) -> Tensor:
         """(N, C, H, W) -> (N, L) int64, a token for each patch."""
         pixels = (imgs.float() * preprocessor.std + preprocessor.mean) / 255  # in [0, 1]
         size = [side * self.stride for side in grid_of(imgs.shape[2:], self.patch_size)]
@@ -184,21 +205,28 @@ class TokenTarget(BaseModule):
         scores = self.tokenizer(0.8 * pixels + 0.1)  # DALL-E keeps pixels off 0 and 1 (arXiv:2102.12092, appendix A.3)
         return scores.argmax(1).flatten(1)
 
-    def errors(self, pred: Tensor, target: Tensor) -> Tensor:
+    def errors(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         return F.cross_entropy(pred.float().transpose(1, 2), target, reduction='none')
 
-    def to_images(self, pred: Tensor, imgs: Tensor) -> Tensor:
+    def to_images(self, pred: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
         """The mean colour: only the dVAE's decoder, which this project does not have, could draw tokens."""
         return torch.zeros_like(imgs, dtype=torch.float32)
 
-    def baselines(self, imgs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def baselines(self, imgs: Tensor, mask: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both are the uniform guess: pixels tell no token's probability."""
         uniform = torch.full_like(mask, math.log(self.num_values), dtype=torch.float32)
         return uniform, uniform
 
 
-def patch_stats(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (unbiased variance) of each patch: (N, L, P) -> two (N, L, 1)."""
+def patch_stats(patches: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (unbiased variance) of each patch: (N, L, P) -> two (N, L, 1).
+
+    Of the values that are `known`, (N, L, P) bool; of all by default.
+    """
+    if known is not None:
+        count = known.sum(-1, keepdim=True).clamp_min(2)
+        mean = (patches * known).sum(-1, keepdim=True) / count
+        return mean, (((patches - mean) * known).square().sum(-1, keepdim=True) / (count - 1) + EPS).sqrt()
     return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
 
 
@@ -214,6 +242,11 @@ def flat_patches(imgs: Tensor, patch_size: int) -> Tensor:
     return patches.var(-1) <= FLAT**2 * patches.flatten(1).var(-1, keepdim=True) + EPS
 
 
+def with_data(valid: Tensor, patch_size: int, share: float) -> Tensor:
+    """Patches of whose values at least a share is known: (N, C, H, W) bool -> (N, L) bool."""
+    return patchify(valid.float(), patch_size).mean(-1) >= share
+
+
 def patch_errors(pred: Tensor, target: Tensor, loss_type: str = 'l2') -> Tensor:
     """Mean squared ('l2') or absolute ('l1') difference of each patch, float32: two (N, L, P) -> (N, L)."""
     difference = pred.float() - target.float()
@@ -225,18 +258,20 @@ def masked_means(errors: Tensor, mask: Tensor) -> Tensor:
     return (errors * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
-def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int) -> Tensor:
+def interpolate_visible(imgs: Tensor, mask: Tensor, patch_size: int, valid: Tensor | None = None) -> Tensor:
     """Fill masked patches by smooth interpolation from the visible ones: the baseline that needs no learning.
 
     Normalised convolution: Gaussian-weighted means of the visible pixels, at four widths; a wider one counts a
     thousandth of the one before it, so it matters only where that one finds nothing. Visible pixels are smoothed, too.
-    (N, C, H, W) float and (N, L) bool -> (N, C, H, W).
+    (N, C, H, W) float and (N, L) bool -> (N, C, H, W); pixels that are not `valid`, (N, C, H, W), count as masked.
     """
     visible = (~mask).to(imgs.dtype).unsqueeze(-1).repeat(1, 1, patch_size**2)
     visible = unpatchify(visible, patch_size, grid_of(imgs.shape[2:], patch_size))  # (N, 1, H, W)
-    stacked = torch.cat([imgs * visible, visible], dim=1)  # (N, C + 1, H, W)
+    visible = visible if valid is None else visible * valid  # (N, C, H, W)
+    stacked = torch.cat([imgs * visible, visible], dim=1)
     total = sum(1e-3**i * _blur(stacked, patch_size * 2.0**(i - 1)) for i in range(4))
-    return total[:, :-1] / total[:, -1:].clamp_min(1e-30)
+    channels = imgs.shape[1]
+    return total[:, :channels] / total[:, channels:].clamp_min(1e-30)
 
 
 def _blur(imgs: Tensor, sigma: float) -> Tensor:

@@ -79,7 +79,7 @@ def reconstruction_panel(
 
     Args:
         model: in evaluation mode, bare or in mmengine's distributed wrappers; under sharding all ranks must call.
-        inputs: (N, C, H, W) uint8, as the data loader delivers them.
+        inputs: (N, C, H, W) of any type, as the data loader delivers them.
         sample_idx: N numbers that determine the masks together with `seed`; 0, 1, 2 … when None. Numbers in the
             validation set and seed 0 give the masks of the held-out loss.
         overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined.
@@ -93,7 +93,7 @@ def reconstruction_panel(
     scale = _scale(inputs)
     predicted = torch.stack([sample['reconstruction'] for sample in samples])
     original, reconstruction = (
-        _pixels(core.data_preprocessor.denormalize(imgs), scale) for imgs in (normalised, predicted))
+        _pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype), scale) for imgs in (normalised, predicted))
     mask = torch.stack([sample['mask'] for sample in samples])
     patch = core.patch_size * scale
     hidden = _pixels(mask.view(-1, 1, *grid), patch)

@@ -93,7 +93,7 @@ def fuzz_by_coverage(reader: str, seconds: float) -> None:
 
 
 def main() -> None:
-    readers = ('checkpoint', 'annotations', 'image')
+    readers = ('checkpoint', 'annotations', 'image', 'geotiff', 'tiff_stack', 'npy', 'dicom', 'png_16')
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('reader', choices=[*readers, 'all'])
     parser.add_argument('--minutes', type=float, default=10, help='for each reader (default: 10)')

@@ -169,4 +169,40 @@ def image() -> Target:
     return samples, read
 
 
-TARGETS = dict(checkpoint=checkpoint, annotations=annotations, image=image)
+def pixels(*kinds: str) -> Callable[[], Target]:
+    """A target of files with more than 8 bits, read from the path, from the content, and in windows."""
+    def target() -> Target:
+        from helpers.pixels import WRITERS, ramp, write_geotiff
+
+        from mae_mm.datasets import DecodeError, LoadImage, LoadRandomResizedCrop
+
+        folder, samples = _folder(), []
+        for kind in kinds:
+            extension, bands, write = WRITERS[kind]
+            write(folder / f'sample.{extension}', ramp(bands))
+            samples.append((folder / f'sample.{extension}').read_bytes())
+        if 'geotiff' in kinds:
+            for options in (dict(nodata=7), dict(compress='lzw'), dict(bigtiff='yes'), dict(interleave='pixel'),
+                            dict(compress='zstd'), dict(compress='packbits', tiled=True, blockxsize=16, blockysize=16)):
+                write_geotiff(folder / 'sample.tif', ramp(), **options)
+                samples.append((folder / 'sample.tif').read_bytes())
+        path = folder / 'input'
+        load, crop = LoadImage(), LoadRandomResizedCrop(8, dtype='keep', channels='unchanged')
+
+        def read(data: bytes) -> str:
+            path.write_bytes(data)
+            named = dict(img_path=str(path))
+            return outcome(
+                [lambda: load(dict(named)), lambda: load(dict(named, read=lambda: data)), lambda: crop(dict(named))],
+                (DecodeError, ))
+
+        return samples, read
+
+    return target
+
+
+TARGETS = dict(
+    checkpoint=checkpoint, annotations=annotations, image=image,
+    geotiff=pixels('geotiff', 'tiled geotiff', 'big-endian tiff'), tiff_stack=pixels('ome-tiff', 'big-endian ome-tiff'),
+    npy=pixels('npy', 'big-endian npy', 'fortran npy'), dicom=pixels('dicom'),
+    png_16=pixels('gray png', 'rgb png', 'pgm'))

@@ -47,7 +47,7 @@ def test_the_rest_of_the_batch_is_kept():
     batch = dict(inputs=torch.zeros(2, 3, 4, 4), sample_idx=torch.tensor([4, 7]), img_path=['a.jpg', 'b.jpg'])
     out = ImagePreprocessor()(batch, training=True)
     assert out['sample_idx'].tolist() == [4, 7] and out['img_path'] == ['a.jpg', 'b.jpg']
-    assert set(out) == set(batch)
+    assert set(out) == {*batch, 'valid'}  # floats may lack data
     assert (batch['inputs'] == 0).all()  # the caller's images are not written to
 
 
@@ -74,3 +74,43 @@ def test_numbers_are_not_in_the_checkpoint():
 def test_wrong_channel_count_is_refused(channels):
     with pytest.raises(ValueError, match=f'images have {channels} channels .* mean and std of 3; give one number'):
         ImagePreprocessor()(dict(inputs=torch.zeros(1, channels, 8, 8)))
+
+
+def test_pixels_without_data_are_the_mean():
+    imgs = torch.tensor([1.0, torch.nan, torch.inf, 4.0]).view(1, 1, 1, 4)
+    out = ImagePreprocessor([2], [2])(dict(inputs=imgs))
+    assert out['inputs'].flatten().tolist() == [-0.5, 0, 0, 1]
+    assert out['valid'].flatten().tolist() == [True, False, False, True]
+    assert set(ImagePreprocessor()(dict(inputs=torch.zeros(1, 3, 2, 2, dtype=torch.uint8)))) == {'inputs'}
+
+
+def test_clip_by_channel():
+    imgs = torch.tensor([0, 50, 60000, 7]).to(torch.uint16).view(1, 2, 1, 2)
+    out = ImagePreprocessor([0], [1], clip=([10, 20], [40, 1000]))(dict(inputs=imgs))['inputs']
+    assert out.flatten().tolist() == [10, 40, 1000, 20]
+    for clip in (([1, 2], [3, 2]), [[1, 2]]):
+        with pytest.raises(ValueError, match=r'clip=.* must be two lists'):
+            ImagePreprocessor(clip=clip)
+
+
+def test_each_image_by_itself():
+    imgs = torch.randn(2, 3, 8, 8) * torch.tensor([1, 50, 3000]).view(3, 1, 1) + 400
+    out = ImagePreprocessor(per_image=True)(dict(inputs=imgs))['inputs']
+    torch.testing.assert_close(out.mean((2, 3)), torch.zeros(2, 3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(out.std((2, 3), correction=0), torch.ones(2, 3))
+    missing = imgs.clone()
+    missing[:, :, :4] = torch.nan
+    half = ImagePreprocessor(per_image=True)(dict(inputs=missing))['inputs']
+    assert not half[:, :, :4].any()
+    torch.testing.assert_close(half[:, :, 4:].std((2, 3), correction=0), torch.ones(2, 3))
+    assert not ImagePreprocessor(per_image=True)(dict(inputs=torch.full((1, 3, 4, 4), 9.0)))['inputs'].any()
+
+
+def test_pictures_of_other_pixels_show_deviations():
+    out = ImagePreprocessor([3000], [500]).denormalize(torch.tensor([-9.0, -2, 0, 2, 9]).view(1, 1, 1, 5), torch.uint16)
+    assert out.flatten().tolist() == [0, 0, 128, 255, 255]
+
+
+def test_16_bit_bgr_is_flipped():
+    imgs = torch.tensor([300, 200, 100]).to(torch.uint16).view(1, 3, 1, 1)
+    assert ImagePreprocessor([0], [1], to_rgb=True)(dict(inputs=imgs))['inputs'].flatten().tolist() == [100, 200, 300]

@@ -131,9 +131,9 @@ def test_loss_ignores_visible_targets(make_mae, imgs, monkeypatch):
     mae, noise = make_mae(), torch.rand(2, 16)
     mask = random_masking(noise, 0.75).mask
     expected, target = mae.loss(imgs, noise=noise)['loss'], mae.target(imgs)
-    monkeypatch.setattr(mae, 'target', lambda inputs: torch.where(mask[..., None], target, 99.0))
+    monkeypatch.setattr(mae, 'target', lambda inputs, valid: torch.where(mask[..., None], target, 99.0))
     assert mae.loss(imgs, noise=noise)['loss'] == expected
-    monkeypatch.setattr(mae, 'target', lambda inputs: torch.where(mask[..., None], 99.0, target))
+    monkeypatch.setattr(mae, 'target', lambda inputs, valid: torch.where(mask[..., None], 99.0, target))
     assert mae.loss(imgs, noise=noise)['loss'] > 1000
 
 
@@ -502,3 +502,75 @@ def test_decoder_width_and_heads_that_do_not_fit_are_refused(make_mae):
         make_mae(neck=dict(embed_dim=18))
     with pytest.raises(ValueError, match='num_heads'):
         make_mae(neck=dict(embed_dim=16, num_heads=3))
+
+
+# --- pixels without data
+
+
+def holes(imgs: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) bool: single pixels are missing everywhere, and most of the left column of patches."""
+    valid = torch.rand(imgs.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+    valid[..., :7] = False
+    return valid
+
+
+@pytest.mark.parametrize('norm_pix', [True, False])
+@pytest.mark.parametrize('loss_on', ['masked', 'all'])
+def test_data_everywhere_is_the_ordinary_loss(make_mae, imgs, norm_pix, loss_on):
+    mae, noise, valid = make_mae(norm_pix_loss=norm_pix, loss_on=loss_on), torch.rand(2, 16), torch.ones_like(imgs) > 0
+    plain = mae.loss(imgs, noise=noise)['loss']
+    torch.testing.assert_close(mae.loss(imgs, noise=noise, valid=valid)['loss'], plain)
+    for one, other in zip(mae.predict(imgs, noise=noise, valid=valid), mae.predict(imgs, noise=noise), strict=True):
+        for key, value in other.items():
+            torch.testing.assert_close(one[key], value, msg=key)
+
+
+@pytest.mark.parametrize('norm_pix', [True, False])
+def test_pixels_without_data_do_not_count(make_mae, imgs, norm_pix):
+    """The loss by hand, pixel by pixel; and no gradient where there is no data, or too little."""
+    mae, noise, valid = make_mae(norm_pix_loss=norm_pix), torch.rand(2, 16), holes(imgs)
+    imgs = imgs * valid
+    pred, mask = mae.reconstruct(imgs, noise)
+    pred = pred.detach().requires_grad_()
+    loss = mae.compare(pred, mask, imgs, valid)
+    patches, known = patchify(imgs, 8).double(), patchify(valid, 8)
+    enough = known.double().mean(-1) >= 0.5
+    assert (enough == torch.arange(16).remainder(4).ne(0)).all()
+    expected = []
+    for i, j in (mask & enough).nonzero().tolist():
+        true, guess = patches[i, j][known[i, j]], pred[i, j][known[i, j]].double()
+        if norm_pix:
+            true = (true - true.mean()) / (true.var() + 1e-6).sqrt()
+        expected.append((true - guess).square().mean())
+    torch.testing.assert_close(loss.double(), torch.stack(expected).mean())
+    loss.backward()
+    assert (pred.grad.ne(0) == (known & (mask & enough)[..., None])).all()
+
+
+def test_images_without_any_data_have_no_loss(make_mae, imgs):
+    mae = make_mae()
+    loss = mae.loss(torch.zeros_like(imgs), valid=torch.zeros_like(imgs) > 0)['loss']
+    loss.backward()
+    assert loss == 0 and all(torch.isfinite(one.grad).all() for one in mae.parameters() if one.grad is not None)
+
+
+def test_predictions_leave_out_the_same_pixels(make_mae, imgs):
+    mae, noise, valid = make_mae().eval(), torch.rand(2, 16), holes(imgs)
+    with torch.no_grad():
+        results = mae.predict(imgs * valid, noise=noise, valid=valid)
+        mask = mae.reconstruct(imgs * valid, noise).mask
+    left = torch.arange(16).remainder(4).eq(0)
+    for i, result in enumerate(results):
+        assert result['flat'].item() == pytest.approx((mask[i] & left).sum().item() / mask[i].sum().item())
+        assert all(torch.isfinite(value).all() for value in result.values())
+        assert 0.5 < result['patch_mean'] < 1.5
+
+
+def test_nan_from_the_loader_becomes_a_mask(make_mae, imgs):
+    """The whole way of a training step: NaN in, the loss of the rest out."""
+    mae = make_mae(data_preprocessor=dict(type='mae_mm.ImagePreprocessor', mean=[1.0], std=[2.0]))
+    noise, valid = torch.rand(2, 16), holes(imgs)
+    batch = mae.data_preprocessor(dict(inputs=imgs.where(valid, torch.nan), noise=noise), training=True)
+    loss = mae(**batch, mode='loss')['loss']
+    expected = mae.loss(((imgs - 1) / 2).where(valid, 0), noise=noise, valid=valid)['loss']
+    assert loss.isfinite() and torch.equal(loss, expected)

@@ -17,6 +17,7 @@ from mae_mm.models.targets import (
     masked_means,
     patch_errors,
     patch_stats,
+    with_data,
 )
 from mae_mm.registry import MODELS
 
@@ -51,7 +52,35 @@ def test_normalizing_forgets_brightness_and_contrast(seed, gain, offset):
     torch.testing.assert_close(PixelTarget(4)(imgs * gain + offset), out, rtol=1e-2, atol=1e-2)
 
 
+def test_stats_are_those_of_the_known_values():
+    patches = torch.tensor([[[1.0, 2.0, 3.0, 0.0], [5.0, 0.0, 0.0, 0.0]]])
+    mean, std = patch_stats(patches, torch.tensor([[[True, True, True, False], [True, False, False, False]]]))
+    assert mean.flatten().tolist() == [2, 2.5]  # one value has no deviation; such patches are left out
+    assert std[0, 0].item() == pytest.approx(math.sqrt(1 + 1e-6))
+    full = torch.randn(2, 5, 12)
+    for all_known, plain in zip(patch_stats(full, torch.ones(2, 5, 12, dtype=torch.bool)), patch_stats(full),
+                                strict=True):
+        torch.testing.assert_close(all_known, plain)
+
+
 # --- errors
+
+
+@pytest.mark.parametrize('loss_type, expected', [('l2', (1 + 4 + 9) / 3), ('l1', (1 + 2 + 3) / 3)])
+def test_errors_of_the_known_values_by_hand(loss_type, expected):
+    target = PixelTarget(2, 1, False, loss_type)
+    valid = torch.tensor([[[[True, True], [True, False]]]])
+    pred = torch.tensor([[[1.0, 2.0, 3.0, 1e6]]])
+    assert target.errors(pred, torch.zeros(1, 1, 4), valid).item() == pytest.approx(expected)
+
+
+def test_shares_of_known_values():
+    valid = torch.ones(1, 2, 4, 8, dtype=torch.bool)
+    valid[0, 0, :, :4] = False  # one band of the first patch
+    valid[0, 0, 0, 4] = False
+    assert with_data(valid, 4, 0.5).tolist() == [[True, True]]
+    assert with_data(valid, 4, 0.51).tolist() == [[False, True]]
+    assert with_data(valid, 4, 1.0).tolist() == [[False, False]]
 
 
 def test_errors_by_hand():
@@ -89,6 +118,15 @@ def test_interpolation_never_looks_at_masked_pixels():
     changed = torch.where(hidden, torch.full_like(imgs, 1e4), imgs)
     assert torch.equal(interpolate_visible(imgs, mask, 8), interpolate_visible(changed, mask, 8))
     assert not torch.equal(interpolate_visible(imgs, mask, 8), interpolate_visible(imgs + 1, mask, 8))
+
+
+def test_interpolation_never_looks_at_pixels_without_data():
+    imgs, mask, valid = torch.full((1, 3, 32, 48), 5.0), random_mask(1, 24), torch.rand(1, 3, 32, 48) > 0.3
+    out = interpolate_visible(imgs * valid, mask, 8, valid)
+    torch.testing.assert_close(out, imgs)
+    some = torch.randn(1, 3, 32, 48)
+    plain = interpolate_visible(some, mask, 8)
+    torch.testing.assert_close(interpolate_visible(some, mask, 8, torch.ones_like(valid)), plain)
 
 
 def test_one_visible_patch_serves_the_whole_image():

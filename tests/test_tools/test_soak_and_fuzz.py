@@ -20,6 +20,11 @@ def test_readers_give_documented_errors_for_mutilated_files(reader: str, tmp_pat
     assert sum(outcomes.values()) > 5 and set(outcomes) <= {'read', 'ValueError', 'FileNotFoundError', 'DecodeError'}
 
 
+def test_the_tool_knows_every_target() -> None:
+    source = (ROOT / 'tests' / 'fuzz' / 'fuzz.py').read_text()
+    assert f"({', '.join(map(repr, targets.TARGETS))})" in source
+
+
 def test_samples_are_read_as_they_are() -> None:
     for make in targets.TARGETS.values():
         samples, read = make()

@@ -1,0 +1,208 @@
+"""Files of 8 and 16 bits, integers and floats, with any number of bands: TIFF, GeoTIFF, NumPy, DICOM, 16-bit PNG.
+
+GeoTIFF and `.npy` are read in windows, without the rest of the file. Missing packages of the extra `pixels` are named.
+"""
+
+import importlib
+import math
+import mmap
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import BytesIO
+from types import ModuleType
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_png
+
+from mae_mm.datasets.decode import DecodeError, decode
+from mae_mm.datasets.limits import MAX_BYTES, MAX_PIXELS, PNG_HEADER, check_bytes, header_size, open_image, open_regular
+
+TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, 32 and 64-bit offsets
+MAX_PAGES = 10_000  # of a TIFF
+HEAD = 132  # bytes that tell the format
+PIXEL_EXTENSIONS = ('.npy', '.dcm')  # read here, not by `decode`, in addition to `find.EXTENSIONS`
+# GDAL would look for files beside the image, and keep a twentieth of the memory for blocks that are not read again.
+GDAL = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED='NO', GDAL_CACHEMAX=64)
+
+
+class Stored(NamedTuple):
+    """An image as its file holds it, opened, not yet read."""
+
+    shape: tuple[int, int, int]  # H, W, bands
+    dtype: np.dtype
+    read: Callable[[slice, slice, Sequence[int]], np.ndarray]  # rows, columns, bands from 0 -> (h, w, C)
+    names: tuple[str | None, ...] = ()  # of the bands, if they have any
+    nodata: float | None = None  # the value that the file names for pixels without data
+    window: tuple[float, float] | None = None  # the range of values that a DICOM file wants shown
+
+
+def open_stored(source: bytes | str) -> Stored:
+    """Open the content or the path of an image file; raises whatever the parsers raise.
+
+    Raises:
+        ImportError: if the package that reads the format is not installed.
+    """
+    if isinstance(source, bytes):
+        return _opener(source[:HEAD])(source)
+    with open_regular(source) as file:
+        head = file.read(HEAD)
+        opener = _opener(head)
+        if opener in (_open_tiff, _open_npy):
+            return opener(source)
+        check_bytes(file.seek(0, 2))
+        file.seek(0)
+        return opener(file.read())
+
+
+def check_size(height: int, width: int, bands: int, itemsize: int) -> None:
+    """Refuse what would take more memory than any image, before it is taken."""
+    if height * width > MAX_PIXELS or height * width * bands * itemsize > MAX_BYTES:
+        raise DecodeError(
+            f'{height} x {width} pixels of {bands} bands, {itemsize} bytes each: a decompression bomb, or too large to '
+            f'be read at once ({MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes at most)')
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of the extra."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is not installed, which reads this format: pip install -e '.[pixels]' (or pip install {name})"
+        ) from error
+
+
+def _opener(head: bytes) -> Callable[[bytes | str], Stored]:
+    if head[:6] == b'\x93NUMPY':
+        return _open_npy
+    if head[:4] in TIFF:
+        return _open_tiff
+    if head[128:] == b'DICM':
+        return _open_dicom
+    return _open_picture
+
+
+def _whole(array: np.ndarray, **known: object) -> Stored:
+    """An image that has been read: (H, W, bands)."""
+    return Stored(array.shape, array.dtype, lambda rows, columns, bands: array[rows, columns][..., bands], **known)
+
+
+def _open_picture(data: bytes) -> Stored:
+    """16 bits of a PNG or PGM; `decode` reads all else, in 8 bits."""
+    if data[:2] == b'P5' and (gray := np.asarray(open_image(BytesIO(data)))).dtype == np.int32:
+        return _whole(gray.astype(np.uint16)[..., None])
+    if data[:16] == PNG_HEADER and data[24:25] == b'\x10':
+        height, width = header_size(data)
+        check_size(height, width, 4, 2)
+        img = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+    else:
+        img = decode(data, 'unchanged')
+    return _whole(img.permute(1, 2, 0).numpy())
+
+
+def _open_npy(source: bytes | str) -> Stored:
+    """An array (H, W) or (H, W, C), mapped, not read."""
+    with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        major, _ = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(file)
+        if len(shape) not in (2, 3) or dtype.kind not in 'uif':
+            raise DecodeError(f'array of {dtype} {shape}, must be numbers (H, W) or (H, W, C)')
+        buffer = source if isinstance(source, bytes) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        array = np.ndarray(shape, dtype, buffer, file.tell(), order='F' if fortran else 'C')
+    return _whole(array if array.ndim == 3 else array[..., None])
+
+
+def _open_tiff(source: bytes | str) -> Stored:
+    """rasterio reads windows of a file of one page; tifffile reads the pages of a stack, all as bands."""
+    with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        check_pages(file)
+    rasterio = package('rasterio')
+    warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
+    with rasterio.Env(**GDAL):
+        if isinstance(source, bytes):
+            memory = rasterio.MemoryFile(source)
+            img = memory.open(driver='GTiff')
+        else:
+            memory, img = None, rasterio.open(source, driver='GTiff')
+    if img.subdatasets:
+        img.close()
+        return _open_stack(source)
+    if img.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+        with BytesIO(source) if memory else open_regular(source) as file:
+            return _open_picture(file.read())
+    height, width = max(img.block_shapes)
+    together = img.count if img.interleaving == rasterio.enums.Interleaving.pixel else 1
+    check_size(height, width, together, np.dtype(img.dtypes[0]).itemsize)  # of what GDAL decodes for one pixel
+    return Stored(
+        (img.height, img.width, img.count), np.dtype(img.dtypes[0]), partial(_read_window, img, memory),
+        img.descriptions, img.nodata)
+
+
+def check_pages(file: BinaryIO) -> None:
+    """Refuse a TIFF whose chain of pages leaves the file or does not end: GDAL would read the first of them."""
+    order, big = ('little' if file.read(2) == b'II' else 'big'), file.read(2).strip(b'\0') == b'+'
+    count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if big else (2, 12, 4)
+    place, end = 8 if big else 4, file.seek(0, 2)
+    for page in range(MAX_PAGES):
+        file.seek(place)
+        if not (start := int.from_bytes(file.read(offset_bytes), order)):
+            return
+        file.seek(min(start, end))
+        place = start + count_bytes + entry_bytes * int.from_bytes(file.read(count_bytes), order)
+        if place + offset_bytes > end:
+            raise DecodeError(f'page {page + 1} of the TIFF is beyond the end of the file: it is truncated')
+    raise DecodeError(f'more than {MAX_PAGES:,} pages')
+
+
+def _read_window(img: object, memory: object, rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
+    """A window of an open rasterio data set; `memory` holds the file that it is read from."""
+    window = (rows.start, rows.stop), (columns.start, columns.stop)
+    return img.read([band + 1 for band in bands], window=window).transpose(1, 2, 0)
+
+
+def _open_stack(source: bytes | str) -> Stored:
+    """The first series of a TIFF, such as an OME-TIFF of a microscope: whatever is not height or width is a band."""
+    tifffile = package('tifffile')
+    with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file, tifffile.TiffFile(file) as tif:
+        series = tif.series[0]
+        if any(page is None or page.dataoffsets[-1] + page.databytecounts[-1] > tif.filehandle.size
+               for page in series.pages):
+            raise DecodeError('a page of the TIFF is missing or truncated')
+        y, x = series.axes.index('Y'), series.axes.index('X')
+        height, width = series.shape[y], series.shape[x]
+        check_size(height, width, math.prod(series.shape) // max(height * width, 1), series.dtype.itemsize)
+        array = np.moveaxis(series.asarray(maxworkers=1), (y, x), (0, 1))
+    return _whole(array.reshape(height, width, -1))
+
+
+def _open_dicom(data: bytes) -> Stored:
+    """Values after the rescale slope and intercept; frames are bands; larger is brighter (MONOCHROME1 is inverted)."""
+    pydicom = package('pydicom')
+    if b'1.2.840.10008.1.2.1.99' in data[:1024]:
+        raise DecodeError('a deflated DICOM file, whose size cannot be known before it is inflated')
+    header = pydicom.dcmread(BytesIO(data))
+    frames, samples = int(header.get('NumberOfFrames') or 1), int(header.SamplesPerPixel)
+    height, width = int(header.Rows), int(header.Columns)
+    check_size(height, width, frames * samples, int(header.BitsAllocated) // 8)
+    array = pydicom.pixels.pixel_array(header)
+    array = array[None] if frames == 1 else array  # (frames, H, W) or (frames, H, W, samples)
+    array = np.moveaxis(array, 0, 2).reshape(height, width, -1)
+    slope, intercept = float(header.get('RescaleSlope', 1)), float(header.get('RescaleIntercept', 0))
+    if (slope, intercept) != (1, 0):
+        array = array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    center, width = (np.ravel(header.get(f'Window{key}', 0))[:1].astype(float) for key in ('Center', 'Width'))
+    padding = header.get('PixelPaddingValue') if samples == 1 else None
+    marks = [center - width / 2, center + width / 2, np.ravel(np.nan if padding is None else padding).astype(float)]
+    marks[2] = np.float32(marks[2]) * np.float32(slope) + np.float32(intercept)
+    if header.PhotometricInterpretation == 'MONOCHROME1':
+        ends = -1 if int(header.PixelRepresentation) else 2**int(header.BitsStored) - 1  # their sum
+        ends = ends if (slope, intercept) == (1, 0) else np.float32(ends * slope + 2 * intercept)
+        array, marks = ends - array, [ends - mark for mark in marks]
+    low, high, padding = (float(mark[0]) for mark in marks)
+    return _whole(
+        array, nodata=None if math.isnan(padding) else padding,
+        window=(min(low, high), max(low, high)) if width[0] > 0 else None)

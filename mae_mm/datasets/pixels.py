@@ -1,0 +1,137 @@
+"""From a file of any depth and number of bands to an array: bands, no-data, windows of values, types."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mae_mm.datasets.decode import DecodeError, convert_array
+from mae_mm.datasets.limits import MAX_PIXELS
+from mae_mm.datasets.pixel_files import Stored, check_size, open_stored
+
+DTYPES = ('uint8', 'keep', 'int8', 'uint16', 'int16', 'float32')
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the pixels of files are read; the options that all `mae_mm.Load…` transforms share.
+
+    Args:
+        dtype: 'uint8' reads 8-bit photographs (`decode`). 'keep' reads whatever a file has: integers of 8 and 16 bits,
+            floats as float32. Another type is the same, and refuses files whose values it might not hold exactly:
+            batches need one type.
+        bands: how many bands each image must have, or which to take, in this order: numbers from 1, or names that a
+            GeoTIFF gives its bands. All of them by default.
+        nodata: pixels without data: 'file' takes the value that a file names, a number is taken for all files, None
+            for none. They become NaN, also where one is infinite; images with such a value are float32.
+        window: range of values (DICOM's centre and width), outside of which they are cut: two numbers, or 'file' to
+            take what a DICOM file names.
+    """
+
+    dtype: str = 'uint8'
+    bands: int | Sequence[int | str] | None = None
+    nodata: float | str | None = 'file'
+    window: tuple[float, float] | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.dtype == 'uint8' and (self.bands is not None or self.nodata != 'file' or self.window is not None):
+            raise ValueError("bands, nodata and window are for dtype='keep' or a type of more than 8 bits")
+        numbers = [self.bands] if isinstance(self.bands, int) else self.bands or ()
+        if isinstance(self.bands, str) or any(isinstance(one, int) and one < 1 for one in numbers):
+            raise ValueError(f'bands={self.bands!r} must be a number of bands, or a list of numbers from 1 or of names')
+        for key, size in (('nodata', ()), ('window', (2, ))):
+            value = getattr(self, key)
+            if value not in ('file', None) and (isinstance(value, str) or np.shape(value) != size):
+                kind = 'two numbers, centre and width' if size else 'a number'
+                raise ValueError(f"{key}={value!r} must be {kind}, 'file' or None")
+
+    def open(self, source: bytes | str, channels: str, name: str) -> 'OpenedImage':
+        """Open the content or the path of a file; a DecodeError names it, a ValueError a package that is missing."""
+        try:
+            return OpenedImage(open_stored(source), self, channels, name)
+        except ImportError as error:
+            raise ValueError(f'{name}: {error}') from error
+        except Exception as error:  # parsers raise whatever they raise
+            raise DecodeError(f'cannot read {name}: {str(error) or type(error).__name__}') from error
+
+    def finish(self, img: np.ndarray, nodata: float | None = None, window: tuple[float, float] | None = None,
+               ) -> np.ndarray:
+        """(h, w, C) as stored -> with NaN for no data, cut to the window, in the type to deliver."""
+        nodata = self._marks(nodata)
+        out = self._dtype(img.dtype, nodata)
+        values = img.astype(out if out.kind == 'f' else img.dtype.newbyteorder('='), copy=False)
+        if out.kind == 'f':
+            known = np.isfinite(values) if nodata is None else np.isfinite(values) & (img != nodata)
+            values = np.where(known, values, out.type('nan'))
+        if isinstance(self.window, Sequence) and self.window != 'file':
+            window = self.window[0] - self.window[1] / 2, self.window[0] + self.window[1] / 2
+        if self.window and window:
+            values = np.clip(values.astype(np.float32), *window)
+            values = values if out.kind == 'f' else values.round()
+        return np.ascontiguousarray(values.astype(out, copy=False))
+
+    def _marks(self, nodata: float | None) -> float | None:
+        return nodata if self.nodata == 'file' else self.nodata
+
+    def _dtype(self, stored: np.dtype, nodata: float | None) -> np.dtype:
+        """The type to deliver; a DecodeError if it does not hold the values."""
+        if stored.kind not in 'uif' or (stored.kind != 'f' and stored.itemsize > 2):
+            raise DecodeError(f'pixels of {stored}; integers of 8 and 16 bits and floats are read: convert the file')
+        found = np.dtype(np.float32 if stored.kind == 'f' or nodata is not None else stored.newbyteorder('='))
+        if self.dtype == 'keep':
+            return found
+        if not np.can_cast(found, self.dtype):
+            why = f', because of the no-data value {nodata:g}' if nodata is not None else ''
+            raise DecodeError(f'pixels of {found}{why}, and dtype={self.dtype!r}')
+        return np.dtype(self.dtype)
+
+
+class OpenedImage:
+    """An opened image that is read where it is indexed: `img[top:bottom, left:right]` is an array (h, w, C)."""
+
+    def __init__(self, stored: Stored, reading: Reading, channels: str, name: str) -> None:
+        self.stored, self.reading, self.channels, self.name = stored, reading, channels, name
+        self.bands = choose_bands(reading.bands, stored)
+        self.shape = (*stored.shape[:2], len(self.bands))
+        self.dtype = reading._dtype(stored.dtype, reading._marks(stored.nodata))
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        rows, columns = (slice(*one.indices(side)) for one, side in zip(index, self.shape, strict=False))
+        try:
+            img = self._read(rows, columns)
+            if img.dtype.kind == 'f' and not np.isfinite(img).any() and self._is_empty():
+                raise DecodeError('no pixel has data')
+            return img
+        except DecodeError as error:
+            text = str(error)
+            raise error if self.name in text else DecodeError(f'cannot read {self.name}: {text}') from error
+        except Exception as error:  # parsers raise whatever they raise
+            raise DecodeError(f'cannot read {self.name}: {str(error) or type(error).__name__}') from error
+
+    def _is_empty(self) -> bool:
+        """Whether no pixel of the whole image has data; not asked of one that is too large to be read at once."""
+        height, width, _ = self.shape
+        return height * width <= MAX_PIXELS and not np.isfinite(self._read(slice(0, height), slice(0, width))).any()
+
+    def _read(self, rows: slice, columns: slice) -> np.ndarray:
+        size = rows.stop - rows.start, columns.stop - columns.start
+        check_size(*size, len(self.bands), self.stored.dtype.itemsize)
+        img = self.stored.read(rows, columns, self.bands)
+        img = self.reading.finish(img, self.stored.nodata, self.stored.window)
+        return convert_array(img, self.channels, 'rgb', self.reading.dtype)
+
+
+def choose_bands(bands: int | Sequence[int | str] | None, stored: Stored) -> list[int]:
+    """Positions, from 0, of the bands to take; a DecodeError if the file does not have them."""
+    count = stored.shape[2]
+    if bands is None or bands == count:
+        return list(range(count))
+    names = [name or '' for name in stored.names]
+    if isinstance(bands, int):
+        raise DecodeError(f'an image of {count} bands ({stored.dtype}, {stored.shape}), and bands={bands}')
+    found = [names.index(one) + 1 if one in names else one for one in bands]
+    if missing := [one for one in found if isinstance(one, str) or one > count]:
+        raise DecodeError(f'no band {missing[0]!r} among {count}' + f': {", ".join(map(repr, names))}' * any(names))
+    return [one - 1 for one in found]

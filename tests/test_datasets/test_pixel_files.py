@@ -1,0 +1,214 @@
+"""Every format of more than 8 bits or three bands: all bits arrive, and what is broken is an error that names it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from helpers.images import encode, photo
+from helpers.pixels import NAMES, WRITERS, ramp, write_dicom, write_geotiff, write_stack
+from PIL import Image
+
+from mae_mm.datasets import DecodeError, LoadImage, pixel_files
+from mae_mm.datasets.pixel_files import open_stored
+from mae_mm.datasets.pixels import Reading
+
+
+def read(path: Path, channels: str = 'unchanged', **reading: object) -> np.ndarray:
+    return LoadImage(channels, **reading)(dict(img_path=str(path)))['img']
+
+
+@pytest.mark.parametrize('kind', WRITERS)
+@pytest.mark.parametrize('by', ['path', 'content'])
+def test_a_16_bit_ramp_arrives_with_16_bit_steps(kind: str, by: str, tmp_path: Path) -> None:
+    extension, bands, write = WRITERS[kind]
+    img, path = ramp(bands), tmp_path / f'a.{extension}'
+    write(path, img)
+    results = dict(img_path=str(path))
+    out = LoadImage()(dict(results, read=path.read_bytes) if by == 'content' else results)
+    assert out['img'].dtype == np.uint16 and out['img'].dtype.isnative and out['img_shape'] == (40, 48)
+    np.testing.assert_array_equal(out['img'], img)
+
+
+@pytest.mark.parametrize('kind', WRITERS)
+def test_a_window_is_that_part_of_the_image(kind: str, tmp_path: Path) -> None:
+    extension, bands, write = WRITERS[kind]
+    write(tmp_path / f'a.{extension}', ramp(bands))
+    opened = Reading('keep').open(str(tmp_path / f'a.{extension}'), 'unchanged', 'a')
+    assert opened.shape == (40, 48, bands) and opened.dtype == np.uint16
+    np.testing.assert_array_equal(opened[5:20, 7:31], ramp(bands)[5:20, 7:31])
+
+
+@pytest.mark.parametrize('dtype', ['uint8', 'int8', 'int16', 'float16', 'float32', 'float64'])
+@pytest.mark.parametrize('extension, write', [
+    ('npy', np.save), ('tif', lambda path, img: tifffile.imwrite(path, img.transpose(2, 0, 1)))])
+def test_types(dtype: str, extension: str, write, tmp_path: Path) -> None:
+    img = (ramp() % 100).astype(dtype) / (4 if 'float' in dtype else 1)
+    write(tmp_path / f'a.{extension}', img.astype(dtype))
+    out = read(tmp_path / f'a.{extension}')
+    assert out.dtype == ('float32' if 'float' in dtype else dtype)
+    np.testing.assert_array_equal(out, img.astype(out.dtype))
+
+
+@pytest.mark.parametrize('dtype', ['uint32', 'int64', 'complex64', 'bool', 'U3'])
+def test_types_that_would_be_cut_are_refused(dtype: str, tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', np.zeros((4, 4), dtype))
+    with pytest.raises(DecodeError, match=r'a\.npy.*(pixels of|array of)'):
+        read(tmp_path / 'a.npy')
+
+
+def test_a_window_of_a_geotiff_is_read_without_the_rest(tmp_path: Path) -> None:
+    """The other tiles are destroyed, and nobody notices."""
+    write_geotiff(tmp_path / 'a.tif', ramp(1, 64, 64), tiled=True, blockxsize=16, blockysize=16, compress='deflate')
+    with tifffile.TiffFile(tmp_path / 'a.tif') as file:
+        starts, sizes = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    data = bytearray((tmp_path / 'a.tif').read_bytes())
+    for start, size in list(zip(starts, sizes, strict=True))[1:]:
+        data[start:start + size] = bytes(size)
+    (tmp_path / 'a.tif').write_bytes(data)
+    opened = Reading('keep').open(str(tmp_path / 'a.tif'), 'unchanged', 'a.tif')
+    np.testing.assert_array_equal(opened[0:16, 0:16], ramp(1, 64, 64)[:16, :16])
+    with pytest.raises(DecodeError, match=r'cannot read a\.tif: '):
+        opened[:, :]
+
+
+def test_bits_of_a_12_bit_scanner_and_a_palette(tmp_path: Path) -> None:
+    img = ramp(1) % 4096
+    write_geotiff(tmp_path / 'a.tif', img, nbits=12)
+    np.testing.assert_array_equal(read(tmp_path / 'a.tif'), img)
+    picture = Image.fromarray(photo()).convert('P')
+    for form in ('TIFF', 'PNG', 'GIF'):
+        (tmp_path / 'p').write_bytes(encode(picture, form))
+        np.testing.assert_array_equal(read(tmp_path / 'p'), np.array(picture.convert('RGB')), err_msg=form)
+
+
+def test_pictures_of_8_bits_are_read_as_ever(tmp_path: Path) -> None:
+    (tmp_path / 'a.jpg').write_bytes(encode(Image.fromarray(photo()), 'JPEG', quality=90))
+    assert np.array_equal(read(tmp_path / 'a.jpg'), read(tmp_path / 'a.jpg', 'rgb', dtype='uint8'))
+
+
+def test_pages_of_a_volume_and_a_pyramid(tmp_path: Path) -> None:
+    """Channels and planes are bands; smaller copies of the image are not."""
+    img = ramp(6)
+    tifffile.imwrite(tmp_path / 'a.tif', img.transpose(2, 0, 1).reshape(2, 3, 40, 48), metadata=dict(axes='ZCYX'))
+    np.testing.assert_array_equal(read(tmp_path / 'a.tif'), img)
+    with tifffile.TiffWriter(tmp_path / 'b.ome.tif') as file:
+        file.write(img.transpose(2, 0, 1), subifds=1, metadata=dict(axes='CYX'))
+        file.write(img[::2, ::2].transpose(2, 0, 1), subfiletype=1)
+    np.testing.assert_array_equal(read(tmp_path / 'b.ome.tif'), img)
+
+
+def test_dicom_values_are_those_of_its_modality(tmp_path: Path) -> None:
+    img = ramp(1) - np.uint16(5)  # 0 and 65531 first
+    write_dicom(tmp_path / 'a.dcm', img, RescaleSlope=0.5, RescaleIntercept=-1024, WindowCenter=0, WindowWidth=100)
+    np.testing.assert_array_equal(read(tmp_path / 'a.dcm'), img * np.float32(0.5) - 1024)
+    window = read(tmp_path / 'a.dcm', window='file')
+    assert (window.min(), window.max()) == (-50, 50) and np.array_equal(window, read(
+        tmp_path / 'a.dcm', window=(0, 100)))
+    write_dicom(tmp_path / 'b.dcm', img, PhotometricInterpretation='MONOCHROME1', PixelPaddingValue=7)
+    assert np.array_equal(read(tmp_path / 'b.dcm', nodata=None), 65535 - img)
+    assert np.array_equal(np.isnan(read(tmp_path / 'b.dcm')), img == 7)
+    signed = (ramp(1) - 900).astype(np.int16)
+    write_dicom(tmp_path / 'c.dcm', signed, PixelPaddingValue=-900)
+    out = read(tmp_path / 'c.dcm')
+    assert np.isnan(out[0, 0]) and np.array_equal(out[0, 1:], signed[0, 1:])
+
+
+def huge_tiff(side: int, tile: int) -> bytes:
+    """A few bytes that promise a TIFF of any size."""
+    tifffile.imwrite(file := io.BytesIO(), np.zeros((32, 32), np.uint16), tile=(16, 16))
+    data = bytearray(file.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as tif:
+        for name, value in dict(ImageWidth=side, ImageLength=side, TileWidth=tile, TileLength=tile).items():
+            tag = tif.pages[0].tags[name]
+            data[tag.valueoffset:tag.valueoffset + tag.valuebytecount] = value.to_bytes(tag.valuebytecount, 'little')
+    return bytes(data)
+
+
+def endless_tiff() -> bytes:
+    """The page after the first one is the first one."""
+    tifffile.imwrite(file := io.BytesIO(), ramp(1)[..., 0])
+    data = bytearray(file.getvalue())
+    end = 10 + 12 * int.from_bytes(data[8:10], 'little')
+    data[end:end + 4] = (8).to_bytes(4, 'little')
+    return bytes(data)
+
+
+def npy_header(shape: tuple[int, ...], dtype: str = '<u2') -> bytes:
+    np.lib.format.write_array_header_1_0(file := io.BytesIO(), dict(descr=dtype, fortran_order=False, shape=shape))
+    return file.getvalue() + bytes(100)
+
+
+def small_file(write) -> bytes:
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        write(path := Path(folder) / 'a.tif')
+        return path.read_bytes()
+
+
+HOSTILE = {
+    'npy bomb': npy_header((10**6, 10**6)),
+    'npy overflow': npy_header((2**40, 2**40, 2**40)),
+    'npy of objects': npy_header((3, 3), '|O'),
+    'truncated npy': npy_header((30, 40)),
+    'tiff bomb': huge_tiff(65_000, 16),
+    'tile bomb': huge_tiff(65_000, 64_000),
+    'truncated tiff': small_file(lambda path: write_geotiff(path, ramp()))[:-3000],
+    'missing page': small_file(lambda path: write_stack(path, ramp()))[:-3000],
+    'truncated page': small_file(lambda path: tifffile.imwrite(path, ramp().transpose(2, 0, 1)))[:-1000],
+    'endless pages': endless_tiff(),
+    'dicom bomb': small_file(lambda path: write_dicom(path, ramp(1), Rows=60_000, Columns=60_000)),
+    'dicom of many frames': small_file(lambda path: write_dicom(path, ramp(1), NumberOfFrames=10**9)),
+    'truncated dicom': small_file(lambda path: write_dicom(path, ramp(1)))[:-1000],
+    'deflated dicom': bytes(128) + b'DICM' + b'1.2.840.10008.1.2.1.99' + bytes(100),
+}
+
+
+@pytest.mark.parametrize('kind', HOSTILE)
+def test_hostile_files_are_errors_that_take_no_memory(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / 'bad'
+    path.write_bytes(HOSTILE[kind])
+    with pytest.raises(DecodeError, match=r'cannot read .*bad: (?!.*MemoryError)'):
+        read(path)
+    with pytest.raises(DecodeError, match='cannot read'):
+        LoadImage()(dict(img_path='in a tar', read=lambda: HOSTILE[kind]))
+
+
+def test_limits_hold_for_what_is_read_at_once(tmp_path: Path, monkeypatch) -> None:
+    """A file may be larger than any image, if only windows of it are read."""
+    write_geotiff(tmp_path / 'a.tif', ramp(), tiled=True, blockxsize=16, blockysize=16)
+    monkeypatch.setattr(pixel_files, 'MAX_PIXELS', 900)
+    opened = Reading('keep').open(str(tmp_path / 'a.tif'), 'unchanged', 'a.tif')
+    assert opened[0:30, 0:30].shape == (30, 30, 6)
+    with pytest.raises(DecodeError, match='40 x 48 pixels of 6 bands'):
+        opened[:, :]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    import os
+    os.mkfifo(tmp_path / 'a.tif')
+    with pytest.raises(DecodeError, match='not a regular file'):
+        read(tmp_path / 'a.tif')
+
+
+@pytest.mark.parametrize('name, kind', [('rasterio', 'geotiff'), ('tifffile', 'ome-tiff'), ('pydicom', 'dicom')])
+def test_a_missing_package_is_named_and_is_not_a_bad_image(name: str, kind: str, tmp_path: Path, monkeypatch) -> None:
+    extension, bands, write = WRITERS[kind]
+    write(path := tmp_path / f'a.{extension}', ramp(bands))
+    monkeypatch.setitem(__import__('sys').modules, name, None)
+    with pytest.raises(ValueError, match=rf'a\.{extension}: {name} is not installed.*\.\[pixels\]') as found:
+        read(path)
+    assert not isinstance(found.value, DecodeError)
+
+
+def test_names_of_bands(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / 'a.tif', ramp())
+    assert open_stored(str(tmp_path / 'a.tif')).names == NAMES
+    np.testing.assert_array_equal(read(tmp_path / 'a.tif', bands=['nir', 'red', 1]), ramp()[..., [3, 2, 0]])
+    with pytest.raises(DecodeError, match=r"a\.tif: no band 'B12' among 6: 'blue', 'green'"):
+        read(tmp_path / 'a.tif', bands=['red', 'B12'])
+    with pytest.raises(DecodeError, match=r'a\.tif: no band 7 among 6'):
+        read(tmp_path / 'a.tif', bands=[7])
+    with pytest.raises(DecodeError, match=r'a\.tif: an image of 6 bands .* and bands=13'):
+        read(tmp_path / 'a.tif', bands=13)
