@@ -1,20 +1,26 @@
 """Fully sharded data parallel: weights, gradients and optimizer state spread over all processes."""
 
 import os
+from collections.abc import Callable
 
 import torch
 from mmengine._strategy import FSDPStrategy as MMEngineStrategy
 from mmengine._strategy.base import BaseStrategy
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODEL_WRAPPERS
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 from torch.distributed.checkpoint import state_dict as dcp
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
+from mae_mm.checkpoint.files import load_torch
 from mae_mm.models.attention import Block
 from mae_mm.models.decoders import CrossBlock
 from mae_mm.registry import STRATEGIES
+
+FROM_MAIN = dcp.StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 @STRATEGIES.register_module()
@@ -72,17 +78,33 @@ class FSDPStrategy(MMEngineStrategy):
         state = dcp.get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, options=self._whole)
         return dict(state, base_param_settings=self.optim_wrapper.base_param_settings)
 
+    def load_checkpoint(self, filename: str, *, callback: Callable | None = None, **options) -> dict:
+        """Read the file in the main process alone; the others get their shards from it, tensor by tensor."""
+        self.logger.info(f'Load checkpoint from {filename}')
+        if '://' in filename:
+            content = _load_checkpoint(filename, 'cpu')  # waits for all processes
+        elif is_main_process():
+            content = load_torch(filename, mmap=True)
+        large = {key: content.pop(key, {}) if is_main_process() else {} for key in ('state_dict', 'optimizer')}
+        rest = [content if is_main_process() else None]
+        broadcast_object_list(rest)
+        checkpoint = dict(rest[0], **large)
+        if callback is not None:
+            callback(checkpoint)
+        self.load_model_state_dict(checkpoint.pop('state_dict'))
+        return checkpoint
+
     def load_model_state_dict(self, state_dict: dict, *, strict: bool = True, revise_keys: object = None) -> None:
-        """Give each process its shard of whole weights."""
+        """Give each process its shard of whole weights, which the main process has."""
         try:
-            dcp.set_model_state_dict(self.model, state_dict, options=dcp.StateDictOptions(full_state_dict=True))
+            dcp.set_model_state_dict(self.model, state_dict, options=FROM_MAIN)
         except (RuntimeError, KeyError) as error:
             raise ValueError(f'the checkpoint is of another model: {error}') from error
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Give each process its shard of the optimizer state."""
-        settings = state_dict.pop('base_param_settings', None)
-        options = dcp.StateDictOptions(full_state_dict=True)
-        dcp.set_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, state_dict, options=options)
-        if settings is not None:
-            self.optim_wrapper.base_param_settings = settings
+        """Give each process its shard of the optimizer state, which the main process has."""
+        settings = [state_dict.pop('base_param_settings', None)]
+        broadcast_object_list(settings)
+        dcp.set_optimizer_state_dict(self.model, self.optim_wrapper.optimizer, state_dict, options=FROM_MAIN)
+        if settings[0] is not None:
+            self.optim_wrapper.base_param_settings = settings[0]

@@ -14,6 +14,7 @@ from mae_mm.datasets.find import find_images, write_names
 from mae_mm.datasets.image_tar import find_shards
 from mae_mm.datasets.split import hold_out
 from mae_mm.engine.loops.batches import SeededSamples, build_dataset
+from mae_mm.engine.resume import starts_first
 
 LISTS = ('train.txt', 'held_out.txt')  # in the work folder, one name in each line
 STATISTICS = 'statistics.json'
@@ -113,9 +114,8 @@ def measure(dataset: ConfigDict, num_workers: int) -> tuple[list[float], list[fl
     chosen = np.random.default_rng(0).permutation(len(samples))[:SAMPLE].tolist()
     loader = DataLoader(  # keys are (index, seed)
         samples, sampler=[(i, i) for i in chosen], batch_size=None, num_workers=num_workers)
-    quiet = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0'
     moments = []
-    for sample in tqdm(loader, 'mean and deviation', unit='img', disable=quiet or None):
+    for sample in tqdm(loader, 'mean and deviation', unit='img', disable=None if starts_first() else True):
         pixels = sample['inputs'].double().movedim(-3, 0).flatten(1)  # (C, pixels)
         moments.append([pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
     mean, square = np.mean(moments, axis=0)

@@ -31,7 +31,7 @@ def choose_checkpoint(cfg: Config, checkpoint: str) -> None:
         return
     if '://' not in checkpoint:
         read_training_state(checkpoint)
-        if reason := broken_part(checkpoint):
+        if starts_first() and (reason := broken_part(checkpoint)):
             raise ValueError(f'--resume {checkpoint}: damaged, {reason}; --resume alone takes the newest good one')
     cfg.resume, cfg.load_from = True, checkpoint
 
@@ -49,7 +49,7 @@ def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Pat
     """The undamaged checkpoint of a work folder with the most iterations; None if there is none.
 
     Damaged files stay where they are, and a warning names them; ValueError if none is left. Those in `avoid` are taken
-    only if there is no other.
+    only if there is no other. Of several processes the first alone compares checksums; the others take its choice.
     """
     damaged, candidates = [], []
     for path in checkpoints_of(work_dir):
@@ -58,7 +58,7 @@ def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Pat
         except (OSError, ValueError) as error:
             damaged.append(str(error))
     candidates.sort()
-    while candidates and (reason := broken_part(candidates[-1][-1])):
+    while candidates and starts_first() and (reason := broken_part(candidates[-1][-1])):
         damaged.append(f'{candidates.pop()[-1]}: {reason}')
     names = '\n  '.join(damaged)
     if damaged and not candidates:
@@ -68,6 +68,11 @@ def newest_checkpoint(work_dir: str | Path, avoid: Collection[Path] = ()) -> Pat
     if damaged:
         print_log(f'DAMAGED CHECKPOINTS are ignored:\n  {names}', 'current', logging.WARNING)
     return candidates[-1][-1] if candidates else None
+
+
+def starts_first() -> bool:
+    """Whether the launcher calls this process the first; known before the processes have met."""
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def checkpoints_of(work_dir: str | Path) -> list[Path]:

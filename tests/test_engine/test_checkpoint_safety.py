@@ -100,6 +100,14 @@ def test_the_newest_undamaged_checkpoint_is_taken(
         choose_checkpoint(tiny_config(copies, copies), str(copies / 'epoch_3.pth'))
 
 
+def test_the_first_process_alone_compares_checksums(copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others take its choice (`check_resume`); each would read the whole file."""
+    flip_a_bit_of_a_weight(copies / 'epoch_3.pth')
+    for rank, name in (('0', 'epoch_2.pth'), ('1', 'epoch_3.pth')):
+        monkeypatch.setenv('RANK', rank)
+        assert newest_checkpoint(copies) == copies / name
+
+
 def test_order_is_that_of_iterations_not_of_names_or_times(copies: Path) -> None:
     (copies / 'epoch_2.pth').rename(copies / 'epoch_10.pth')
     os.utime(copies / 'epoch_3.pth', (0, 0))

@@ -13,6 +13,7 @@ from helpers import ROOT, free_port
 from mmengine.config import Config
 from PIL import Image
 from torch import multiprocessing
+from torch.utils._pytree import tree_leaves
 
 from mae_mm.checkpoint import allow_mmengine_objects
 from mae_mm.engine import runner as launch
@@ -128,27 +129,53 @@ def test_accumulated_gradients_are_exchanged_once(images, tmp_path):
         torch.testing.assert_close(result(tmp_path / 'two', 1)[1][name], weight, rtol=1e-5, atol=1e-5)
 
 
-def test_sharded_weights_train_the_same_resume_and_transfer(images, alone, tmp_path):
-    """FSDP: one epoch, resumed for the second; then any ViT takes the file."""
+def test_sharded_weights_train_the_same_resume_and_transfer(images, alone, tmp_path, monkeypatch):
+    """FSDP: one epoch, resumed for the second, to the bits of the run that was not; then any ViT takes the file.
+
+    The main process alone reads the file, once.
+    """
     recipe = dict(base='pretrain/vit_h14_1600e_fsdp.py')
-    first = config(images, tmp_path, batch=4, epochs=2, **recipe)
-    train_on(2, first)
+    train_on(2, config(images, tmp_path, batch=4, epochs=2, **recipe))
     assert_same(alone, tmp_path)
-    saved = (tmp_path / 'epoch_2.pth').read_bytes()
+    allow_mmengine_objects()
+    whole = torch.load(tmp_path / 'epoch_2.pth')
     (tmp_path / 'epoch_2.pth').unlink()
 
     again = config(images, tmp_path, batch=4, epochs=2, **recipe)
     again.resume, again.load_from = True, str(tmp_path / 'epoch_1.pth')
     np.save(tmp_path / 'losses.npy', np.zeros(0))
+    load = torch.load
+
+    def counted(file: object, **options: object) -> object:
+        if 'epoch_1' in str(file):  # torch loads what it sends, too
+            with open(tmp_path / 'reads.txt', 'a') as log:
+                log.write(f'{os.environ["RANK"]} {options.get("mmap", False)}\n')
+        return load(file, **options)
+
+    monkeypatch.setattr(torch, 'load', counted)  # of the forked processes, too
     train_on(2, again)
-    assert saved and len(np.load(tmp_path / 'losses.npy')) == 6  # three of the checkpoint, three new
-    assert_same(alone, tmp_path)
+    monkeypatch.undo()
+    assert sorted((tmp_path / 'reads.txt').read_text().split('\n')) == ['', '0 True']
+    assert len(np.load(tmp_path / 'losses.npy')) == 6  # three of the checkpoint, three new
+    resumed = torch.load(tmp_path / 'epoch_2.pth')
+    leaves = [tree_leaves([state['state_dict'], state['optimizer']]) for state in (resumed, whole)]
+    same = [torch.equal(*pair) if isinstance(pair[0], torch.Tensor) else pair[0] == pair[1]
+            for pair in zip(*leaves, strict=True)]
+    assert all(same) and len(same) > 100
 
     vit = ViT(dict(embed_dim=24, depth=2, num_heads=2), img_size=64, patch_size=8, out_type='avg_featmap',
               init_cfg=dict(type='mae_mm.Pretrained', checkpoint=str(tmp_path / 'epoch_2.pth')))
     vit.init_weights()
     weights = result(tmp_path, 2)[1]
     assert torch.equal(vit.blocks[1].mlp.fc2.weight, weights['backbone.blocks.1.mlp.fc2.weight'])
+
+
+def test_sharded_weights_refuse_a_checkpoint_of_another_model(images, alone, tmp_path):
+    cfg = config(images, tmp_path, batch=4, epochs=2, base='pretrain/vit_h14_1600e_fsdp.py')
+    cfg.model.backbone.arch.depth = 3
+    cfg.resume, cfg.load_from = True, str(alone / 'epoch_1.pth')
+    with pytest.raises(Exception, match=r'the checkpoint is of another model: (.*\s)*.*blocks\.2\.'):
+        train_on(2, cfg)
 
 
 def test_clipping_by_the_norm_of_a_shard_is_refused(images, tmp_path):

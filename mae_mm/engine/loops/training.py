@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -60,7 +60,9 @@ class _Resumable:
     def _go_back(self, reason: str) -> None:
         """Restore the last good checkpoint that was not tried before, and take the images in another order."""
         order, last = self.data_order + 1, self._iter
-        checkpoint = newest_checkpoint(self.runner.work_dir, self._gone_back_to)
+        found = [newest_checkpoint(self.runner.work_dir, self._gone_back_to) if is_main_process() else None]
+        broadcast_object_list(found)
+        checkpoint = found[0]
         if checkpoint is None:
             raise TrainingStopped(f'{reason}; no checkpoint was written yet to return to')
         self._gone_back_to.add(checkpoint)
