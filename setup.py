@@ -79,7 +79,8 @@ setup(
     # Decodes only the crop of a JPEG. Needs libjpeg-turbo's headers; without them the installation continues.
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
-    package_data={'mae_mm.transfer': ['report.html', 'verdict.html'], 'mae_mm.visualization': ['gallery.html']},
+    package_data={
+        'mae_mm.transfer': ['report.html', 'verdict.html'], 'mae_mm.visualization': ['gallery.html', 'page.html']},
     entry_points={'console_scripts': ['mae-mm=mae_mm.__main__:main']},
     python_requires='>=3.10,<3.13',
     install_requires=[

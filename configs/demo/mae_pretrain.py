@@ -29,6 +29,6 @@ default_hooks = dict(logger=dict(interval=31), checkpoint=dict(interval=10))
 custom_hooks = [
     dict(type='mae_mm.PanelHook'),
     dict(type='mae_mm.SummaryHook', next_commands=[
-        'python tools/visualize.py {config} {checkpoint} {images} --out panel.png',
+        'python tools/visualize.py {checkpoint} {images} --what pca attention neighbours --out page.html',
         'python tools/transfer.py {checkpoint} --suite demo-classification']),
 ]

@@ -15,3 +15,8 @@ model = dict(
 train_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadRandomResizedCrop', size=64, scale=(0.2, 1.0))]))
 val_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=64)]))
 test_dataloader = val_dataloader
+custom_hooks = [
+    dict(type='mae_mm.PanelHook'),
+    dict(type='mae_mm.SummaryHook', next_commands=[
+        'python tools/visualize.py {checkpoint} {images} --config {config} --out panel.png']),
+]

@@ -14,3 +14,8 @@ model = dict(
     patch_size=32,
     mask_ratio=0.6)
 train_cfg = dict(max_epochs=300)
+custom_hooks = [
+    dict(type='mae_mm.PanelHook'),
+    dict(type='mae_mm.SummaryHook', next_commands=[
+        'python tools/visualize.py {checkpoint} {images} --config {config} --out panel.png']),
+]

@@ -1,8 +1,14 @@
 """What the shapes of weights do not show: heads, the grid of a rectangle, pixel statistics, what is predicted."""
 
 import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
-from mae_mm.checkpoint.trust import check_settings
+from mmengine.config import Config
+
+from mae_mm.checkpoint.files import read_content
+from mae_mm.checkpoint.trust import check_settings, contents_of
 from mae_mm.models.archs import ARCHS
 
 MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
@@ -16,9 +22,45 @@ def settings_of_config_text(text: str) -> dict:
         return {}
 
 
+def stored_config(path: str | Path) -> Config:
+    """The model and the validation pipeline of the config that mmengine stored in a checkpoint of pre-training.
+
+    Nothing in it is executed, and only types of this project may be built from it.
+    """
+    content, _ = read_content(path)
+    with contents_of(path, 'has no config that can be used; give it with --config'):
+        text = (content.get('meta') or {}).get('cfg')
+        if not text or len(text) > MAX_TEXT:
+            raise ValueError(f'{path} does not contain its config; give it with --config')
+        values = _assigned(text)
+        model = _literal(values['model'])
+        if 'neck' not in model or 'head' in model:
+            raise ValueError(f'{path} is a checkpoint of {model["type"]}, which is not a masked autoencoder and '
+                             'reconstructs nothing; give the file that pre-training wrote')
+        pipeline = _literal(values['val_dataloader'])['dataset']['pipeline']
+        if foreign := [name for name in _types([model, pipeline]) if not re.fullmatch(r'mae_mm\.[A-Z]\w*', str(name))]:
+            raise ValueError(f'{path}: types of other libraries ({foreign[0]}) are not built from a stored config; '
+                             'give the config with --config')
+    return Config(dict(model=model, val_dataloader=dict(dataset=dict(pipeline=pipeline))))
+
+
+def _types(value: object) -> Iterator[object]:
+    """What a config wants to build."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _types(part)
+    if isinstance(value, dict) and 'type' in value:
+        yield value['type']
+
+
+def _assigned(text: str) -> dict[str, ast.expr]:
+    """What stands behind NAME = in a config."""
+    return {getattr(node.targets[0], 'id', ''): node.value for node in ast.parse(text).body
+            if isinstance(node, ast.Assign)}
+
+
 def _settings_of_model(text: str) -> dict:
-    values = {node.targets[0].id: node.value for node in ast.parse(text).body
-              if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in ('model', 'data_preprocessor')}
+    values = _assigned(text)
     model = _literal(values['model'])
     backbone = model['backbone']
     if backbone['type'] not in ('mae_mm.ViT', 'ViT'):

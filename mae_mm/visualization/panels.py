@@ -13,31 +13,14 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.loading import load_pretrained
-from mae_mm.engine.runner import check_device, load_config
 from mae_mm.models.masking import SAMPLERS, fixed_noise
 from mae_mm.models.patches import grid_of
 from mae_mm.registry import MODELS
-from mae_mm.visualization.pictures import check_output, list_images, render, save
+from mae_mm.visualization.pictures import render
 
 MIN_SIDE = 144  # pixels: a shorter side below is enlarged
 HIDDEN = 127  # gray level that stands for a masked patch
 OUTLINE = (255, 170, 0)  # RGB of the patch grid in the overlay
-
-
-def visualize(
-    config: str, checkpoint: str, images: Sequence[str], out: str, mask_ratio: float | None = None, seed: int = 0,
-    overlay: bool = False, device: str = 'cpu', num: int = 8, cfg_options: dict | None = None,
-) -> None:
-    """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`)."""
-    check_output(out, images)
-    check_device(device)
-    cfg = load_config(config, cfg_options)
-    if mask_ratio is not None:
-        cfg.model.mask_ratio = mask_ratio
-    model = load_model(cfg, checkpoint, device)
-    inputs = load_images(pipeline_of(cfg), list_images(images, num))
-    save(reconstruction_panel(model, inputs, seed=seed, overlay=overlay), out)
-    print(f'{len(inputs)} image{"s" * (len(inputs) > 1)} of {inputs.shape[2]}x{inputs.shape[3]} px -> {out}')
 
 
 def pipeline_of(cfg: Config) -> list[dict]:
@@ -69,13 +52,16 @@ def load_images(pipeline: Sequence[dict], paths: Sequence[str]) -> Tensor:
     return torch.stack([load(dict(img_path=path, sample_idx=i))['inputs'] for i, path in enumerate(paths)])
 
 
-@torch.no_grad()
-def reconstruction_panel(
-    model: nn.Module, inputs: Tensor, sample_idx: Sequence[int] | None = None, seed: int = 0, overlay: bool = False,
-) -> np.ndarray:
-    """Mask images, reconstruct them and draw everything. Uses no random generator and keeps the model's mode.
+def reconstruction_panel(model: nn.Module, inputs: Tensor, *args: object, **kwargs: object) -> np.ndarray:
+    """`reconstruction_columns` of the same arguments, drawn as by `render`."""
+    return render(reconstruction_columns(model, inputs, *args, **kwargs))
 
-    Small images are enlarged by a whole number. One channel is shown as gray, of more than three the first three are.
+
+@torch.no_grad()
+def reconstruction_columns(
+    model: nn.Module, inputs: Tensor, sample_idx: Sequence[int] | None = None, seed: int = 0, overlay: bool = False,
+) -> dict[str, np.ndarray]:
+    """Mask images and reconstruct them: by heading, (N, H, W, 3) uint8. Uses no random generator; keeps the mode.
 
     Args:
         model: in evaluation mode, bare or in mmengine's distributed wrappers; under sharding all ranks must call.
@@ -90,13 +76,13 @@ def reconstruction_panel(
     samples = model.val_step(dict(inputs=inputs, noise=noise))
     normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
 
-    scale = _scale(inputs)
+    scale = scale_of(inputs)
     predicted = torch.stack([sample['reconstruction'] for sample in samples])
     original, reconstruction = (
-        _pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype), scale) for imgs in (normalised, predicted))
+        pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype), scale) for imgs in (normalised, predicted))
     mask = torch.stack([sample['mask'] for sample in samples])
     patch = core.patch_size * scale
-    hidden = _pixels(mask.view(-1, 1, *grid), patch)
+    hidden = pixels(mask.view(-1, 1, *grid), patch)
     columns = {
         'original': original,
         f'{mask.float().mean():.0%} masked': np.where(hidden, np.uint8(HIDDEN), original),
@@ -107,26 +93,29 @@ def reconstruction_panel(
         blend = np.where(hidden, (original.astype(np.uint16) + reconstruction + 1) // 2, original).astype(np.uint8)
         rows, cols = (np.arange(side) % patch == 0 for side in blend.shape[1:3])
         columns['overlay'] = np.where(hidden & (rows[:, None] | cols)[..., None], np.uint8(OUTLINE), blend)
-    return render(columns)
+    return columns
 
 
 def masks_panel(imgs: Tensor, patch_size: int, seed: int = 0) -> np.ndarray:
     """Draw the masks of the paper's Figure 6 and Table 1f over (N, C, H, W) uint8 images; returns as `render`."""
-    grid, scale = grid_of(tuple(imgs.shape[2:]), patch_size), _scale(imgs)
+    grid, scale = grid_of(tuple(imgs.shape[2:]), patch_size), scale_of(imgs)
     noise = fixed_noise(range(len(imgs)), grid[0] * grid[1], seed)
-    columns = {'original': _pixels(imgs, scale)}
+    columns = {'original': pixels(imgs, scale)}
     for name, ratio in (('random', 0.75), ('block', 0.5), ('block', 0.75), ('grid', 0.75)):
-        hidden = _pixels(SAMPLERS[name](noise, ratio, grid).mask.view(-1, 1, *grid), patch_size * scale)
+        hidden = pixels(SAMPLERS[name](noise, ratio, grid).mask.view(-1, 1, *grid), patch_size * scale)
         columns[f'{name} {ratio:.0%}'] = np.where(hidden, np.uint8(HIDDEN), columns['original'])
     return render(columns)
 
 
-def _scale(imgs: Tensor) -> int:
-    """How many times as large (N, C, H, W) images are shown."""
+def scale_of(imgs: Tensor) -> int:
+    """How many times as large (N, C, H, W) images are shown: small ones are enlarged, by a whole number."""
     return max(1, -(-MIN_SIDE // min(imgs.shape[2:])))
 
 
-def _pixels(imgs: Tensor, scale: int) -> np.ndarray:
-    """(N, C, H, W) of any C -> (N, scale * H, scale * W, 3): each pixel becomes a square."""
+def pixels(imgs: Tensor, scale: int) -> np.ndarray:
+    """(N, C, H, W) -> (N, scale * H, scale * W, 3): each pixel becomes a square.
+
+    One channel is shown as gray, of more than three the first three are.
+    """
     colours = imgs[:, :3] if imgs.shape[1] >= 3 else imgs[:, :1].expand(-1, 3, -1, -1)
     return colours.permute(0, 2, 3, 1).cpu().numpy().repeat(scale, 1).repeat(scale, 2)

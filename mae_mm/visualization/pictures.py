@@ -88,11 +88,17 @@ def tile(pictures: Sequence[np.ndarray]) -> np.ndarray:
     return canvas
 
 
-def save(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture, complete or not at all; its folder is created if needed."""
+def image_format(path: str | Path) -> str:
+    """Pillow's name of the format that a file's extension stands for."""
     kind = Image.registered_extensions().get(Path(path).suffix.lower())
     if kind is None:
         raise ValueError(f'{path}: not the extension of an image format; use e.g. {Path(path).with_suffix(".png")}')
+    return kind
+
+
+def save(picture: np.ndarray, path: str | Path) -> None:
+    """Write a picture, complete or not at all; its folder is created if needed."""
+    kind = image_format(path)
     write_beside(path, lambda partial: Image.fromarray(picture).save(partial, format=kind))
 
 

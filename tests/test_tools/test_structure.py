@@ -7,7 +7,7 @@ from helpers import ROOT
 
 ROOMS = ['transfer', 'visualization', 'evaluation', 'engine', 'checkpoint', 'models', 'datasets',
          'registry', 'stopping', 'paths']
-LEAVES = ['benchmark', 'demo_data', 'doctor']  # only benchmark imports another of them
+LEAVES = ['benchmark', 'demo_data', 'doctor', '__main__']  # only benchmark imports another of them
 MODULES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in (ROOT / 'mae_mm').rglob('*.py') if '.mim' not in path.parts}

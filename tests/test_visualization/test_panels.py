@@ -1,4 +1,4 @@
-"""The panel, pixel by pixel, and the tool that draws it."""
+"""The panel, pixel by pixel, and the masks by their tool."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import DECODER, ENCODER
 from helpers.tools import run_tool
 from mmengine.model import MMDistributedDataParallel
 from PIL import Image
@@ -19,11 +18,6 @@ from mae_mm.visualization.pictures import GUTTER, HEADING
 
 RAW_PIXELS = dict(type='mae_mm.ImagePreprocessor', mean=[0.0], std=[1.0])
 SCALE = 5  # 32-px images are shown 160 px wide
-CONFIG = f"""
-model = dict(
-    type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', **{ENCODER}), neck=dict(type='mae_mm.MAEDecoder', **{DECODER}))
-val_dataloader = dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)]))
-"""
 
 
 @pytest.fixture
@@ -142,63 +136,6 @@ def test_distributed_wrapper_draws_the_same(make_mae: Callable, photos: Tensor, 
         np.testing.assert_array_equal(reconstruction_panel(MMDistributedDataParallel(model), photos), expected)
     finally:
         torch.distributed.destroy_process_group()
-
-
-@pytest.fixture
-def files(make_mae: Callable, tmp_path: Path) -> Path:
-    """A folder with config.py, model.pth and encoder.pth, and photos/{a,b,c}.png."""
-    (tmp_path / 'config.py').write_text(CONFIG)
-    weights = make_mae().state_dict()
-    torch.save(dict(state_dict=weights), tmp_path / 'model.pth')
-    encoder = {name.removeprefix('backbone.'): w for name, w in weights.items() if name.startswith('backbone.')}
-    torch.save(encoder, tmp_path / 'encoder.pth')
-    (tmp_path / 'photos').mkdir()
-    for i, name in enumerate('abc'):
-        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f'photos/{name}.png')
-    return tmp_path
-
-
-def test_tool_draws_files_and_folders(files: Path, make_mae: Callable) -> None:
-    out = files / 'new/panel.png'
-    run_tool(
-        'visualize', files / 'config.py', files / 'model.pth', files / 'photos/c.png', files / 'photos', '--num', 2,
-        '--out', out, '--mask-ratio', 0.5, '--seed', 3, '--overlay')
-    imgs = torch.stack([torch.from_numpy(np.array(Image.open(files / f'photos/{name}.png'))) for name in 'cab'])
-    model = make_mae(mask_ratio=0.5).eval()
-    model.load_state_dict(torch.load(files / 'model.pth')['state_dict'])
-    expected = reconstruction_panel(model, imgs.permute(0, 3, 1, 2), seed=3, overlay=True)
-    np.testing.assert_array_equal(np.array(Image.open(out)), expected)
-
-
-@pytest.mark.parametrize(('checkpoint', 'image', 'options', 'message'), [
-    ('encoder.pth', 'photos', [], 'encoder.pth holds an encoder only'),
-    ('model.pth', 'nowhere', [], 'nowhere: no such file or folder'),
-    ('model.pth', 'empty', [], 'empty: no image in this folder'),
-    ('model.pth', 'config.py', [], 'config.py: not an image'),
-    ('model.pth', 'photos', ['--mask-ratio', 1], 'mask_ratio=1.0 must be in (0, 1)'),
-    ('model.pth', 'photos', ['--num', 0], '--num must be 1 or more, got 0'),
-    ('model.pth', 'photos', [], 'x: not the extension of an image format; use e.g. '),
-    ('none.pth', 'photos', [], 'none.pth'),
-])
-def test_tool_refuses_with_one_message(
-        files: Path, capsys: pytest.CaptureFixture, checkpoint: str, image: str, options: list, message: str) -> None:
-    (files / 'empty').mkdir()
-    with pytest.raises(SystemExit) as stop:
-        run_tool('visualize', files / 'config.py', files / checkpoint, files / image, '--out', files / 'x', *options)
-    assert stop.value.code == 2 and not (files / 'x').exists()
-    error = capsys.readouterr().err
-    assert message in error and 'Traceback' not in error
-
-
-def test_images_are_not_overwritten(files: Path, capsys: pytest.CaptureFixture) -> None:
-    image = files / 'photos/a.png'
-    before = image.read_bytes()
-    for tool, first, images in (
-            ('visualize', (files / 'config.py', files / 'model.pth'), image), ('visualize_masks', (), image.parent)):
-        with pytest.raises(SystemExit, match='2'):
-            run_tool(tool, *first, images, '--out', image)
-        assert f'{image} is one of the images' in capsys.readouterr().err and image.read_bytes() == before
 
 
 def test_masks_of_every_sampler_by_the_tool(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mae_mm.paths import as_installed
 from mae_mm.registry import HOOKS
 
 NEXT = (
-    'python tools/visualize.py {config} {checkpoint} {images} --out panel.png',
+    'python tools/visualize.py {checkpoint} {images} --what pca attention neighbours --out page.html',
     'python tools/transfer.py {checkpoint} --data LABELLED --out report')  # what it is worth, on labelled images
 BASELINES = {'recon/patch_mean': 'the patch mean', 'recon/interpolation': 'interpolation'}
 

@@ -114,7 +114,7 @@ def test_summary_keeps_and_reports_what_was_measured(run: Callable) -> None:
     checkpoint = Path(runner.work_dir) / 'epoch_2.pth'
     for file in (checkpoint, *(Path(runner.work_dir) / name for name in ('curve.png', 'curve.jsonl', 'panel.png'))):
         assert file.stat().st_size and f'{file} ' in log
-    assert f'python tools/visualize.py CONFIG {checkpoint} /photos/held_out --out panel.png' in log
+    assert f'python tools/visualize.py {checkpoint} /photos/held_out --what pca ' in log
     assert f'python tools/transfer.py {checkpoint} --data LABELLED --out report' in log
     assert Image.open(Path(runner.work_dir) / 'curve.png').size == (960, 600)
 
@@ -131,7 +131,7 @@ def test_without_validation_only_the_training_loss_is_reported(run: Callable) ->
     runner = run(val_dataloader=None, val_cfg=None, val_evaluator=None, train_cfg=dict(by_epoch=True, max_epochs=1))
     log, per_iter = log_of(runner), losses(runner)
     assert f'Training loss {per_iter[2]:.4f}.' in log and 'No validation was run' in log  # 3 = one interval and a rest
-    assert 'epoch_1.pth IMAGES --out' in log and 'panel.png ' not in log.replace('--out panel.png', '')
+    assert 'epoch_1.pth IMAGES --what' in log and 'panel.png ' not in log
     assert [p['iter'] for p in read_points(Path(runner.work_dir) / 'curve.jsonl')] == [2, 3]
     assert (Path(runner.work_dir) / 'curve.png').exists()
 
