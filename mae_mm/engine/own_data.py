@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from mae_mm.datasets.configs import LOADERS, datasets_of
-from mae_mm.datasets.find import find_images, write_names
+from mae_mm.datasets.find import EXTENSIONS, find_images, write_names
 from mae_mm.datasets.image_tar import find_shards
 from mae_mm.datasets.split import hold_out
+from mae_mm.datasets.statistics import Statistics, Summarize, merge
 from mae_mm.engine.loops.batches import SeededSamples, build_dataset
 from mae_mm.engine.resume import starts_first
 
@@ -36,7 +38,8 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
         Lines for the log.
     """
     check_pretraining(cfg, '--data')
-    root, work_dir = reader_of(data, '--data'), Path(cfg.work_dir)
+    extensions = next(datasets_of(cfg, 'train_dataloader'))[1].get('extensions', EXTENSIONS)
+    root, work_dir = reader_of(data, '--data', extensions), Path(cfg.work_dir)
     if val_data:
         if '://' not in data + val_data:
             paths = [Path(os.path.realpath(path)) for path in (data, val_data)]
@@ -44,7 +47,8 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
                 raise ValueError(
                     f'--val-data {val_data} and --data {data}: one contains the other, and held-out images would be '
                     'trained on; give separate folders, or leave --val-data out: a part is held out then')
-        sides, lines = [root, reader_of(val_data, '--val-data')], [f'images: {data}; held-out images: {val_data}']
+        sides = [root, reader_of(val_data, '--val-data', extensions)]
+        lines = [f'images: {data}; held-out images: {val_data}']
     else:
         files = [work_dir / name for name in LISTS]
         if cfg.get('resume') and all(file.exists() for file in files):
@@ -77,10 +81,15 @@ def check_pretraining(cfg: Config, flag: str) -> None:
             f'{types[0] if types else "nothing"}. Labelled data: tools/transfer.py, or a config as in the README')
 
 
-def reader_of(path: str, flag: str) -> dict:
-    """The config of a data set that reads a folder of images, a tar, a folder of tars, or a pattern of tars."""
-    if os.path.isdir(path) and (any(find_images(path)) or not find_shards(path)[1]):
-        return dict(type='mae_mm.ImageFolder', data_root=path)
+def reader_of(path: str, flag: str, extensions: Sequence[str] = EXTENSIONS) -> dict:
+    """The config of a data set that reads a folder of images, a tar, a folder of tars, or a pattern of tars.
+
+    `extensions` are looked for; those that the folder has in addition to `EXTENSIONS` are set in the config.
+    """
+    if os.path.isdir(path) and (any(find_images(path, extensions)) or not find_shards(path)[1]):
+        found = [one for one in extensions if one not in EXTENSIONS and any(find_images(path, (one,)))]
+        more = dict(extensions=[*EXTENSIONS, *found]) if found else {}
+        return dict(type='mae_mm.ImageFolder', data_root=path, **more)
     if os.path.exists(path) or '://' in path or '*' in path:
         return dict(type='mae_mm.ImageTar', data_root=path)
     raise FileNotFoundError(f'{flag} {path}: no such file or folder')
@@ -98,27 +107,26 @@ def use_statistics(cfg: Config) -> list[str]:
         if cfg.get('resume'):
             raise ValueError(
                 f'--own-statistics: the run in {cfg.work_dir} began without it ({STATISTICS} is missing); leave it out')
-        mean, std, count = measure(next(datasets_of(cfg, 'train_dataloader'))[1], cfg.train_dataloader.num_workers)
+        found, _ = measure(next(datasets_of(cfg, 'train_dataloader'))[1], cfg.train_dataloader.num_workers)
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f'{STATISTICS}.{os.getpid()}')  # several processes may write it at once
-        part.write_text(json.dumps(dict(mean=mean, std=std, images=count)) + '\n')
+        part.write_text(json.dumps(dict(mean=found.mean, std=found.std, images=found.images)) + '\n')
         part.replace(file)
     found = json.loads(file.read_text())
     cfg.model.data_preprocessor.update(mean=found['mean'], std=found['std'])
     return [f'mean {found["mean"]} and deviation {found["std"]} of {found["images"]:,} training images ({file})']
 
 
-def measure(dataset: ConfigDict, num_workers: int) -> tuple[list[float], list[float], int]:
-    """Mean and deviation of each channel, in units of the pixels, over views of a fixed sample of a data set."""
+def measure(dataset: ConfigDict, num_workers: int, images: int | None = SAMPLE) -> tuple[Statistics, list[str]]:
+    """Statistics of what a data set's pipeline yields, for a fixed sample or all (None) of its images, in one pass.
+
+    Returns:
+        The statistics, and the files that cannot be read; other images stand for them.
+    """
     samples = SeededSamples(build_dataset(dict(dataset, cache='none')))
-    chosen = np.random.default_rng(0).permutation(len(samples))[:SAMPLE].tolist()
+    chosen = np.random.default_rng(0).permutation(len(samples))[:images].tolist()
+    samples.pipeline.transforms.append(Summarize(len(chosen)))
     loader = DataLoader(  # keys are (index, seed)
         samples, sampler=[(i, i) for i in chosen], batch_size=None, num_workers=num_workers)
-    moments = []
-    for sample in tqdm(loader, 'mean and deviation', unit='img', disable=None if starts_first() else True):
-        pixels = sample['inputs'].double().movedim(-3, 0).flatten(1)  # (C, pixels)
-        moments.append([pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
-    mean, square = np.mean(moments, axis=0)
-    std = np.sqrt(np.maximum(square - mean**2, 0)).round(3)
-    std[std == 0] = 1  # an empty channel
-    return mean.round(3).tolist(), std.tolist(), len(moments)
+    rows = tqdm(loader, 'mean and deviation', unit='img', disable=None if starts_first() else True)
+    return merge(row['summary'] for row in rows), samples.broken_files()
