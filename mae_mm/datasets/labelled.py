@@ -3,6 +3,7 @@
 Everything is found before anything is trained, and all faults are reported in one message.
 """
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from mae_mm.datasets.layouts import Part, Sample, recognise, refuse
 from mae_mm.datasets.split import group_of, stable_hash
 
 TEST_SHARE = 0.2  # of the images, where the data have no test part
+SEARCH_SHARE = 0.25  # of the training labels, held out for the search of a setting
 
 
 class Labelled(NamedTuple):
@@ -69,6 +71,28 @@ def strata(task: str, samples: Sequence[Sample]) -> dict[int | None, list[Sample
     for sample in samples:
         by_class[sample.label if task == 'classification' else None].append(sample)
     return by_class
+
+
+def subset(data: Labelled, fraction: float, seed: int) -> list[Sample]:
+    """A fraction of the training labels, of each class; a larger fraction holds all of a smaller one."""
+    chosen = []
+    for members in strata(data.task, data.train).values():
+        members = sorted(members, key=lambda sample: stable_hash(sample.name, seed))
+        chosen += members[:max(1, math.ceil(fraction * len(members)))]
+    return sorted(chosen)
+
+
+def split_for_search(task: str, samples: Sequence[Sample], seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+    """Hold out a share of each class to choose a setting on; a class of one image is only trained on."""
+    fitting, held_out = [], []
+    for members in strata(task, samples).values():
+        count = min(max(1, round(SEARCH_SHARE * len(members))), len(members) - 1)
+        members = sorted(members, key=lambda sample: stable_hash(sample.name, 1_000_003 + seed))
+        held_out += members[:count]
+        fitting += members[count:]
+    if not held_out:  # one image of each class: nothing can be held out, and every setting is as good
+        return list(samples), list(samples)
+    return sorted(fitting), sorted(held_out)
 
 
 def _split_off(part: Part, by: str, seed: int) -> dict[str, str]:

@@ -120,6 +120,7 @@ class Encoder(nn.Module):
 
 def load_encoder(
     checkpoint: str | Path | Checkpoint, img_size: int | Sequence[int] | None = None, device: str | None = None,
+    random_seed: int | None = None,
 ) -> Encoder:
     """The encoder in a checkpoint of any format, ready to embed images.
 
@@ -130,6 +131,8 @@ def load_encoder(
         img_size: pixels, one number or (height, width), to which images are brought; by default those of the file. The
             position table is resampled to them.
         device: a GPU if there is one, by default.
+        random_seed: draw random weights, as before pre-training, in place of the file's: what features are worth is
+            seen beside those of such an encoder.
 
     Raises:
         ValueError: if the file holds no ViT, or something that it needs is not known.
@@ -157,7 +160,12 @@ def load_encoder(
         img_size, patch_size, in_chans,
         out_type='raw' if 'norm.weight' in tensors else 'avg_featmap' if 'fc_norm.weight' in tensors else 'featmap',
         window_size=windows, rel_pos=any('.rel_pos' in name for name in tensors))
-    load_pretrained(backbone, checkpoint)
+    if random_seed is None:
+        load_pretrained(backbone, checkpoint)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed)
+            backbone.draw_weights()
     pixels = {key: settings[key] for key in ('mean', 'std') if key in settings}
     if in_chans != 3 and len(pixels) < 2:
         raise ValueError(f'{source} does not give the mean and std of its {in_chans} channels')

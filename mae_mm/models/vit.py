@@ -102,13 +102,16 @@ class ViT(BaseModule):
 
     def init_weights(self) -> None:
         """The release's initialisation, then `init_cfg` (a checkpoint) over it; once, as in mmengine."""
-        if self.is_init:
-            return
+        if not self.is_init:
+            self.draw_weights()
+            super().init_weights()
+
+    def draw_weights(self) -> None:
+        """The release's initialisation, again and again."""
         init_vit_weights(self)
         nn.init.normal_(self.cls_token, std=0.02)
         # The patch projection is a linear layer on P values, and initialised as one.
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.view(self.embed_dim, -1))
-        super().init_weights()
 
     def embed(self, imgs: Tensor) -> Tensor:
         """Patch tokens with their positions, no class token: (N, C, H, W) float -> (N, L, D)."""

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
-from mae_mm.datasets.labelled import Labelled, strata
+from mae_mm.datasets.labelled import Labelled, split_for_search, subset
 from mae_mm.datasets.layouts import Sample
 from mae_mm.datasets.split import stable_hash
 from mae_mm.transfer import verdict
@@ -25,14 +25,12 @@ from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.per_image import KeepContributions, Score, hit_rate, load_score
 from mae_mm.transfer.rivals import read_pixels, rival_hits
 from mae_mm.transfer.runs import make_run, place
-from mae_mm.transfer.types import Job
+from mae_mm.transfer.types import RANDOM, Job, name_starts
 
 FRACTIONS = (0.05, 0.25, 1.0)
 RATES = (1 / 3, 1.0, 3.0)  # times the recipe's learning rate
-SEARCH_SHARE = 0.25  # of the training labels, held out for the search
 TIMED = 20  # steps of the run that measures a step for `minutes`
 SHORTEST = 32  # steps, however few the minutes
-RANDOM = 'random'
 ONE_SEED = 'One seed: the intervals do not hold the chance of training (--seeds 3).'
 DETECTION_REPLICATES = 300  # AP is costly
 
@@ -57,25 +55,6 @@ class OwnRun(NamedTuple):
     def name(self) -> str:
         rate = f'_lr{self.rate:.2f}' if self.purpose == 'search' else ''
         return f'{self.purpose}_{self.start}_{self.labels}labels_seed{self.seed}{rate}'
-
-
-def subset(data: Labelled, fraction: float, seed: int) -> list[Sample]:
-    """A fraction of the training labels, of each class; a larger fraction holds all of a smaller one."""
-    chosen = []
-    for members in strata(data.task, data.train).values():
-        members = sorted(members, key=lambda sample: stable_hash(sample.name, seed))
-        chosen += members[:max(1, math.ceil(fraction * len(members)))]
-    return sorted(chosen)
-
-
-def name_starts(checkpoints: Sequence[str]) -> dict[str, str | None]:
-    """Random weights and every checkpoint under a name of its own: the file's, with its folder where two are equal."""
-    stems = [Path(path).stem for path in checkpoints]
-    names = [stem if stems.count(stem) == 1 else f'{Path(path).parent.name}_{stem}'
-             for path, stem in zip(checkpoints, stems, strict=True)]
-    if len(set(names)) < len(names) or RANDOM in names:
-        raise ValueError(f'checkpoints need names of their own, got {", ".join(checkpoints)}; rename or link them')
-    return {RANDOM: None, **dict(zip(names, checkpoints, strict=True))}
 
 
 def compare_starts(
@@ -109,7 +88,7 @@ def compare_starts(
     make = _Maker(data, starts, encoders, out, size, options)
 
     middle = fractions[len(fractions) // 2]
-    parts = _split_for_search(data.task, subsets[middle, 0])
+    parts = split_for_search(data.task, subsets[middle, 0])
     searches = [OwnRun(start, numbers[middle], 0, rate, 'search') for start in starts for rate in RATES]
     count = len(searches) + len(starts) * len(subsets)
     iters = _length(length or Length(), len(data.train), count, workers, make, parts)
@@ -181,19 +160,6 @@ def make_own_run(job: Job, report: Callable[[float], None]) -> dict:
     """As `make_run`, and `per_image.npz` in the run's folder: what each test image contributes to the metric."""
     task = job.identity.partition(' ')[0]
     return make_run(job, report, (KeepContributions(task, job.folder / 'per_image.npz'),))
-
-
-def _split_for_search(task: str, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Hold out a share of each class for the search; a class of one image is only trained on."""
-    fitting, held_out = [], []
-    for members in strata(task, samples).values():
-        count = min(max(1, round(SEARCH_SHARE * len(members))), len(members) - 1)
-        members = sorted(members, key=lambda sample: stable_hash(sample.name, 1_000_003))
-        held_out += members[:count]
-        fitting += members[count:]
-    if not held_out:  # one image of each class: nothing can be held out, and every rate is as good
-        return list(samples), list(samples)
-    return sorted(fitting), sorted(held_out)
 
 
 def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, parts: tuple) -> int:

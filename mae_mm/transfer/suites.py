@@ -119,6 +119,7 @@ SUITES = {
             finetune=Protocol(
                 'fine-tuning', 'configs/demo/classification_scratch.py', 'configs/demo/classification.py'),
             linear=Protocol('linear probing', *['configs/demo/classification_linear.py'] * 2, cost=0.45),
+            attentive=Protocol('attentive probing', *['configs/demo/classification_attentive.py'] * 2, cost=0.5),
             partial1=Protocol('partial fine-tuning, k = 1', None, 'configs/demo/classification_partial.py', cost=0.5),
             partial4=Protocol(
                 'partial fine-tuning, k = 4', None, 'configs/demo/classification_partial.py', {TUNED: 4}, cost=0.8),

@@ -1,12 +1,13 @@
 """What comparisons and ablations consist of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
 STARTS = ('random', 'mae')
+RANDOM = 'random'  # the name of random weights among checkpoints
 
 
 class Metric(NamedTuple):
@@ -40,6 +41,16 @@ class Suite(NamedTuple):
     starts: tuple[str, ...] = STARTS
     save: bool = False  # long runs: write checkpoints and resume from them
     axis: str = ''  # label of a plot of the first metric, over the places of the protocols
+
+
+def name_starts(checkpoints: Sequence[str]) -> dict[str, str | None]:
+    """Random weights and every checkpoint under a name of its own: the file's, with its folder where two are equal."""
+    stems = [Path(path).stem for path in checkpoints]
+    names = [stem if stems.count(stem) == 1 else f'{Path(path).parent.name}_{stem}'
+             for path, stem in zip(checkpoints, stems, strict=True)]
+    if len(set(names)) < len(names) or RANDOM in names:
+        raise ValueError(f'checkpoints need names of their own, got {", ".join(checkpoints)}; rename or link them')
+    return {RANDOM: None, **dict(zip(names, checkpoints, strict=True))}
 
 
 class Run(NamedTuple):

@@ -166,7 +166,7 @@ def test_lr_follows_the_release(data, tmp_path):
 @pytest.mark.parametrize(('name', 'folder', 'kind'), [
     ('', 'places365', 'Places365'), ('_scratch', 'places365', 'Places365'), ('_places', 'places365', 'Places365'),
     ('_inat', 'inat2018', 'INaturalist'), ('_linear', 'places365', 'Places365'),
-    ('_partial', 'places365', 'Places365')])
+    ('_attentive', 'places365', 'Places365'), ('_partial', 'places365', 'Places365')])
 def test_demo_data_of_the_demo_configs(data, name, folder, kind):
     """The first images of the lists are as many of each class, so that the labelled subset is balanced."""
     cfg = launch.load_config(str(CONFIGS / f'demo/classification{name}.py'))

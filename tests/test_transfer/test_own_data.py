@@ -13,15 +13,15 @@ from mmengine.config import Config
 from PIL import Image
 
 from mae_mm.checkpoint.contents import read_checkpoint
-from mae_mm.datasets.labelled import find_labelled
+from mae_mm.datasets.labelled import find_labelled, subset
 from mae_mm.engine import runner as launch
 from mae_mm.transfer import jobs, own_data
-from mae_mm.transfer.own_data import Length, compare_starts, make_own_run, name_starts, subset
+from mae_mm.transfer.own_data import Length, compare_starts, make_own_run
 from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.own_report import write_verdict
 from mae_mm.transfer.per_image import load_score
 from mae_mm.transfer.runs import place
-from mae_mm.transfer.types import Job
+from mae_mm.transfer.types import Job, name_starts
 
 
 def save_image(path: Path, seed: int, shade: int = 0) -> None:
