@@ -40,8 +40,10 @@ def hidden() -> tuple[Features, np.ndarray]:
 
 
 @pytest.mark.parametrize('name', PROBES)
-def test_only_attention_finds_a_signal_of_single_patches(hidden: tuple, name: str) -> None:
+def test_only_attention_finds_a_signal_of_single_patches(hidden: tuple, name: str, monkeypatch) -> None:
     features, labels = hidden
+    if name == 'attentive_multi':  # fewer steps are enough
+        monkeypatch.setattr(probes, 'MIN_STEPS', 100)
     pred, _ = run_probe(name, features, labels, SPLIT)
     accuracy = (pred == labels[SPLIT.test]).mean()
     assert accuracy > 0.85 if name.startswith('attentive') else accuracy < 0.4
@@ -52,7 +54,7 @@ def test_all_find_a_signal_of_the_whole_image(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(probes, 'MIN_STEPS', 40)
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=440)
-    features = noisy(rng.normal(0, 1, (440, 4, 32)) + 2 * np.eye(32)[labels][:, None])
+    features = noisy(rng.normal(0, 1, (440, 4, 32)) + 3 * np.eye(32)[labels][:, None])
     pred, _ = run_probe(name, features, labels, SPLIT)
     assert (pred == labels[SPLIT.test]).mean() > 0.9
 
