@@ -24,6 +24,8 @@ EXTRAS = {
     # TIFF stacks, GeoTIFF in windows, DICOM: no one library reads them all.
     'pixels': ['tifffile>=2024.1', 'rasterio>=1.4,<2', 'pydicom>=3,<4'],
     'embed': ['pyarrow>=16'],  # tools/embed.py --out FILE.parquet
+    # PyTorch's ONNX exporter, and the runtime that checks what it wrote.
+    'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.

@@ -10,7 +10,7 @@ import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
 from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
-from mae_mm.checkpoint.settings import settings_of_config_text, settings_of_huggingface
+from mae_mm.checkpoint.settings import settings_of_huggingface, settings_of_meta
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
 
@@ -22,7 +22,8 @@ class Checkpoint:
     """Weights under canonical names (see `formats.py`) and what is known about them.
 
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
-    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean` and `std` of the pixels.
+    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean`, `std`, `clip` and
+    `per_image` of `ImagePreprocessor`, `classes`, and `resize`, the short side of test images in pixels before the centre is cropped.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU
@@ -38,6 +39,10 @@ class Checkpoint:
     @property
     def depth(self) -> int:
         return _depth(self.tensors, 'blocks')
+
+    @property
+    def decoder_depth(self) -> int:
+        return _depth(self.tensors, 'decoder_blocks')
 
     @property
     def has_decoder(self) -> bool:
@@ -68,8 +73,7 @@ class Checkpoint:
             f'ViT {sizes.get((width, self.depth), "of no published size")}: {width} wide, {self.depth} deep, '
             f'{patch_size}-px patches, {chans} channels, {grid} positions')
         if self.has_decoder:
-            width, depth = self.tensors['decoder_pred.weight'].shape[1], _depth(self.tensors, 'decoder_blocks')
-            text += f'; decoder {width} wide, {depth} deep'
+            text += f'; decoder {self.tensors["decoder_pred.weight"].shape[1]} wide, {self.decoder_depth} deep'
         return text
 
 
@@ -97,7 +101,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
         elif moco_v3 and len(known['patch_embed.proj.weight']) == 384:
             settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
         else:
-            settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))
+            settings = settings_of_meta(meta)
         if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
             table = known['pos_embed']
             others['pos_embed of dist_token'] = table[:, 1:2]
@@ -151,7 +155,7 @@ def _huggingface_config(checkpoint: Checkpoint) -> dict:
         width = len(tensors['decoder_embed.weight'])
         config.update(
             decoder_hidden_size=width,
-            decoder_num_hidden_layers=_depth(tensors, 'decoder_blocks'),
+            decoder_num_hidden_layers=checkpoint.decoder_depth,
             decoder_num_attention_heads=settings.get('decoder_num_heads', 16 if width == 512 else None),
             decoder_intermediate_size=len(tensors['decoder_blocks.0.mlp.fc1.bias']))
     if unknown := [key for key, value in config.items() if value is None]:

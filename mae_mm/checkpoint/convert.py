@@ -31,7 +31,7 @@ def convert(
     print(f'model              {checkpoint}')
     print(f'weights            {_size(checkpoint.tensors)}')
     for name, value in checkpoint.settings.items():
-        print(f'{name:<19}{value}')
+        print(f'{name:<19}{shorten(value) if name == "classes" else value}')
     if checkpoint.others:
         print(f'others             {_size(checkpoint.others)}: {shorten(checkpoint.others)} (not converted)')
     if not inspect:

@@ -2,16 +2,26 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mae_mm.checkpoint.files import read_content
-from mae_mm.checkpoint.trust import check_settings, contents_of
+from mae_mm.checkpoint.trust import SETTINGS, check_settings, contents_of
 from mae_mm.models.archs import ARCHS
 
 MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
+
+
+def settings_of_meta(meta: Mapping) -> dict:
+    """Settings in the `meta` of OpenMMLab's files: what this project wrote there, else those of the config; classes."""
+    settings = meta.get('mae_mm') or settings_of_config_text(meta.get('cfg', ''))
+    with suppress(KeyError, TypeError):  # files of other projects hold anything
+        if SETTINGS['classes'](classes := meta['dataset_meta']['classes']):
+            return {'classes': list(classes), **settings}
+    return settings
 
 
 def settings_of_config_text(text: str) -> dict:
@@ -78,7 +88,12 @@ def _settings_of_model(text: str) -> dict:
     pixels = model.get('data_preprocessor') or (  # mmpretrain's stands beside the model
         _literal(values['data_preprocessor']) if 'data_preprocessor' in values else None)
     settings.update({key: value for key, value in (pixels or {}).items()
-                     if key in ('mean', 'std') and value is not None})
+                     if key in ('mean', 'std', 'clip', 'per_image') and value is not None})
+    with suppress(Exception):  # data sets and pipelines of other projects hold anything
+        for step in _literal(values['test_dataloader'])['dataset']['pipeline']:
+            resize = step.get('scale' if step['type'].endswith('ResizeEdge') else 'resize')
+            if SETTINGS['resize'](resize):
+                settings['resize'] = resize
     return settings
 
 

@@ -27,7 +27,11 @@ SETTINGS = dict(  # of `Checkpoint`: which values each may have
     decoder_num_heads=_is_count,
     mask_ratio=lambda value: isinstance(value, Real) and 0 <= value < 1,
     norm_pix_loss=lambda value: isinstance(value, bool),
+    classes=lambda value: isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(x, str) for x in value),
+    resize=_is_count,
     mean=_is_colour,
+    clip=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_colour, value)),
+    per_image=lambda value: isinstance(value, bool),
     std=lambda value: _is_colour(value) and min(value) > 0)
 
 

@@ -83,14 +83,16 @@ class Encoder(nn.Module):
             raise ValueError(f'pool={pool!r} must be one of {", ".join(POOLS)}')
         if pool == 'cls' and not self.num_prefix:
             raise ValueError("pool='cls': this encoder attends in windows, which have no class token; use 'mean'")
-        x = self._block_tokens(imgs, blocks)  # (N, B, T, D)
-        x = x[:, :, 0] if pool == 'cls' else x[:, :, self.num_prefix:]
-        if pool == 'mean' and isinstance(self.backbone.fc_norm, nn.LayerNorm):
-            x = self._normalise(x.mean(2))
-        else:
-            x = self._normalise(x)
-            x = x.mean(2) if pool == 'mean' else x
+        x = self.pooled(self._block_tokens(imgs, blocks), pool)
         return x.transpose(1, 2).flatten(2) if pool == 'tokens' else x.flatten(1)
+
+    def pooled(self, x: Tensor, pool: Literal[POOLS]) -> Tensor:
+        """Tokens after a block, (…, T, D), without norm -> normalised patch tokens, (…, L, D), or a vector, (…, D)."""
+        x = x[..., 0, :] if pool == 'cls' else x[..., self.num_prefix:, :]
+        if pool == 'mean' and isinstance(self.backbone.fc_norm, nn.LayerNorm):
+            return self._normalise(x.mean(-2))
+        x = self._normalise(x)
+        return x.mean(-2) if pool == 'mean' else x
 
     @torch.no_grad()
     def tokens(self, imgs: Tensor, blocks: int | Sequence[int] = 1) -> Tensor:
@@ -166,13 +168,14 @@ def load_encoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed)
             backbone.draw_weights()
-    pixels = {key: settings[key] for key in ('mean', 'std') if key in settings}
-    if in_chans != 3 and len(pixels) < 2:
+    pixels = {key: settings[key] for key in ('mean', 'std', 'clip', 'per_image') if key in settings}
+    known = 'mean' in pixels and 'std' in pixels
+    if in_chans != 3 and not (known or pixels.get('per_image')):
         raise ValueError(f'{source} does not give the mean and std of its {in_chans} channels')
     encoder = Encoder(backbone, ImagePreprocessor(**pixels), img_size)
     encoder.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     mean, std = (' '.join(f'{x:g}' for x in getattr(encoder.preprocessor, key).flatten()) for key in ('mean', 'std'))
-    origin = 'of the file' if len(pixels) == 2 else "ImageNet's: the file gives none"
+    origin = 'of the file' if known else "ImageNet's: the file gives none"
     MMLogger.get_current_instance().info(
         f'images: {img_size[0]}x{img_size[1]} px, {encoder.channels}, mean {mean}, std {std} '
         f'({origin}); '

@@ -132,12 +132,12 @@ def to_windows(tokens: Tensor, grid: tuple[int, int], size: int, fill: Tensor) -
     """
     rows, cols = grid
     down, across = -(-rows // size), -(-cols // size)  # windows in a column, in a row
-    x = tokens.view(len(tokens), rows, cols, -1)
+    x = tokens.view(tokens.shape[0], rows, cols, -1)
     if rows % size or cols % size:
-        padded = fill.to(x.dtype).expand(len(x), down * size, across * size, -1).clone()
+        padded = fill.to(x.dtype).expand(x.shape[0], down * size, across * size, -1).clone()
         padded[:, :rows, :cols] = x
         x = padded
-    return x.view(len(x), down, size, across, size, -1).transpose(2, 3).reshape(-1, size * size, x.shape[-1])
+    return x.view(x.shape[0], down, size, across, size, -1).transpose(2, 3).reshape(-1, size * size, x.shape[-1])
 
 
 def from_windows(windows: Tensor, grid: tuple[int, int], size: int) -> Tensor:
@@ -145,7 +145,7 @@ def from_windows(windows: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     rows, cols = grid
     down, across = -(-rows // size), -(-cols // size)
     x = windows.view(-1, down, across, size, size, windows.shape[-1]).transpose(2, 3)
-    return x.reshape(len(x), down * size, across * size, -1)[:, :rows, :cols].flatten(1, 2)
+    return x.reshape(x.shape[0], down * size, across * size, -1)[:, :rows, :cols].flatten(1, 2)
 
 
 class DropPath(timm.layers.DropPath):

@@ -31,6 +31,6 @@ def patchify(imgs: Tensor, patch_size: int) -> Tensor:
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
     """Inverse of `patchify`: (N, L, P), L = rows * columns -> (N, C, H, W)."""
-    n, (h, w) = len(patches), grid
+    n, (h, w) = patches.shape[0], grid
     patches = patches.unflatten(1, grid).unflatten(3, (patch_size, patch_size, -1))
     return torch.einsum('nhwpqc->nchpwq', patches).reshape(n, -1, h * patch_size, w * patch_size)

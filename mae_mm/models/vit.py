@@ -136,14 +136,15 @@ class ViT(BaseModule):
         """Position of every patch in a grid: (1, L, D)."""
         return resize_table(self.pos_embed, self.grid_size, grid)[:, 1:]
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Run all blocks on any subset of the patch tokens, and the final norm where there is one.
 
-        (N, K, D), with positions -> (N, 1 + K, D), class token first.
+        (N, K, D), with positions -> (N, 1 + K, D), class token first. `attn_mask`, bool, broadcast to (N, heads, 1 + K,
+        1 + K): True where a query attends to a key; all by default.
         """
         x = self._prepend_cls_token(tokens)
         for block in self.blocks:
-            x = self._run(block, x)
+            x = self._run(block, x, attn_mask=attn_mask)
         return self.norm(x)
 
     def block_tokens(self, imgs: Tensor, out_indices: Sequence[int]) -> tuple[Tensor, ...]:
@@ -182,7 +183,8 @@ class ViT(BaseModule):
         return (x[:, 0] if self.out_type == 'cls_token' else x, )
 
     def _prepend_cls_token(self, tokens: Tensor) -> Tensor:
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        # len(tokens) would be a constant in an exported graph.
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand(tokens.shape[0], -1, -1)
         return torch.cat([cls_token.to(tokens.dtype), tokens], dim=1)
 
     def _feature_maps(self, imgs: Tensor) -> tuple[Tensor, ...]:

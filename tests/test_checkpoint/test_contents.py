@@ -186,6 +186,10 @@ def test_settings_of_a_config_are_read_and_not_run(tmp_path: Path) -> None:
         "model = dict(backbone=dict(type='mae_mm.ViT', img_size=32, window_size=7))\n"
         "data_preprocessor = dict(num_classes=3, std=[1, 2, 3])")
     assert settings_of_config_text(classifier) == dict(grid=(2, 2), num_heads=12, window_size=7, std=[1, 2, 3])
+    for step in ("type='mae_mm.LoadResizeCenterCrop', size=32, resize=40", "type='ResizeEdge', scale=40, edge='short'"):
+        loader = f'\ntest_dataloader = dict(dataset=dict(pipeline=[dict(type="A", scale=2), dict({step})]))'
+        assert settings_of_config_text(classifier + loader)['resize'] == 40
+    assert 'resize' not in settings_of_config_text(classifier + '\ntest_dataloader = f(x)')
     for other in ('', 'model = 1', "model = dict(backbone=dict(type='ResNet'))", 'model = f(x)', 'def', 'a, b = 1, 2'):
         assert settings_of_config_text(other) == {}
 
