@@ -23,7 +23,7 @@ class Checkpoint:
 
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
     `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean`, `std`, `clip` and
-    `per_image` of `ImagePreprocessor`, `classes`, and `resize`, the short side of test images in pixels before the centre is cropped.
+    `per_image` of `ImagePreprocessor`, `classes`, and `resize`, pixels of the short side before the centre is cropped.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU

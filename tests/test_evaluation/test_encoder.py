@@ -146,6 +146,15 @@ def test_gray_encoders_take_gray_and_state_their_statistics(make_vit: Callable[.
         mae_mm.load_encoder(file_of(vit, tmp_path / 'unknown.pth'))
 
 
+def test_clipped_pixels_and_statistics_of_each_image_are_the_checkpoints(
+    make_vit: Callable[..., ViT], tmp_path: Path,
+) -> None:
+    clip, imgs = [[0, 50, 0], [200, 200, 99]], torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+    for options in (dict(mean=MEAN, std=STD, clip=clip), dict(per_image=True)):
+        encoder = mae_mm.load_encoder(file_of(make_vit(), tmp_path / 'e.pth', **options), device='cpu')
+        assert torch.equal(encoder.preprocessor.normalize(imgs), ImagePreprocessor(**options).normalize(imgs))
+
+
 def test_what_was_loaded_is_logged(make_vit: Callable[..., ViT], tmp_path: Path) -> None:
     lines = []
     handler = logging.Handler()

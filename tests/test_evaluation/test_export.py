@@ -30,7 +30,9 @@ from mae_mm.evaluation.portable import PORTABLE, Portable
 from mae_mm.registry import MODELS
 
 MEAN, STD = [10.0, 20.0, 30.0], [50.0, 60.0, 70.0]
-SETTINGS = dict(num_heads=2, decoder_num_heads=2, norm_pix_loss=True, grid=(4, 4), mean=MEAN, std=STD)
+CLIP = [[0, 0, 0], [200, 200, 99]]
+SETTINGS = dict(
+    num_heads=2, decoder_num_heads=2, norm_pix_loss=True, grid=(4, 4), mean=MEAN, std=STD, clip=CLIP)
 EXAMPLE, = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/export.md').read_text(), re.DOTALL)
 CLASSES = ['cat', 'Öl', 'dog']
 PIPELINE = [dict(type='mae_mm.LoadResizeCenterCrop', size=32, resize=40), dict(type='PackInputs', input_key='inputs')]
@@ -104,6 +106,7 @@ def test_an_encoder_has_the_features_of_load_encoder_at_every_size(
             torch.testing.assert_close(outputs[name], encoder.features(imgs, pool), rtol=0, atol=1e-4)
     assert meta['task'] == 'encoder' and meta['precision'] == 'fp32' and meta['channels'] == 'rgb'
     assert meta['mean'] == MEAN and meta['std'] == STD and meta['img_size'] == [32, 32] and meta['resize'] is None
+    assert meta['clip'] == CLIP
     assert meta['arch'] == dict(embed_dim=32, depth=2, num_heads=2, patch_size=8, in_chans=3)
     assert [file.name for file in (tmp_path / 'new').iterdir()] == ['e.onnx']
     assert re.search(r'PyTorch in float32 \d\.\de-\d\d .*tolerated 0\.0001', capsys.readouterr().out)
