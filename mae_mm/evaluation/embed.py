@@ -79,16 +79,14 @@ def collate(samples: Sequence[Tensor | str]) -> tuple[Tensor, dict[int, str]]:
 
 def made_by(encoder: Encoder, images: Images, **options: object) -> dict:
     """What determines the features: weights, options, and the names of the images, but not their content."""
-    weights, names = hashlib.sha256(), hashlib.sha256()
-    for tensor in (*encoder.backbone.state_dict().values(), encoder.preprocessor.mean, encoder.preprocessor.std):
-        weights.update(tensor.cpu().numpy().tobytes())
+    names = hashlib.sha256()
     for i in range(len(images)):
         name = images.name(i)
         if '\n' in name:
             raise ValueError(f'{name!r} has a line break in its name; rename it')
         names.update(os.fsencode(f'{name}\n'))
     return dict(
-        images=len(images), names=names.hexdigest()[:12], weights=weights.hexdigest()[:12], img_size=encoder.img_size,
+        images=len(images), names=names.hexdigest()[:12], weights=encoder.fingerprint()[:12], img_size=encoder.img_size,
         dtype=str(encoder.dtype).removeprefix('torch.'), **options)
 
 

@@ -1,5 +1,6 @@
 """The frozen encoder of any checkpoint: images in, features out."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -56,6 +57,14 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return native_dtype(self.device.type)[0]
+
+    def fingerprint(self) -> str:
+        """A hash of weights, heads and pixel statistics: the same for one checkpoint in two files or formats."""
+        vit, pixels = self.backbone, self.preprocessor
+        digest = hashlib.sha256(f'{vit.blocks[0].attn.num_heads} {vit.window_size} {pixels.per_image}'.encode())
+        for name, tensor in (*vit.state_dict().items(), *pixels.named_buffers()):
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:24]
 
     def load_image(self, image: Image.Image) -> Tensor:
         """An image of Pillow at `img_size`, as files are loaded: (C, height, width) uint8."""
@@ -156,18 +165,20 @@ def load_encoder(
         img_size = tuple(side * patch_size for side in checkpoint.grid)
     img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     windows = settings.get('window_size', 0)
-    backbone = ViT(
-        dict(embed_dim=embed_dim, depth=checkpoint.depth, num_heads=num_heads,
-             mlp_ratio=len(tensors['blocks.0.mlp.fc1.weight']) / embed_dim),
-        img_size, patch_size, in_chans,
-        out_type='raw' if 'norm.weight' in tensors else 'avg_featmap' if 'fc_norm.weight' in tensors else 'featmap',
-        window_size=windows, rel_pos=any('.rel_pos' in name for name in tensors))
-    if random_seed is None:
-        load_pretrained(backbone, checkpoint)
-    else:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_seed)
+    drawn = random_seed is not None
+    with torch.random.fork_rng(devices=[], enabled=drawn):
+        if drawn:
+            torch.manual_seed(random_seed)  # before the constructor, which draws the bias of the patch embedding
+        backbone = ViT(
+            dict(embed_dim=embed_dim, depth=checkpoint.depth, num_heads=num_heads,
+                 mlp_ratio=len(tensors['blocks.0.mlp.fc1.weight']) / embed_dim),
+            img_size, patch_size, in_chans,
+            out_type='raw' if 'norm.weight' in tensors else 'avg_featmap' if 'fc_norm.weight' in tensors else 'featmap',
+            window_size=windows, rel_pos=any('.rel_pos' in name for name in tensors))
+        if drawn:
             backbone.draw_weights()
+    if not drawn:
+        load_pretrained(backbone, checkpoint)
     pixels = {key: settings[key] for key in ('mean', 'std', 'clip', 'per_image') if key in settings}
     known = 'mean' in pixels and 'std' in pixels
     if in_chans != 3 and not (known or pixels.get('per_image')):

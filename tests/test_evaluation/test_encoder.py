@@ -201,3 +201,12 @@ def test_wrong_requests_name_the_choices(make_vit: Callable[..., ViT], views: li
             encoder.embed_images(views, **options)
     with pytest.raises(ValueError, match='no images'):
         encoder.embed_images([])
+
+
+def test_random_weights_are_those_before_pre_training(make_vit: Callable[..., ViT], tmp_path: Path) -> None:
+    """Of the same architecture and statistics, by the seed alone."""
+    file = file_of(make_vit(), tmp_path / 'e.pth', mean=MEAN, std=STD)
+    one, again, other = (mae_mm.load_encoder(file, random_seed=seed) for seed in (0, 0, 1))
+    assert len({one.fingerprint(), other.fingerprint(), mae_mm.load_encoder(file).fingerprint()}) == 3
+    assert one.fingerprint() == again.fingerprint() and one.preprocessor.mean.flatten().tolist() == MEAN
+    assert not one.backbone.blocks[0].mlp.fc1.bias.any() and torch.equal(one.backbone.pos_embed, make_vit().pos_embed)

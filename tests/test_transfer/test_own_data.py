@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.images import class_folders
 from helpers.jobs import make_in_this_process
 from mmengine.config import Config
 from PIL import Image
@@ -32,10 +33,7 @@ def save_image(path: Path, seed: int, shade: int = 0) -> None:
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """Two classes that brightness tells apart, 20 images of each."""
-    for number in range(40):
-        save_image(tmp_path / f'data/{"dark" if number % 2 else "light"}/{number}.png', number, 150 * (1 - number % 2))
-    return tmp_path / 'data'
+    return class_folders(tmp_path / 'data')
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import saved
-from helpers.images import encode
+from helpers.images import class_folders
 from helpers.tools import run_tool
 from PIL import Image
 
@@ -18,18 +17,9 @@ from mae_mm.transfer.probing import find_classes, make_table, probe_checkpoints,
 from mae_mm.transfer.types import RANDOM
 
 
-def draw(path: Path, seed: int, shade: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 100, (32, 40, 3), dtype=np.uint8) + np.uint8(shade)
-    path.write_bytes(encode(Image.fromarray(pixels), 'PNG'))
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two classes that brightness tells apart, 20 images of each."""
-    for i in range(40):
-        draw(tmp_path / f'data/{"dark" if i % 2 else "light"}/{i}.png', i, 150 * (1 - i % 2))
-    return tmp_path / 'data'
+    return class_folders(tmp_path / 'data')
 
 
 @pytest.fixture
@@ -105,10 +95,8 @@ def test_mistakes_end_with_one_message(data: Path, checkpoint: str, tmp_path: Pa
         shutil.rmtree(data)
         data.mkdir()
     elif fault == 'few':
-        for i in range(2, 40):
+        for i in range(4, 40):
             next(data.glob(f'*/{i}.png')).unlink()
-        for i in (40, 41):
-            draw(data / f'{"dark" if i % 2 else "light"}/{i}.png', i)
     elif fault == 'no encoder':
         checkpoint = str(tmp_path / 'resnet.pth')
         torch.save({'conv1.weight': torch.zeros(4, 3, 7, 7), 'fc.weight': torch.zeros(5, 4)}, checkpoint)
@@ -117,12 +105,10 @@ def test_mistakes_end_with_one_message(data: Path, checkpoint: str, tmp_path: Pa
     elif fault == 'lost':
         checkpoint = str(tmp_path / 'lost.pth')
     elif fault == 'boxes':
-        shutil.rmtree(data)
-        draw(data / 'images/0.png', 0)
-        draw(data / 'images/1.png', 1)
-        boxes = [dict(id=i, image_id=i, category_id=1, bbox=[1, 1, 5, 5], area=25, iscrowd=0) for i in (0, 1)]
+        (data / 'light').rename(data / 'images')
+        boxes = [dict(id=i, image_id=i, category_id=1, bbox=[1, 1, 5, 5], area=25, iscrowd=0) for i in (0, 2)]
         (data / 'all.json').write_text(json.dumps(dict(
-            images=[dict(id=i, file_name=f'{i}.png', width=40, height=32) for i in (0, 1)], annotations=boxes,
+            images=[dict(id=i, file_name=f'{i}.png', width=40, height=32) for i in (0, 2)], annotations=boxes,
             categories=[dict(id=1, name='thing')])))
     with pytest.raises(SystemExit) as stop:
         run_tool('probe', checkpoint, '--data', data, *args)
