@@ -33,8 +33,8 @@ EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS['docs'] = ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26']
 EXTRAS['dev'] = [
     *EXTRAS['docs'],
-    'hypothesis', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', 'tensorboard>=2.15', 'transformers>=4.40,<4.52',
-    'wheel']
+    'hypothesis', 'ipykernel', 'nbclient', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', 'tensorboard>=2.15',
+    'transformers>=4.40,<4.52', 'wheel']
 
 
 class BuildWithMim(build_py):
