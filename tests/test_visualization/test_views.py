@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -153,11 +154,12 @@ def test_large_pictures_are_shrunk(files: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_page_is_one_file_that_everybody_can_read(files: Path) -> None:
     shutil.copy(files / 'photos/a.png', files / 'photos/<b>&"ü.png')
-    page = draw(files, 'model.pth').read_text()
+    shutil.move(files / 'photos/c.png', os.fsencode(files / 'photos') + b'/c\xff.png')  # which UTF-8 does not have
+    page = draw(files, 'model.pth').read_text(encoding='utf-8')
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and '://' not in re.sub(r'data:[^"]*', '', page)
     images = re.findall(r'<img [^>]*>', page)
     assert len(images) == 4 + 4 * (4 + 2 + (2 + 2) + (1 + 4)) and all(re.search(r'alt="[^"]+"', one) for one in images)
-    assert 'attention' not in images[0] and 'alt="head 1: image 4, c.png"' in page
+    assert 'attention' not in images[0] and 'alt="head 1: image 4, c\\xff.png"' in page
     assert '<b>' not in page and data_of(files / 'out/page.html')['names'][0] == '<b>&"ü.png'
     assert len(re.findall('class="photo" tabindex="0"', page)) == 4
 
@@ -199,7 +201,7 @@ def test_page_in_a_browser(files: Path) -> None:
         photos[2].dispatchEvent(new KeyboardEvent('keydown', {key}));
       said.push(document.getElementById('status').textContent, getComputedStyle(mark).left, String(box.width));
       const pixel = photos[2].querySelector('canvas').getContext('2d').getImageData(1, 0, 1, 1).data;
-      document.body.dataset.said = JSON.stringify([...said, [...pixel]]);
+      document.body.dataset.said = JSON.stringify([...said, [...pixel], photos.indexOf(mark.parentNode)]);
     </script>"""
     page.write_text(page.read_text() + script)
     out = subprocess.run(
@@ -210,11 +212,12 @@ def test_page_in_a_browser(files: Path) -> None:
     assert said[1].startswith('Patch 3:20,4 of c.png.') and said[2] == '#3:20,4'
     assert said[3].startswith('Patch 3:12,4 of c.png.')
     assert float(said[4].removesuffix('px')) == pytest.approx(float(said[5]) / 4, abs=1)
-    assert said[6] == [*COLOURS[255].tolist(), 255]
+    assert said[6] == [*COLOURS[255].tolist(), 255] and said[7] == 2
     unit = directions(data_of(page))
-    best = np.argsort(-(unit @ unit[13]))[1]
+    similarity = unit @ unit[13]
+    best = np.argsort(-similarity)[1]
     image, row, col = best // 16 + 1, best % 16 // 4, best % 4
-    assert f'Most similar: {image}:{8 * col + 4},{8 * row + 4} (' in said[0]
+    assert f'Most similar: {image}:{8 * col + 4},{8 * row + 4} ({similarity[best]:.2f})' in said[0]
 
 
 # --- what is refused
