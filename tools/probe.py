@@ -78,6 +78,7 @@ def main() -> None:
             check_device(args.device)
         data = find_classes(args.data, args.split_by)
         print(data, flush=True)
+        Path(args.out).mkdir(parents=True, exist_ok=True)  # refused before the work, not after it
         summary = probe_checkpoints(
             data, args.checkpoints, Path(args.cache), args.probes or tuple(PROBES), args.seeds, args.labels, args.size,
             args.device, args.batch_size, args.workers)

@@ -81,6 +81,7 @@ def probe_checkpoints(
         f'{seeds} seeds')
     rows = {name: row for row, name in enumerate(names)}
     scores, chosen, seconds = (defaultdict(lambda: defaultdict(list)) for _ in range(3))
+    accuracy = defaultdict(list)
     jobs = [(probe, start, *key) for probe in probes for start in encoders for key in subsets]
     for probe, start, fraction, seed in (progress := tqdm(jobs, unit='probe', disable=None)):
         progress.set_description(f'{probe} of {start}')
@@ -93,9 +94,13 @@ def probe_checkpoints(
         found, setting = run_probe(probe, features[start], labels, split, seed, device)
         hits = found == np.array([sample.label for sample in data.test])
         number = len(subsets[fraction, 0])
+        accuracy[probe, start].append(100 * hits.mean())
         scores[probe, start][number].append(hit_rate(hits.astype(np.float64)))
         chosen[probe, start][number].append(setting)
         seconds[probe, start][number].append(time.monotonic() - begun)
+        if len(accuracy[probe, start]) == len(subsets):  # all are done; the last ones have the most labels
+            progress.write(f'{PROBES[probe].title:<44}{start:<20}'
+                           f'{mean_and_deviation(accuracy[probe, start][-seeds:])} % with {number} labels')
     curves = verdict.make_curves(scores, len(data.test))
     results = [
         dict(probe=probe, title=PROBES[probe].title, start=start, labels=number, by_seed=curve.by_seed[i].tolist(),

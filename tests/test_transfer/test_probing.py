@@ -1,6 +1,7 @@
 """Probes of checkpoints from end to end: tables of colours, names, mistakes."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_tool_reads_a_config(tmp_path: Path, checkpoint: str, data: Path, capsys
              '--cache', tmp_path / 'cache', '--probes', 'knn', 'linear_class', '--workers', '0')
     printed = capsys.readouterr().out
     assert '30 training and 10 test images (as the config has it)' in printed
+    assert re.search(r'^linear, class token +random +[\d.]+ % with 30 labels$', printed, re.MULTILINE)
     assert '| linear, class token | 30 |' in printed and 'attentive' not in printed
 
 
@@ -86,7 +88,7 @@ def test_unreadable_images_are_left_out(data: Path, checkpoint: str, tmp_path: P
 @pytest.mark.parametrize(('fault', 'message'), [
     ('one class', 'fewer than two classes'), ('no images', 'has no labels'), ('few', '2 training images of 2 classes'),
     ('no encoder', 'resnet.pth'), ('probe', '--probes liner: must be one or more of knn'),
-    ('boxes', 'one class for each'), ('lost', 'no such file')])
+    ('boxes', 'one class for each'), ('lost', 'no such file'), ('out', 'File exists')])
 def test_mistakes_end_with_one_message(data: Path, checkpoint: str, tmp_path: Path, capsys, fault, message) -> None:
     args = ['--out', tmp_path / 'out', '--cache', tmp_path / 'cache', '--workers', '0']
     if fault == 'one class':
@@ -102,6 +104,8 @@ def test_mistakes_end_with_one_message(data: Path, checkpoint: str, tmp_path: Pa
         torch.save({'conv1.weight': torch.zeros(4, 3, 7, 7), 'fc.weight': torch.zeros(5, 4)}, checkpoint)
     elif fault == 'probe':
         args += ['--probes', 'liner']
+    elif fault == 'out':
+        args[1] = data / 'dark/1.png'
     elif fault == 'lost':
         checkpoint = str(tmp_path / 'lost.pth')
     elif fault == 'boxes':
@@ -115,4 +119,4 @@ def test_mistakes_end_with_one_message(data: Path, checkpoint: str, tmp_path: Pa
     assert stop.value.code == 2
     printed = capsys.readouterr().err
     assert message in printed and 'Traceback' not in printed
-    assert not (tmp_path / 'out').exists()
+    assert not any((tmp_path / 'out').glob('*'))
