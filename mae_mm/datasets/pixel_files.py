@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +19,16 @@ import torch
 from torchvision.io import ImageReadMode, decode_png
 
 from mae_mm.datasets.decode import DecodeError, decode
-from mae_mm.datasets.limits import MAX_BYTES, MAX_PIXELS, PNG_HEADER, check_bytes, header_size, open_image, open_regular
+from mae_mm.datasets.limits import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    PNG_HEADER,
+    check_bytes,
+    header_size,
+    open_image,
+    open_regular,
+    upright_size,
+)
 
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, 32 and 64-bit offsets
 MAX_PAGES = 10_000  # of a TIFF
@@ -55,6 +65,22 @@ def open_stored(source: bytes | str) -> Stored:
         check_bytes(file.seek(0, 2))
         file.seek(0)
         return opener(file.read())
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) of an image file of any format, upright, from its header where that is enough.
+
+    Raises:
+        OSError: if it is not an image that can be read.
+    """
+    try:
+        return upright_size(path)
+    except OSError as reason:
+        try:
+            height, width, _ = open_stored(str(path)).shape
+        except Exception as error:  # parsers raise whatever they raise
+            raise reason from error
+        return width, height
 
 
 def check_size(height: int, width: int, bands: int, itemsize: int) -> None:

@@ -69,7 +69,8 @@ def read_manifest(out: Path) -> dict | None:
 
 def write_manifest(out: Path, settings: dict, complete: bool) -> None:
     """Write the settings atomically."""
-    content = dict(settings, complete=complete, categories=[c.name for c in CATEGORIES], pixel_classes=PIXEL_CLASSES)
+    names = dict(categories=[c.name for c in CATEGORIES], pixel_classes=PIXEL_CLASSES)
+    content = {**names, **settings, 'complete': complete}
     draft = out / f'{MANIFEST}.draft'
     draft.write_text(json.dumps(content, indent=1) + '\n')
     os.replace(draft, out / MANIFEST)

@@ -10,7 +10,8 @@ from mmengine.config import Config, ConfigDict
 
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.datasets.find import on_disk
-from mae_mm.datasets.limits import leaves_folder, read_json, upright_size
+from mae_mm.datasets.limits import leaves_folder, read_json
+from mae_mm.datasets.pixel_files import image_size
 
 NUM_SIZES = 100  # images of a file whose size is compared with the file's; all of them would take minutes
 SLACK = 0.02  # of an image's side, at least 2 px: boxes in real data reach this far beyond it
@@ -158,7 +159,7 @@ def check_images(images: list[dict], path: Path, folder: Path) -> None:
            f'images are missing in {folder} (data_root + data_prefix.img + file_name){hint * other_form}')
     for image in images[::-(-len(images) // NUM_SIZES)]:
         try:
-            size = upright_size(folder / image['file_name'])
+            size = image_size(folder / image['file_name'])
         except OSError as error:
             raise ValueError(f'{folder / image["file_name"]} is not a readable image: {error}') from error
         if size != (image['width'], image['height']):

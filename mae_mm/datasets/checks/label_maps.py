@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from torch import nn
 from tqdm import tqdm
 
-from mae_mm.datasets.limits import open_image, upright_size
+from mae_mm.datasets.limits import open_image
+from mae_mm.datasets.pixel_files import image_size
 
 NUM_READ = 5000  # label maps of a data set that are read, evenly spaced; more would cost minutes at every start
 
@@ -120,7 +121,7 @@ def read_labels(reduce_zero_label: bool, label_map: dict[int, int] | None = None
 def find_faults(image: str | Path, label_map: str | Path, valid: np.ndarray) -> list[tuple[str, str]]:
     """Mistakes in an image and its label map: the kind, and the files with the wrong values."""
     try:
-        size = upright_size(image)
+        size = image_size(image)
         with open_image(label_map) as labels:
             if labels.mode not in ('L', 'P', '1'):
                 return [('label map that is not one channel of 8 bits', f'{label_map} (Pillow mode {labels.mode})')]
