@@ -27,12 +27,12 @@ class Meter(NamedTuple):
 
 
 METERS = [
-    Meter('held-out loss, each as its training validates', 'loss', 'low'),
-    Meter('the same, within one target and one masking', 'loss', 'low', 'target+masks'),
+    Meter('held-out loss, as its training validates', 'loss', 'low'),
+    Meter('the same, of one target and one masking', 'loss', 'low', 'target+masks'),
     Meter('held-out loss, 75 % masked at random', 'common_loss', 'low'),
-    Meter('the same, within one target', 'common_loss', 'low', 'target'),
-    Meter('margin over the better baseline', 'margin', 'high'),
-    Meter('the same, 75 % masked at random', 'common_margin', 'high'),
+    Meter('the same, of one target', 'common_loss', 'low', 'target'),
+    Meter('margin over the better baseline, as its training validates', 'margin', 'high'),
+    Meter('margin, 75 % masked at random', 'common_margin', 'high'),
     Meter('RankMe', 'rankme', 'high'),
     Meter('α-ReQ: α', 'alpha_req', 'low'),
     Meter('α-ReQ: distance of α from 1', 'alpha_req', 'near 1'),
@@ -62,7 +62,7 @@ def meters_of(rows: Sequence[dict]) -> list[Meter]:
     return [*METERS[:-2], *each, *METERS[-2:]]
 
 
-def columns(rows: Sequence[dict], meter: Meter, accuracy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def columns_of(rows: Sequence[dict], meter: Meter, accuracy: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the runs that have both numbers: the meter (higher = better, as far as said), the accuracy, configurations."""
     groups = ['+'.join(str(row[name]) for name in meter.within.split('+')) if meter.within else '' for row in rows]
     most = Counter(groups).most_common(1)[0][0]
@@ -120,9 +120,10 @@ def describe(rows: Sequence[dict], draws: int = 2000) -> str:
             continue
         lines = []
         for meter in tqdm(meters_of(rows), desc=title, unit='meter', disable=None):
-            if meter.column == accuracy:
+            columns = columns_of(rows, meter, accuracy)
+            if meter.column == accuracy or (meter.within and len(columns[0]) == len(have)):  # the line before
                 continue
-            found = worth(*columns(rows, meter, accuracy), draws, meter.better == '?')
+            found = worth(*columns, draws, meter.better == '?')
             lines.append([meter.title, meter.better, found.runs, *(
                 ['–'] * 4 if np.isnan(found.tau) else [
                     f'{found.tau:+.2f}', f'{found.low:+.2f} … {found.high:+.2f}', f'{found.regret:.1f}',
