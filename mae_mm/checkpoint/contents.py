@@ -10,7 +10,7 @@ import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
 from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
-from mae_mm.checkpoint.settings import settings_of_huggingface, settings_of_meta
+from mae_mm.checkpoint.settings import settings_of_huggingface, settings_of_meta, settings_of_timm
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
 
@@ -22,8 +22,9 @@ class Checkpoint:
     """Weights under canonical names (see `formats.py`) and what is known about them.
 
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
-    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `mean`, `std`, `clip` and
-    `per_image` of `ImagePreprocessor`, `classes`, and `resize`, pixels of the short side before the centre is cropped.
+    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `classes`; `mean`, `std`, `clip` and
+    `per_image` of `ImagePreprocessor`; `reading`, options of the transform that reads images (dtype, bands, …), and
+    `resize`, pixels of the short side before the centre is cropped.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU
@@ -101,7 +102,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
         elif moco_v3 and len(known['patch_embed.proj.weight']) == 384:
             settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
         else:
-            settings = settings_of_meta(meta)
+            settings = settings_of_meta(meta) or settings_of_timm(hf_config)
         if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
             table = known['pos_embed']
             others['pos_embed of dist_token'] = table[:, 1:2]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mae_mm.checkpoint.trust import contents_of
 
+CONFIGS = ('config.json', 'preprocessor_config.json')  # beside the weights: of the model, of its pixels
 PARTIAL = '.partial'  # ends the names of unfinished files
 # Keys under which projects keep their weights; the first one found is taken. The last two are DINO's.
 WRAPPERS = (
@@ -52,14 +53,16 @@ def allow_mmengine_objects() -> None:
 def read_content(path: str | Path) -> tuple[Mapping, dict]:
     """Read a torch or safetensors file (its bytes decide which, not its name), a folder of transformers or a URL.
 
-    Returns the contents, on the CPU, and the `config.json` of transformers in the same folder ({} if there is none).
+    Returns the contents, on the CPU, and what `CONFIGS` of transformers or timm in the same folder say ({} without).
     """
     files, content = _weight_files(path), {}
     for file in files:
         content.update(_read_file(file))
-    config = files[0].parent / 'config.json'
-    with contents_of(config):
-        return content, json.loads(config.read_bytes()) if config.is_file() else {}
+    config = {}
+    for path in (files[0].parent / name for name in CONFIGS):
+        with contents_of(path):
+            config = {**config, **(json.loads(path.read_bytes()) if path.is_file() else {})}
+    return content, config
 
 
 def _weight_files(path: str | Path) -> list[Path]:

@@ -12,6 +12,8 @@ from mae_mm.checkpoint.files import read_content
 from mae_mm.checkpoint.trust import SETTINGS, check_settings, contents_of
 from mae_mm.models.archs import ARCHS
 
+# Options of the transforms that read images.
+READING = ('channels', 'array_order', 'dtype', 'bands', 'nodata', 'window')
 MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
 
 
@@ -94,18 +96,42 @@ def _settings_of_model(text: str) -> dict:
             resize = step.get('scale' if step['type'].endswith('ResizeEdge') else 'resize')
             if SETTINGS['resize'](resize):
                 settings['resize'] = resize
+    with suppress(Exception):  # of other data, of any form
+        settings.update(_reading(_literal(values['val_dataloader'])['dataset']['pipeline'][0]))
     return settings
 
 
+def _reading(step: dict) -> dict:
+    """How a transform reads the pixels of files: {} for 8-bit photographs."""
+    if not step['type'].startswith('mae_mm.Load'):
+        return {}
+    reading = {key: value for key, value in step.items() if key in READING}
+    if step['type'] == 'mae_mm.LoadImage':
+        reading = dict(channels='unchanged', dtype='keep') | reading
+    return dict(reading=reading) if reading else {}
+
+
 def settings_of_huggingface(config: dict) -> dict:
-    """The same from the `config.json` of a ViTMAE; {} from {}."""
+    """The same from the configs of transformers; {} from {}."""
     names = dict(
         num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads', mask_ratio='mask_ratio',
         norm_pix_loss='norm_pix_loss')
     settings = {ours: config.get(theirs) for ours, theirs in names.items()}
     if 'image_size' in config and 'patch_size' in config:
         settings['grid'] = _grid(config['image_size'], config['patch_size'])
+    settings.update(_pixels(config, 'image_mean', 'image_std'))
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def settings_of_timm(config: dict) -> dict:
+    """Pixel statistics from the `config.json` of timm; {} from {}."""
+    return _pixels(config.get('pretrained_cfg', {}), 'mean', 'std')
+
+
+def _pixels(config: dict, mean: str, std: str) -> dict:
+    """Mean and deviation, there of pixels in [0, 1]."""
+    return {ours: [255 * value for value in config[theirs]] for ours, theirs in (('mean', mean), ('std', std))
+            if theirs in config}
 
 
 def _grid(img_size: int | list, patch_size: int) -> tuple[int, int]:

@@ -20,6 +20,16 @@ def _is_colour(value: object) -> bool:
     return isinstance(value, tuple | list) and value != [] and all(isinstance(x, Real) and abs(x) < 1e6 for x in value)
 
 
+def _is_reading(value: object) -> bool:
+    """Options of transforms, whose values the transforms check."""
+    def is_plain(value: object) -> bool:
+        return value is None or isinstance(value, str | Real)
+
+    return isinstance(value, Mapping) and len(value) < 8 and all(
+        isinstance(key, str) and (is_plain(one) or (isinstance(one, tuple | list) and all(map(is_plain, one))))
+        for key, one in value.items())
+
+
 SETTINGS = dict(  # of `Checkpoint`: which values each may have
     grid=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_count, value)),
     num_heads=_is_count,
@@ -32,7 +42,8 @@ SETTINGS = dict(  # of `Checkpoint`: which values each may have
     mean=_is_colour,
     clip=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_colour, value)),
     per_image=lambda value: isinstance(value, bool),
-    std=lambda value: _is_colour(value) and min(value) > 0)
+    std=lambda value: _is_colour(value) and min(value) > 0,
+    reading=_is_reading)
 
 
 @contextmanager

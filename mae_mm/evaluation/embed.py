@@ -37,7 +37,7 @@ class Images(Dataset):
 
     def __init__(self, paths: Sequence[str], encoder: Encoder) -> None:
         self.load = encoder.load
-        extensions = EXTENSIONS if encoder.channels != 'unchanged' else (*EXTENSIONS, '.npy')
+        extensions = EXTENSIONS if self.load.channels != 'unchanged' else (*EXTENSIONS, '.npy', '.dcm')
         configs = []
         for path in paths:
             if os.path.isfile(path) and path.lower().endswith(extensions):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mae_mm.checkpoint.contents import PUBLISHED_HEADS, Checkpoint, read_checkpoint
 from mae_mm.checkpoint.loading import load_pretrained
+from mae_mm.checkpoint.trust import contents_of
 from mae_mm.datasets.decode import pillow_array
 from mae_mm.datasets.transforms import LoadResizeCenterCrop
 from mae_mm.models.data_preprocessor import ImagePreprocessor
@@ -33,21 +34,23 @@ class Encoder(nn.Module):
 
     Attributes:
         backbone: the ViT.
-        preprocessor: its pixels' mean and deviation.
+        preprocessor: the mean and deviation of its pixels.
         img_size: (height, width) to which images are brought: resized until they cover it, and the centre cropped.
         grid: rows and columns of patch tokens in such an image.
-        channels: how images are decoded, see `mae_mm.datasets.decode`.
+        load: the transform that reads an image: of `reading` (channels, dtype, bands, …), by default 8-bit RGB or gray.
         num_prefix: tokens before the patch tokens: 1, the class token, or 0 with windows.
         dtype: in which it computes; features are float32.
     """
 
-    def __init__(self, backbone: ViT, preprocessor: ImagePreprocessor, img_size: tuple[int, int]) -> None:
+    def __init__(
+        self, backbone: ViT, preprocessor: ImagePreprocessor, img_size: tuple[int, int], reading: dict | None = None,
+    ) -> None:
         super().__init__()
         self.backbone, self.preprocessor, self.img_size = backbone, preprocessor, img_size
         self.grid = grid_of(img_size, backbone.patch_size)
-        self.channels = {3: 'rgb', 1: 'gray'}.get(backbone.in_chans, 'unchanged')
         self.num_prefix = 0 if backbone.window_size else 1
-        self.load = LoadResizeCenterCrop(img_size, channels=self.channels)
+        channels = {3: 'rgb', 1: 'gray'}.get(backbone.in_chans, 'unchanged')
+        self.load = LoadResizeCenterCrop(img_size, **{'channels': channels, **(reading or {})})
         self.eval().requires_grad_(False)
 
     @property
@@ -57,6 +60,10 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return native_dtype(self.device.type)[0]
+
+    def to(self, *args, **options) -> 'Encoder':
+        self.preprocessor.to(*args, **options)  # which moves batches to where it was moved itself
+        return super().to(*args, **options)
 
     def fingerprint(self) -> str:
         """A hash of weights, heads and pixel statistics: the same for one checkpoint in two files or formats."""
@@ -68,7 +75,11 @@ class Encoder(nn.Module):
 
     def load_image(self, image: Image.Image) -> Tensor:
         """An image of Pillow at `img_size`, as files are loaded: (C, height, width) uint8."""
-        return self.load(dict(decoded=pillow_array(image, self.channels)))['inputs']
+        if (dtype := self.load.reading.dtype) != 'uint8':
+            raise ValueError(
+                f'the encoder reads pixels with dtype={dtype!r}, and images of Pillow have 8 bits: give files to '
+                "tools/embed.py, or give `features` what encoder.load(dict(img_path=…))['inputs'] returns")
+        return self.load(dict(decoded=pillow_array(image, self.load.channels)))['inputs']
 
     def embed_images(
         self, images: Sequence[Image.Image], pool: Literal[POOLS] = 'mean', blocks: int | Sequence[int] = 1,
@@ -83,7 +94,7 @@ class Encoder(nn.Module):
         """One vector for each image, or for each patch; several blocks are concatenated, the last one last.
 
         Args:
-            imgs: (N, C, H, W) uint8, of any size that is whole patches.
+            imgs: (N, C, H, W), as loaded (uint8), of any size that is whole patches.
             pool: 'mean' of the patch tokens or 'cls', the class token: (N, blocks * D) float32; 'tokens', all patch
                 tokens, row-major: (N, L, blocks * D).
             blocks: how many of the last blocks, or the positions of some, ascending.
@@ -119,8 +130,7 @@ class Encoder(nn.Module):
                 f'blocks={blocks} must be 1 … {depth}, how many of the last blocks, or ascending positions of blocks, '
                 f'0 … {depth - 1}')
         imgs, dtype = self.preprocessor(dict(inputs=imgs))['inputs'], self.dtype
-        mixed = nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype)
-        with mixed:
+        with nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype):
             tokens = self.backbone.block_tokens(imgs, indices)
         return torch.stack(tokens, dim=1).float()
 
@@ -183,12 +193,13 @@ def load_encoder(
     known = 'mean' in pixels and 'std' in pixels
     if in_chans != 3 and not (known or pixels.get('per_image')):
         raise ValueError(f'{source} does not give the mean and std of its {in_chans} channels')
-    encoder = Encoder(backbone, ImagePreprocessor(**pixels), img_size)
+    with contents_of(source):
+        encoder = Encoder(backbone, ImagePreprocessor(**pixels), img_size, settings.get('reading'))
     encoder.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     mean, std = (' '.join(f'{x:g}' for x in getattr(encoder.preprocessor, key).flatten()) for key in ('mean', 'std'))
     origin = 'of the file' if known else "ImageNet's: the file gives none"
     MMLogger.get_current_instance().info(
-        f'images: {img_size[0]}x{img_size[1]} px, {encoder.channels}, mean {mean}, std {std} '
-        f'({origin}); '
+        f'images: {img_size[0]}x{img_size[1]} px, {encoder.load.channels}, {encoder.load.reading.dtype}, mean {mean}, '
+        f'std {std} ({origin}); '
         f'computing in {encoder.dtype} on {encoder.device}')
     return encoder

@@ -59,8 +59,8 @@ def write_gallery(
     table = []
     for i, row in enumerate(rows):
         best = [(at, similarity) for at, similarity in zip(neighbours[i], similarities[i], strict=True) if at != row]
-        table.append((figure(asked, asked_at[i]), [
-            dict(figure(images, positions[at]), similarity=similarity) for at, similarity in best[:k]]))
+        table.append((figure(encoder, asked, asked_at[i]), [
+            dict(figure(encoder, images, positions[at]), similarity=similarity) for at, similarity in best[:k]]))
     how = f'{options["pool"]} token of the last {options["blocks"]} blocks' if options['blocks'] > 1 else (
         f'{options["pool"]} token')
     page = Template((Path(__file__).parent / 'gallery.html').read_text(), autoescape=True).render(
@@ -73,9 +73,12 @@ def asks_for_own(queries: Sequence[str]) -> bool:
     return len(queries) == 1 and queries[0].isdecimal()
 
 
-def figure(images: Images, index: int) -> dict:
+def figure(encoder: Encoder, images: Images, index: int) -> dict:
     """Name and picture of an image."""
-    array = images.load.load(images.source(int(index)))  # (H, W, C) of any C
+    array = encoder.load.load(images.source(int(index)))  # (H, W, C) of any C
+    if array.dtype != np.uint8:
+        pixels = encoder.preprocessor.normalize(torch.tensor(array, device=encoder.device).permute(2, 0, 1)[None])
+        array = encoder.preprocessor.denormalize(pixels, None)[0].permute(1, 2, 0).cpu().numpy()
     picture = Image.fromarray(array[..., :3] if array.shape[2] >= 3 else array[..., 0])
     picture.thumbnail((SIDE, SIDE))
     return dict(name=printable(images.name(int(index))), picture=data_uri(picture.save, 'jpeg'))

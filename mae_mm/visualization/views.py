@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
-from mae_mm.checkpoint.settings import stored_config
+from mae_mm.checkpoint.settings import READING, stored_config
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.evaluation.encoder import Encoder, load_encoder
 from mae_mm.models.patches import grid_of
@@ -92,8 +92,7 @@ def visualize(
 
 def resized(pipeline: Sequence[dict], size: tuple[int, int] | None) -> Sequence[dict]:
     """A pipeline for images of another size (height, width), read in the same way; None keeps the pipeline."""
-    reading = ('channels', 'array_order', 'dtype', 'bands', 'nodata', 'window')
-    kept = {key: step[key] for step in pipeline for key in reading if key in step}
+    kept = {key: step[key] for step in pipeline for key in READING if key in step}
     return [dict(type='mae_mm.LoadResizeCenterCrop', size=size, **kept)] if size else pipeline
 
 

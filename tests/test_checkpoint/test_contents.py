@@ -194,6 +194,22 @@ def test_settings_of_a_config_are_read_and_not_run(tmp_path: Path) -> None:
         assert settings_of_config_text(other) == {}
 
 
+@pytest.mark.parametrize(('form', 'config', 'text'), [
+    ('huggingface', 'preprocessor_config.json', '{"image_mean": [0.5, 0.4, 0.2], "image_std": [0.1, 0.2, 1]}'),
+    ('timm', 'config.json', '{"pretrained_cfg": {"mean": [0.5, 0.4, 0.2], "std": [0.1, 0.2, 1]}}')])
+def test_pixel_statistics_of_other_libraries(
+    make_mae: Callable, tmp_path: Path, form: str, config: str, text: str,
+) -> None:
+    """Theirs are of pixels in [0, 1]."""
+    write(canonical(make_mae(), **HEADS).encoder_only(), tmp_path if form == 'huggingface' else (
+        tmp_path / 'model.safetensors'), form)
+    assert not {'mean', 'std'} & read_checkpoint(tmp_path).settings.keys()
+    (tmp_path / config).write_text(text)
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.format == form
+    assert (checkpoint.settings['mean'], checkpoint.settings['std']) == ([127.5, 102, 51], [25.5, 51, 255])
+
+
 def test_convert_says_what_it_does(make_mae: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     state = {**make_mae().state_dict(), 'roi_head.bias': torch.zeros(3)}
     path = saved(dict(state_dict=state), tmp_path / 'in.pth')

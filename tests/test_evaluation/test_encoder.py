@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ import mae_mm
 from mae_mm.checkpoint.contents import write_checkpoint
 from mae_mm.datasets.transforms import LoadResizeCenterCrop
 from mae_mm.evaluation import encoder as module
+from mae_mm.evaluation.embed import Images, embed
 from mae_mm.evaluation.encoder import Encoder
 from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.models.vit import ViT
@@ -153,6 +155,34 @@ def test_clipped_pixels_and_statistics_of_each_image_are_the_checkpoints(
     for options in (dict(mean=MEAN, std=STD, clip=clip), dict(per_image=True)):
         encoder = mae_mm.load_encoder(file_of(make_vit(), tmp_path / 'e.pth', **options), device='cpu')
         assert torch.equal(encoder.preprocessor.normalize(imgs), ImagePreprocessor(**options).normalize(imgs))
+
+
+def test_bands_are_read_as_in_pre_training(make_vit: Callable[..., ViT], tmp_path: Path, views: list) -> None:
+    """Six bands of 16 bits: the stored config says how its validation loads them."""
+    vit = make_vit(in_chans=6).eval()
+    pixels = dict(mean=[2000] * 6, std=[900, 800, 700, 600, 500, 400], clip=[[100] * 6, [3000] * 6])
+    step = dict(type='mae_mm.LoadResizeCenterCrop', size=32, dtype='uint16', bands=6)
+    text = (f'model = dict(backbone={dict(type="mae_mm.ViT", arch=dict(num_heads=2), img_size=32, patch_size=8)!r}, '
+            f'data_preprocessor={dict(type="mae_mm.ImagePreprocessor", **pixels)!r})\n'
+            f'val_dataloader = dict(dataset=dict(pipeline=[{step!r}]))')
+    state = {f'backbone.{name}': tensor for name, tensor in vit.state_dict().items()}
+    encoder = mae_mm.load_encoder(saved(dict(state_dict=state, meta=dict(cfg=text)), tmp_path / 'b.pth'), device='cpu')
+    bands = np.random.default_rng(0).integers(0, 4000, (3, 32, 32, 6)).astype(np.uint16)
+    for i, one in enumerate(bands):
+        np.save(tmp_path / f'{i}.npy', one)
+    file = embed(encoder, Images([str(tmp_path)], encoder), tmp_path / 'out' / 'x.npy')
+    with torch.no_grad():
+        tokens, = vit(ImagePreprocessor(**pixels)(dict(inputs=torch.from_numpy(bands).permute(0, 3, 1, 2)))['inputs'])
+    np.testing.assert_allclose(file.read(), tokens[:, 1:].mean(1), atol=1e-5)
+    with pytest.raises(ValueError, match=r"dtype='uint16'.* Pillow have 8 bits"):
+        encoder.embed_images(views)
+
+
+def test_batches_go_where_the_encoder_is(make_vit: Callable[..., ViT]) -> None:
+    """The meta device stands for a GPU."""
+    encoder = Encoder(make_vit(), ImagePreprocessor(), (32, 32)).to('meta')
+    assert encoder.device.type == 'meta'
+    assert encoder.preprocessor(dict(inputs=torch.zeros(2, 3, 32, 32)))['inputs'].device.type == 'meta'
 
 
 def test_what_was_loaded_is_logged(make_vit: Callable[..., ViT], tmp_path: Path) -> None:

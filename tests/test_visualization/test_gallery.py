@@ -13,6 +13,7 @@ from PIL import Image
 
 from mae_mm.evaluation.embed import Images, embed
 from mae_mm.evaluation.encoder import Encoder
+from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.models.vit import ViT
 from mae_mm.visualization.gallery import write_gallery
 
@@ -72,6 +73,21 @@ def test_given_queries_and_their_pictures(encoder: Encoder, tmp_path: Path) -> N
     for picture in drawn[:2]:
         np.testing.assert_allclose(np.array(picture).mean((0, 1)), (0, 0, 128), atol=3)
     assert 'http' not in page.read_text()
+
+
+def test_pictures_of_bands(make_vit: Callable[..., ViT], tmp_path: Path) -> None:
+    """Six bands of 16 bits are shown from -2 to 2 deviations: 100 is black, 300 white, more is cut."""
+    pixels = ImagePreprocessor([200] * 6, [50] * 6)
+    encoder = Encoder(make_vit(in_chans=6), pixels, (32, 32), dict(dtype='uint16', bands=6))
+    (tmp_path / 'bands').mkdir()
+    for i, value in enumerate((100, 200, 300, 9000)):
+        np.save(tmp_path / f'bands/{i}.npy', np.full((32, 48, 6), value, np.uint16))
+    images, page = Images([str(tmp_path / 'bands')], encoder), tmp_path / 'page.html'
+    write_gallery(str(page), encoder, images, embed(encoder, images, tmp_path / 'x.npy'), 1, ['4'], 'vit.pth')
+    shades = [np.array(Image.open(BytesIO(base64.b64decode(pictures[0].split(',')[1]))))
+              for _, _, pictures in sections(page)]
+    assert [(shade.shape, shade.mean().round()) for shade in shades] == [
+        ((32, 48, 3), value) for value in (0, 128, 255, 255)]
 
 
 def test_fewer_images_than_were_found(encoder: Encoder, tmp_path: Path) -> None:
