@@ -68,7 +68,8 @@ def describe(model: Portable, checkpoint: Checkpoint, what: str, precision: str)
         mae_mm=mae_mm.__version__, task=what, precision=precision,
         arch=dict(embed_dim=vit.embed_dim, depth=vit.depth, num_heads=vit.blocks[0].attn.num_heads,
                   patch_size=vit.patch_size, in_chans=vit.in_chans),
-        channels=encoder.channels, mean=_decimal(encoder.preprocessor.mean), std=_decimal(encoder.preprocessor.std),
+        channels=encoder.load.channels,
+        mean=_decimal(encoder.preprocessor.mean), std=_decimal(encoder.preprocessor.std),
         img_size=[height, width], interpolation='bicubic',
         # Of another size the same share of the image is cropped. Without it, the image is resized until it covers.
         resize=resize and round(resize * min(height, width) / (min(trained) * vit.patch_size)))
