@@ -20,7 +20,8 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / 'mae-mm').chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    NotebookClient(notebook, timeout=1800, kernel_name='python3', resources=dict(metadata=dict(path=tmp_path))).execute()
+    NotebookClient(
+        notebook, timeout=1800, kernel_name='python3', resources=dict(metadata=dict(path=tmp_path))).execute()
     printed = ''.join(output.get('text', '') for cell in notebook.cells for output in cell.get('outputs', ()))
     assert 'Masked loss on held-out images' in printed
     assert (tmp_path / 'report/report.html').stat().st_size > 1000
