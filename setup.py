@@ -94,6 +94,7 @@ setup(
         'mmpretrain>=1.2,<2',
         'setuptools<81',  # mmengine's `pkg::config` paths import pkg_resources
         'fsspec',
+        'huggingface-hub>=0.30',
         'matplotlib',
         'numpy>=1.26',
         'jinja2',

@@ -8,6 +8,11 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / 'model-index.yml').is_file() else PAC
 CONFIGS = ROOT / 'configs'
 
 
+def is_released(checkpoint: str | Path) -> bool:
+    """Whether this is a short name of weights that the MAE authors released (configs/pretrain/metafile.yml)."""
+    return re.fullmatch('mae_vit_(base|large|huge)(_full)?', str(checkpoint)) is not None
+
+
 def find_config(path: str | Path) -> Path | None:
     """A config file from its path; one that starts with `configs/` is found from any folder."""
     return next((found for found in (Path(path), ROOT / path) if found.is_file()), None)

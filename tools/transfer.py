@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mae_mm.engine.options import KeyValues, positive
+from mae_mm.paths import is_released
 
 EXAMPLES = """own data:
   --data LABELLED recognises class folders (also below train/ and val/), tables of paths and labels, COCO annotations
@@ -81,7 +82,7 @@ def parse_args() -> argparse.Namespace:
 def find_mistake(args: argparse.Namespace) -> str | None:
     """What is wrong with the arguments; no torch is needed to see it."""
     for checkpoint in args.checkpoints:
-        if '://' not in checkpoint and not Path(checkpoint).exists():
+        if '://' not in checkpoint and not is_released(checkpoint) and not Path(checkpoint).exists():
             return f'CHECKPOINT {checkpoint}: no such file'
     for fraction in args.fractions:
         if not 0 < fraction <= 1:

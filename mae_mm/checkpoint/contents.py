@@ -10,7 +10,7 @@ import torch
 
 from mae_mm.checkpoint.files import read_content, unwrap, write_content
 from mae_mm.checkpoint.formats import DECODER, FORMATS, MOCO_V3, Tensors, from_canonical, recognise, to_canonical
-from mae_mm.checkpoint.settings import settings_of_huggingface, settings_of_meta, settings_of_timm
+from mae_mm.checkpoint.settings import origins_of, settings_of_huggingface, settings_of_meta, settings_of_timm
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
 
@@ -24,7 +24,8 @@ class Checkpoint:
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
     `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `classes`; `mean`, `std`, `clip` and
     `per_image` of `ImagePreprocessor`; `reading`, options of the transform that reads images (dtype, bands, …), and
-    `resize`, pixels of the short side before the centre is cropped.
+    `resize`, pixels of the short side before the centre is cropped; `stems_from`, the fetched
+    checkpoints that it was trained from, with their licences.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU
@@ -103,6 +104,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
             settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
         else:
             settings = settings_of_meta(meta) or settings_of_timm(hf_config)
+        settings = {**settings, **origins_of(content, settings)}
         if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
             table = known['pos_embed']
             others['pos_embed of dist_token'] = table[:, 1:2]
@@ -152,6 +154,8 @@ def _huggingface_config(checkpoint: Checkpoint) -> dict:
         intermediate_size=len(tensors['blocks.0.mlp.fc1.bias']),
         image_size=grid[0] * patch_size, patch_size=patch_size, num_channels=chans, layer_norm_eps=1e-6,
         mask_ratio=settings.get('mask_ratio', 0.75), norm_pix_loss=settings.get('norm_pix_loss', True))
+    if 'stems_from' in settings:
+        config['stems_from'] = settings['stems_from']
     if checkpoint.has_decoder:
         width = len(tensors['decoder_embed.weight'])
         config.update(

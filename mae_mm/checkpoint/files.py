@@ -15,10 +15,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from mae_mm.checkpoint.hub import PARTIAL, locate
 from mae_mm.checkpoint.trust import contents_of
 
 CONFIGS = ('config.json', 'preprocessor_config.json')  # beside the weights: of the model, of its pixels
-PARTIAL = '.partial'  # ends the names of unfinished files
 # Keys under which projects keep their weights; the first one found is taken. The last two are DINO's.
 WRAPPERS = (
     'state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema_state_dict', 'teacher', 'student')
@@ -55,9 +55,13 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
 
     Returns the contents, on the CPU, and what `CONFIGS` of transformers or timm in the same folder say ({} without).
     """
-    files, content = _weight_files(path), {}
+    local = locate(path)
+    files, content = _weight_files(local.path), {}
     for file in files:
         content.update(_read_file(file))
+    if local.origin:
+        meta = content.get('meta')
+        content['meta'] = {**(meta if isinstance(meta, Mapping) else {}), 'origin': local.origin}
     config = {}
     for path in (files[0].parent / name for name in CONFIGS):
         with contents_of(path):
@@ -65,15 +69,16 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
     return content, config
 
 
-def _weight_files(path: str | Path) -> list[Path]:
-    """The file at a path or URL, or the files with weights in a folder."""
-    if (url := str(path)).startswith(('http://', 'https://')):
-        name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.split("?")[0].rsplit("/", 1)[-1]}'
-        path = Path(torch.hub.get_dir()) / 'checkpoints' / name  # torch.hub's cache
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path))  # renames a complete file, so ranks may do it at once
-    path = Path(path).expanduser()
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of the weights that `read_content` reads."""
+    digest = hashlib.sha256()
+    for file in _weight_files(locate(path).path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The file at a path, or the files with weights in a folder."""
     if path.is_file():
         return [path]
     files = sorted(path.glob('model*.safetensors')) or sorted(path.glob('pytorch_model*.bin'))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MessageHub, MMLogger, print_log
 from mmengine.model.weight_init import update_init_info
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.formats import DECODER, ENCODER, shorten
+from mae_mm.checkpoint.settings import STEMS_FROM
 from mae_mm.checkpoint.trust import check_weights, contents_of
 from mae_mm.models.decoders import MAEDecoder
 from mae_mm.models.positions import resize_rel_pos, resize_table
@@ -91,6 +92,8 @@ def load_pretrained(
         pairs, report = _fit(checkpoint, module, grid_size, new_decoder)
     for target, source in pairs:
         target.copy_(source)
+    if origins := checkpoint.settings.get('stems_from'):
+        MessageHub.get_current_instance().update_info(STEMS_FROM, origins)
     MMLogger.get_current_instance().info(f'weights loaded from {report}')
     if new_decoder and (new := [name for name in report.new if name.split('.')[0] in DECODER]):
         part, found = ('last layer of the decoder', 'one for other patches') if checkpoint.has_decoder else (

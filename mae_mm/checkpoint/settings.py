@@ -14,6 +14,7 @@ from mae_mm.models.archs import ARCHS
 
 # Options of the transforms that read images.
 READING = ('channels', 'array_order', 'dtype', 'bands', 'nodata', 'window')
+STEMS_FROM = 'mae_mm/stems_from'  # in mmengine's message hub, which is in each checkpoint of a training
 MAX_TEXT = 1 << 18  # characters of a config; usual ones have ten thousand, and parsing takes a thousand bytes for each
 
 
@@ -26,12 +27,40 @@ def settings_of_meta(meta: Mapping) -> dict:
     return settings
 
 
+def origins_of(content: Mapping, settings: Mapping) -> dict:
+    """`stems_from`: what was fetched as `content`, before it what trainings recorded, before it `settings`."""
+    found = list(settings.get('stems_from') or ())
+    with suppress(KeyError, TypeError, AttributeError):  # files of other projects hold anything
+        found += content['message_hub']['runtime_info'][STEMS_FROM]
+    with suppress(KeyError, TypeError):
+        found.append(content['meta']['origin'])
+    return dict(stems_from=list(dict.fromkeys(found))) if SETTINGS['stems_from'](found) else {}
+
+
 def settings_of_config_text(text: str) -> dict:
     """Settings of the `mae_mm` model in a config that mmengine stored, else {}. Nothing in it is executed."""
     try:
         return check_settings(_settings_of_model(text) if len(text) <= MAX_TEXT else {})
     except Exception:  # where its stack ends, the parser fails in any way
         return {}
+
+
+def recipe_of_config_text(text: str) -> dict:
+    """Optimizer, learning rate, batch, length and data of a config that mmengine stored, where plain values."""
+    found = {}
+    with suppress(Exception):  # configs of other projects hold anything
+        values = _assigned(text if len(text) <= MAX_TEXT else '')
+        for name, path in dict(
+                optimizer='optim_wrapper.optimizer.type', lr='optim_wrapper.optimizer.lr',
+                batch_size='train_dataloader.batch_size', max_epochs='train_cfg.max_epochs',
+                max_iters='train_cfg.max_iters', data='train_dataloader.dataset.data_root').items():
+            with suppress(Exception):
+                first, *keys = path.split('.')
+                value = _literal(values[first])
+                for key in keys:
+                    value = value[key]
+                found[name] = Path(value).name if name == 'data' else value  # not where it is on this machine
+    return found
 
 
 def stored_config(path: str | Path) -> Config:
@@ -115,7 +144,7 @@ def settings_of_huggingface(config: dict) -> dict:
     """The same from the configs of transformers; {} from {}."""
     names = dict(
         num_heads='num_attention_heads', decoder_num_heads='decoder_num_attention_heads', mask_ratio='mask_ratio',
-        norm_pix_loss='norm_pix_loss')
+        norm_pix_loss='norm_pix_loss', stems_from='stems_from')
     settings = {ours: config.get(theirs) for ours, theirs in names.items()}
     if 'image_size' in config and 'patch_size' in config:
         settings['grid'] = _grid(config['image_size'], config['patch_size'])

@@ -30,6 +30,10 @@ def _is_reading(value: object) -> bool:
         for key, one in value.items())
 
 
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(x, str) for x in value)
+
+
 SETTINGS = dict(  # of `Checkpoint`: which values each may have
     grid=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_count, value)),
     num_heads=_is_count,
@@ -37,7 +41,8 @@ SETTINGS = dict(  # of `Checkpoint`: which values each may have
     decoder_num_heads=_is_count,
     mask_ratio=lambda value: isinstance(value, Real) and 0 <= value < 1,
     norm_pix_loss=lambda value: isinstance(value, bool),
-    classes=lambda value: isinstance(value, tuple | list) and len(value) > 0 and all(isinstance(x, str) for x in value),
+    classes=_are_names,
+    stems_from=_are_names,
     resize=_is_count,
     mean=_is_colour,
     clip=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_colour, value)),

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.files import allow_mmengine_objects, read_content
+from mae_mm.checkpoint.hub import is_name
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.engine.config_check import check_keys, check_values, errors_located
 from mae_mm.engine.hooks.console import ConsoleHook, ConsoleRunner, simplify_console
@@ -122,7 +123,7 @@ def default_work_dir(config: str) -> str:
 
 def check_file(path: str, flag: str) -> None:
     """Refuse a checkpoint that does not exist before anything is built."""
-    if '://' not in path and not Path(path).exists():
+    if not is_name(path) and not Path(path).exists():
         raise FileNotFoundError(f'{flag} {path}: no such file')
 
 

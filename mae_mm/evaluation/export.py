@@ -73,7 +73,7 @@ def describe(model: Portable, checkpoint: Checkpoint, what: str, precision: str)
         img_size=[height, width], interpolation='bicubic',
         # Of another size the same share of the image is cropped. Without it, the image is resized until it covers.
         resize=resize and round(resize * min(height, width) / (min(trained) * vit.patch_size)))
-    values |= {name: settings[name] for name in ('clip', 'per_image') if settings.get(name)}  # of `ImagePreprocessor`
+    values |= {name: settings[name] for name in ('clip', 'per_image', 'stems_from') if settings.get(name)}
     if what == 'classifier' and 'classes' in settings:
         values['classes'] = list(settings['classes'])
     if what == 'reconstructor':

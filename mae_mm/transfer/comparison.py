@@ -1,11 +1,11 @@
 """Does pre-training help? Equal trainings from a checkpoint and from random weights, over several seeds."""
 
-import hashlib
 import json
 import statistics
 from pathlib import Path
 
 from mae_mm.checkpoint.contents import read_checkpoint
+from mae_mm.checkpoint.files import content_hash
 from mae_mm.transfer.jobs import complete
 from mae_mm.transfer.runs import make_run, place, transfer_config
 from mae_mm.transfer.tables import Panel, draw_plot, markdown_table, mean_and_deviation
@@ -26,7 +26,7 @@ def compare(
         What `results.json` holds; `results` has a list of {metric: percent} for each protocol and start.
     """
     read_checkpoint(pretrained)  # what cannot be read should not cost a first run
-    checkpoint_id = hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
+    checkpoint_id = content_hash(pretrained)
     seeds = seeds or suite.seeds
     jobs = make_jobs(suite, pretrained, checkpoint_id, out, seeds, options or {}, gpus)
     results, errors = complete(jobs, make_run, workers)

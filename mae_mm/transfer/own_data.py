@@ -4,7 +4,6 @@ Every start gets the same images, the same number of steps, and the same search 
 training labels.
 """
 
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
+from mae_mm.checkpoint.files import content_hash
 from mae_mm.datasets.labelled import Labelled, split_for_search, subset
 from mae_mm.datasets.layouts import Sample
 from mae_mm.datasets.split import stable_hash
@@ -144,7 +144,7 @@ class _Maker:
                  size: int | None, options: dict | None) -> None:
         self.data, self.encoders, self.out, self.size, self.options = data, encoders, out, size, options
         self.starts = starts
-        self.hashes = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in starts.values() if path}
+        self.hashes = {path: content_hash(path) for path in starts.values() if path}
 
     def job(self, run: OwnRun, train: Sequence[Sample], test: Sequence[Sample], iters: int) -> Job:
         """The job of one run."""
