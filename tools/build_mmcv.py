@@ -3,8 +3,8 @@
 PyPI has no wheel of mmcv, and pip's isolated build omits the operators, which mmdet and mmseg need. The wheel is kept
 in `~/.cache/mae_mm/wheels/torch<version>-cp<python>-<cpu|cuXXX-smXX>-<machine>/`, so that the next installation takes
 seconds. CUDA operators are built if torch finds a GPU (or FORCE_CUDA=1 is set) and there is an nvcc of the same CUDA
-version: of a toolkit, or of `pip install nvidia-cuda-nvcc`. They are for this machine's GPUs; without one, for all that
-torch supports. TORCH_CUDA_ARCH_LIST decides otherwise, e.g. "8.0;9.0".
+version: of a toolkit, or of `pip install "cuda-toolkit[nvcc,nvvm,crt,cccl]==13.0.*"`. They are for this machine's GPUs;
+without one, for all that torch supports. TORCH_CUDA_ARCH_LIST decides otherwise, e.g. "8.0;9.0".
 
 Run: python tools/build_mmcv.py    # about 5 minutes on 2 cores
 """
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 MMCV = 'mmcv==2.1.0'
 BUILD_TOOLS = ['setuptools<81', 'wheel', 'ninja', 'psutil']
+NVCC = 'cuda-toolkit[nvcc,nvvm,crt,cccl]'  # of one release; nvidia-cuda-nvcc alone takes the newest of the others
 PIP = [sys.executable, '-m', 'pip']
 CHECK = """
 import torch
@@ -87,7 +88,7 @@ def cuda_for_build(torch) -> Cuda | None:
 
     wanted = torch.version.cuda
     homes = [Path(CUDA_HOME)] if CUDA_HOME else []
-    homes.append(Path(torch.__file__).parents[1] / 'nvidia' / f'cu{wanted.split(".")[0]}')  # pip's nvidia-cuda-nvcc
+    homes.append(Path(torch.__file__).parents[1] / 'nvidia' / f'cu{wanted.split(".")[0]}')  # pip's
     found = [home for home in homes if (home / 'bin' / 'nvcc').exists()]
     for home in found:
         out = subprocess.run([home / 'bin' / 'nvcc', '--version'], capture_output=True, text=True).stdout
@@ -96,7 +97,7 @@ def cuda_for_build(torch) -> Cuda | None:
             return Cuda(wanted, home, os.environ.get('TORCH_CUDA_ARCH_LIST') or architectures(torch))
     reason = f'{found[0]}/bin/nvcc is not of CUDA {wanted}, as torch is' if found else 'there is no nvcc'
     print(f'mmcv: {reason}; the operators will run on the CPU only. For the GPU: '
-          f'pip install "nvidia-cuda-nvcc=={wanted}.*"')
+          f'pip install "{NVCC}=={wanted}.*"')
     return None
 
 

@@ -138,7 +138,8 @@ def test_cuda_operators_are_built_where_a_gpu_and_a_fitting_nvcc_are(
     monkeypatch.setattr('torch.utils.cpp_extension.CUDA_HOME', str(tmp_path / 'toolkit') if toolkit else None)
     cuda = module.cuda_for_build(fake_torch(tmp_path, gpus))
     assert (cuda and cuda.key, cuda and cuda.home) == (key, home and tmp_path / home)
-    assert ('pip install "nvidia-cuda-nvcc==13.0.*"' in capsys.readouterr().out) is bool(gpus and not key)
+    advice = 'pip install "cuda-toolkit[nvcc,nvvm,crt,cccl]==13.0.*"'
+    assert (advice in capsys.readouterr().out) is bool(gpus and not key)
 
 
 def test_forced_operators_are_for_all_that_torch_supports_or_the_environment_says(module, monkeypatch, tmp_path):
