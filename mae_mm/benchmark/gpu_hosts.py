@@ -46,12 +46,18 @@ def detector(context: Context) -> str:
 def segmentor(context: Context) -> str:
     """UperNet with an offset bias, under autocast."""
     needs_operators(context.device)
-    from mmseg.structures import SegDataSample
+    model, size = build_segmentor(context.small, context.device)
+    imgs, samples = label_maps(size, context.device)
+    found = train(
+        context, model, lambda: model.parse_losses(model.loss(imgs, samples))[0], 'mae_mm.AutocastOptimWrapper')
+    return f'{size} px, batch 2: {found}'
 
+
+def build_segmentor(small: bool, device: str) -> tuple[nn.Module, int]:
+    """The segmentor of configs/segmentation, and the side of its images in pixels."""
     init_default_scope('mmseg')
-    cfg = Config.fromfile(CONFIGS / 'segmentation/upernet_vit_b_ade20k.py').model
-    size = 512
-    if context.small:
+    cfg, size = Config.fromfile(CONFIGS / 'segmentation/upernet_vit_b_ade20k.py').model, 512
+    if small:
         size = 64
         cfg.data_preprocessor.size = (size, size)
         cfg.backbone.update(arch='tiny', img_size=size, out_indices=(2, 5, 8, 11))
@@ -61,16 +67,19 @@ def segmentor(context: Context) -> str:
     torch.manual_seed(0)
     model = MODELS.build(cfg)
     model.init_weights()
-    model.to(context.device).train()
-    imgs = torch.randn(2, 3, size, size, device=context.device)
-    samples = []
+    return model.to(device).train(), size
+
+
+def label_maps(size: int, device: str) -> tuple[Tensor, list]:
+    """Two images of noise, (2, 3, size, size) float, and their label maps."""
+    from mmseg.structures import SegDataSample
+
+    imgs, samples = torch.randn(2, 3, size, size, device=device), []
     for _ in imgs:
         sample = SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
-        sample.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, size, size), device=context.device))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 150, (1, size, size), device=device))
         samples.append(sample)
-    found = train(
-        context, model, lambda: model.parse_losses(model.loss(imgs, samples))[0], 'mae_mm.AutocastOptimWrapper')
-    return f'{size} px, batch 2: {found}'
+    return imgs, samples
 
 
 def train(context: Context, model: nn.Module, loss: Callable[[], Tensor], wrapper_type: str) -> str:

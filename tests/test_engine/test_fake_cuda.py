@@ -5,20 +5,27 @@ it runs on fake tensors of the CPU. On those of the GPU gradients are put there 
 guard and the hooks' sums run on them.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.model import BaseModel, BaseModule
+from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_leaves
 
+from mae_mm.benchmark.detector import build_detector
+from mae_mm.benchmark.gpu_hosts import build_segmentor, label_maps
 from mae_mm.benchmark.gpu_steps import TINY, batch, optim_wrapper, tiny_mae, variants
 from mae_mm.engine.hooks import NonFiniteHook, RuntimeInfoHook
 from mae_mm.models import masking
 from mae_mm.models.mae import MAE
+from mae_mm.models.necks import FourTapPyramid
+from mae_mm.models.vit import ViT
 from mae_mm.registry import MODELS
 
 
@@ -106,21 +113,100 @@ def test_a_backward_pass_asks_nothing(fake, name: str) -> None:
     assert wrapper.bad_step.ndim == 0 and len(wrapper.optimizer.state) > 20
 
 
+class NoKernels:
+    """mmcv's operators, which have no fake kernels: they write into tensors that are there already."""
+
+    def __getattr__(self, name: str) -> Callable:
+        return lambda *args, **options: None
+
+
+def detect(device: str) -> tuple[nn.Module, torch.Tensor]:
+    """Mask R-CNN with windows and relative positions, to the outputs of its heads for made-up regions of one level.
+
+    Choosing regions and levels, matching with objects, and losses are mmdet's, and read values (`nonzero`, `.any()`).
+    """
+    with unset_fake_temporarily(), torch.device('cpu'):
+        model = build_detector('windows, relative positions', 'tiny', 64, 'cpu')
+        model.backbone.bf16 = True
+    make_fake(model, device)
+    features = model.extract_feat(torch.rand(2, 3, 64, 64))
+    regions, head = torch.rand(6, 5), model.roi_head
+    assert len(features) == 5 and {one.dtype for one in features} == {torch.float32}
+    boxes, masks = (extract.roi_layers[0](features[0], regions) for extract in (
+        head.bbox_roi_extractor, head.mask_roi_extractor))
+    outs = [model.rpn_head(features), head.bbox_head(boxes), head.mask_head(masks)]
+    return model, sum(leaf.float().sum() for leaf in tree_leaves(outs) if isinstance(leaf, torch.Tensor))
+
+
+def segment(device: str) -> tuple[nn.Module, torch.Tensor]:
+    """UperNet with offset bias, to its loss. Its accuracy is mmseg's, and leaves out pixels (a shape of values)."""
+    with unset_fake_temporarily(), torch.device('cpu'):
+        model, size = build_segmentor(True, 'cpu')
+    make_fake(model, device)
+    with torch.autocast(device, torch.bfloat16):
+        losses = model.loss(*label_maps(size, device))
+    return model, sum(value for name, value in losses.items() if 'loss' in name)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module('mmcv.ops.roi_align'), 'ext_module', NoKernels())
+    monkeypatch.setattr('mmseg.models.decode_heads.decode_head.accuracy', lambda seg, *args, **options: seg.new_ones(1))
+
+
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+@pytest.mark.parametrize('run', [detect, segment])
+def test_detectors_and_segmentors_stay_on_their_device_and_ask_nothing(
+    fake, without_kernels, run: Callable, device: str,
+) -> None:
+    with torch.device(device):
+        model, loss = run(device)
+        assert loss.device.type == device and loss.dtype == torch.float32
+        wrapper = build_optim_wrapper(model, dict(
+            type='mae_mm.GuardedOptimWrapper', constructor='mae_mm.LayerDecayOptimWrapperConstructor',
+            optimizer=dict(type='AdamW', lr=1e-4, fused=True)))
+        if device == 'cpu':
+            wrapper.update_params(loss)
+        else:
+            for param in model.parameters():
+                param.grad = torch.zeros_like(param)
+            wrapper.step()
+        assert wrapper.bad_step.device.type == device and len(wrapper.optimizer.state) > 100
+
+
+@pytest.mark.parametrize('run', [detect, segment])
+def test_an_item_planted_in_an_encoder_or_pyramid_is_noticed(
+    fake, without_kernels, monkeypatch: pytest.MonkeyPatch, run: Callable,
+) -> None:
+    for part in (ViT, FourTapPyramid):
+        def forward(self: nn.Module, x: object, original: Callable = part.forward) -> object:
+            tree_leaves(x)[0].sum().item()
+            return original(self, x)
+
+        with monkeypatch.context() as patch, pytest.raises(DataDependentOutputException):
+            patch.setattr(part, 'forward', forward)
+            run('cuda')
+
+
+def transfer_model(name: str) -> nn.Module:
+    """Of real tensors on the CPU: a classifier, or an encoder with relative positions and its pyramid."""
+    options = dict(type='mae_mm.ViT', arch=TINY, img_size=64, patch_size=8, drop_path_rate=0.1)
+    with unset_fake_temporarily(), torch.device('cpu'):  # the constructor reads rates of drop path
+        if name == 'classification':
+            return MODELS.build(dict(
+                type='mmpretrain.ImageClassifier', backbone=dict(options, out_type='avg_featmap'),
+                head=dict(type='mae_mm.LinearClsHead', num_classes=5, in_channels=TINY['embed_dim'])))
+        relative = dict(rel_pos=True, window_size=4 * (name == 'windows'), out_type='featmap')
+        return nn.Sequential(
+            MODELS.build(dict(options, **relative, arch=dict(TINY, depth=8), out_indices=(1, 3, 5, 7))),
+            MODELS.build(dict(type='mae_mm.FourTapPyramid', embed_dim=TINY['embed_dim'])))
+
+
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
 @pytest.mark.parametrize('name', ['classification', 'windows', 'offsets'])
 def test_transfers_stay_on_their_device_and_ask_nothing(fake, name: str, device: str) -> None:
     """A classifier, and the encoders and pyramids of detectors and segmentors, whose heads' losses read values."""
-    options = dict(type='mae_mm.ViT', arch=TINY, img_size=64, patch_size=8, drop_path_rate=0.1)
-    with unset_fake_temporarily(), torch.device('cpu'):  # the constructor reads rates of drop path
-        if name == 'classification':
-            model = MODELS.build(dict(
-                type='mmpretrain.ImageClassifier', backbone=dict(options, out_type='avg_featmap'),
-                head=dict(type='mae_mm.LinearClsHead', num_classes=5, in_channels=TINY['embed_dim'])))
-        else:
-            relative = dict(rel_pos=True, window_size=4 * (name == 'windows'), out_type='featmap')
-            model = nn.Sequential(
-                MODELS.build(dict(options, **relative, arch=dict(TINY, depth=8), out_indices=(1, 3, 5, 7))),
-                MODELS.build(dict(type='mae_mm.FourTapPyramid', embed_dim=TINY['embed_dim'])))
+    model = transfer_model(name)
     with torch.device(device):
         make_fake(model, device).train()
         imgs = torch.rand(2, 3, 64, 64)
@@ -134,6 +220,31 @@ def test_transfers_stay_on_their_device_and_ask_nothing(fake, name: str, device:
         if device == 'cpu':
             sum(out.float().sum() for out in outs).backward()
             assert all(param.grad is not None for param in model.parameters() if param.requires_grad)
+
+
+@pytest.mark.parametrize('name', ['windows', 'offsets'])
+def test_attention_meets_the_conditions_of_fused_kernels(fake, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What torch's memory-efficient kernel asks for. Without a GPU torch never chooses it, so that is not tested."""
+    calls = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None, **how: object):
+        calls.append(attn_mask)
+        given = [one for one in (q, k, v, attn_mask) if one is not None]
+        assert {(one.dtype, one.stride(-1)) for one in given} == {(torch.bfloat16, 1)}
+        assert len({one.shape[-1] for one in (q, k, v)}) == 1 and q.shape[-1] % 8 == 0
+        if attn_mask is not None:
+            assert attn_mask.shape == (q.shape[1], q.shape[2], k.shape[2])
+        return torch.empty_like(v)
+
+    model = transfer_model(name)
+    monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention', attend)
+    # Without a GPU autocast would switch itself off.
+    monkeypatch.setattr(torch.cuda.amp.common, 'amp_definitely_not_available', lambda: False)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda **options: True)
+    make_fake(model, 'cuda').train()
+    with torch.autocast('cuda', torch.bfloat16):
+        model(torch.rand(2, 3, 64, 64))
+    assert len(calls) == 8 and {mask is None for mask in calls} == {name == 'windows'}
 
 
 def test_hooks_keep_their_sums_on_the_gpu(fake, monkeypatch: pytest.MonkeyPatch) -> None:
