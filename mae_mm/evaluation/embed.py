@@ -100,7 +100,8 @@ def check_unreadable(file: FeatureFile, total: int, in_a_row: int, max_bad: floa
     if exceeds_share(len(file.unreadable), total, max_bad):
         raise TrainingStopped(
             f'{len(file.unreadable)} of {total} images could not be read so far, more than the tolerated share of '
-            f'{max_bad:.2%}; listed in {listed}. Tolerate more, and the same command continues: --max-bad 0.05; or '
+            f'{max_bad:.2%}; listed in {listed}. Tolerate more, and the same command continues: --max-bad '
+            f'{min(1.0, 1.5 * len(file.unreadable) / total):.2g}; or '
             'repair them, or take them away, and start anew with --overwrite')
 
 

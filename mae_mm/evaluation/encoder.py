@@ -85,8 +85,9 @@ class Encoder(nn.Module):
         self, images: Sequence[Image.Image], pool: Literal[POOLS] = 'mean', blocks: int | Sequence[int] = 1,
     ) -> Tensor:
         """Features of N images of Pillow, of any size: `features` of what `load_image` makes of them."""
-        if not len(images):
-            raise ValueError('no images: give a list of one or more images of Pillow')
+        if not isinstance(images, Sequence) or not images or not all(isinstance(one, Image.Image) for one in images):
+            raise ValueError('give a list of one or more images of Pillow, e.g. [Image.open(path)]; '
+                             f'got {type(images).__name__}')
         return self.features(torch.stack([self.load_image(image) for image in images]), pool, blocks)
 
     @torch.no_grad()

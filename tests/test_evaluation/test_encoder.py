@@ -229,8 +229,9 @@ def test_wrong_requests_name_the_choices(make_vit: Callable[..., ViT], views: li
             (dict(blocks=[1, 0]), r'ascending positions of blocks, 0 … 1')):
         with pytest.raises(ValueError, match=message):
             encoder.embed_images(views, **options)
-    with pytest.raises(ValueError, match='no images'):
-        encoder.embed_images([])
+    for wrong in ([], views[0], 'cat.jpg', ['cat.jpg']):
+        with pytest.raises(ValueError, match='list of one or more images of Pillow'):
+            encoder.embed_images(wrong)
 
 
 def test_random_weights_are_those_before_pre_training(make_vit: Callable[..., ViT], tmp_path: Path) -> None:
