@@ -23,7 +23,8 @@ from mae_mm import __version__
 from mae_mm.paths import ROOT
 
 OK, NOTE, BROKEN = 'ok', 'note', 'broken'
-MODULES = {'mmsegmentation': 'mmseg', 'pillow': 'PIL', 'scikit-image': 'skimage'}  # distribution: module
+MODULES = {  # distribution: module
+    'mmsegmentation': 'mmseg', 'pillow': 'PIL', 'scikit-image': 'skimage', 'scikit-learn': 'sklearn'}
 HOSTS = ('mmdet', 'mmseg')  # they need mmcv's compiled operators
 INSTALL_MAE_MM = ('install', '--no-deps', '--no-build-isolation', '-e', str(ROOT))
 
@@ -105,9 +106,9 @@ def check_versions(env: Environment) -> Iterator[Finding]:
     for requirement in map(Requirement, [*declared, 'mmcv>=2.0,<2.4']):
         name = requirement.name
         extra = str(requirement.marker or '').partition('extra == ')[2].strip('"')
-        if extra in ('all', 'dev'):  # `all` repeats the other extras
+        if extra in ('all', 'dev', 'docs'):  # `all` repeats the other extras
             continue
-        versions = env.versions(MODULES.get(name, name))
+        versions = env.versions(MODULES.get(name, name.replace('-', '_')))
         wanted = ','.join(sorted(map(str, requirement.specifier), reverse=True))  # >= before <
         fits = all(requirement.specifier.contains(version, prereleases=True) for version in versions.values())
         state, why = OK if versions and fits else BROKEN, ''
