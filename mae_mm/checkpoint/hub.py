@@ -9,7 +9,6 @@ interrupted download is continued.
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,6 @@ from mae_mm.paths import CONFIGS, is_released
 PARTIAL = '.partial'  # ends the names of unfinished files
 WEIGHTS = (['model*.safetensors'], ['pytorch_model*.bin'])  # the first of these that a repository has
 ABOUT = ['config.json', 'preprocessor_config.json', 'README.md']
-CLOCK = 0.01  # seconds by which file systems lag behind the clock
 
 
 class Local(NamedTuple):
@@ -47,36 +45,38 @@ def locate(checkpoint: str | Path) -> Local:
 
     The licence is shown when something was fetched.
     """
-    name, started = str(checkpoint), time.time() - CLOCK
+    name = str(checkpoint)
     if not is_name(checkpoint):
         return Local(Path(checkpoint).expanduser(), None)
     if name.startswith('timm://'):
-        local = _of_hub(f'hf://{_timm_repository(name)}', name)
+        local, fetched = _of_hub(f'hf://{_timm_repository(name)}', name)
     elif name.startswith('hf://'):
-        local = _of_hub(name, name)
+        local, fetched = _of_hub(name, name)
     elif is_released(name):
         about = yaml.safe_load((CONFIGS / 'pretrain/metafile.yml').read_text())['Collections'][0]['Metadata']
         release = about['Released Weights'][name]
-        path = _of_address(release['URL'], release.get('MD5'), name)
+        path, fetched = _of_address(release['URL'], release.get('MD5'), name)
         local = Local(path, f'{name} ({release["URL"]}), licence {about["Licence of Released Weights"]}')
     elif name.startswith(('http://', 'https://')):
-        return Local(_of_address(name, None, name), None)
+        return Local(_of_address(name, None, name)[0], None)
     else:
         raise ValueError(
             f'{name} is not a valid name of a checkpoint: hf://OWNER/NAME[@REVISION][/FILE], timm://MODEL.TAG, or an '
             'http(s) address')
-    if max(file.stat().st_mtime for file in _files(local.path)) > started:
+    if fetched:
         print_log(f'fetched {local.origin}', 'current', logging.WARNING)
     return local
 
 
-def _of_hub(address: str, name: str) -> Local:
-    """Files of a repository in huggingface_hub's cache."""
+def _of_hub(address: str, name: str) -> tuple[Local, bool]:
+    """Files of a repository in huggingface_hub's cache, and whether any was missing there."""
     parts = re.fullmatch(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?', address)
     if not parts:
         raise ValueError(f'{name} is not a valid name: it must be hf://OWNER/NAME[@REVISION][/FILE]')
     repo, revision, file = parts.groups()
-    started = time.time() - CLOCK
+    before = set()
+    with suppress(errors.LocalEntryNotFoundError, errors.HFValidationError):
+        before = _blobs(snapshot_download(repo, revision=revision, local_files_only=True))
     with explained(name, repo):
         for patterns in ([[file]] if file else WEIGHTS):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*patterns, *ABOUT]))
@@ -89,19 +89,18 @@ def _of_hub(address: str, name: str) -> Local:
                 f'{name} has no {wanted}' + (' in the cache, and HF_HUB_OFFLINE is set' * constants.HF_HUB_OFFLINE)
                 + f'; see its files at {constants.ENDPOINT}/{repo}, and name one: hf://{repo}/FILE')
     for path in found:
-        _check_sha256(path, name, started)
+        if path.resolve() not in before:
+            _check_sha256(path, name)
     card = folder / 'README.md'
     licence = card.is_file() and ModelCard(card.read_text()).data.get('license')
     origin = f'hf://{repo}@{folder.name}, licence {licence or "not stated"}'
-    return Local(found[0] if file else folder, origin)
+    return Local(found[0] if file else folder, origin), any(path.resolve() not in before for path in found)
 
 
-def _check_sha256(path: Path, name: str, started: float) -> None:
+def _check_sha256(path: Path, name: str) -> None:
     """Compare a large file that was just fetched with its checksum, the name of its blob, and delete it if wrong."""
     blob = path.resolve()
-    if not re.fullmatch('[0-9a-f]{64}', blob.name) or blob.stat().st_mtime < started:
-        return
-    if (found := _digest(blob, 'sha256')) != blob.name:
+    if re.fullmatch('[0-9a-f]{64}', blob.name) and (found := _digest(blob, 'sha256')) != blob.name:
         blob.unlink()
         path.unlink()
         raise ValueError(
@@ -109,17 +108,17 @@ def _check_sha256(path: Path, name: str, started: float) -> None:
             'try again')
 
 
-def _of_address(url: str, md5: str | None, name: str) -> Path:
-    """A file in torch.hub's cache, complete and, if the beginning of its MD5 checksum is known, right."""
+def _of_address(url: str, md5: str | None, name: str) -> tuple[Path, bool]:
+    """A file in torch.hub's cache, complete and, if the start of its MD5 is known, right; whether it was missing."""
     key = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.split("?")[0].rsplit("/", 1)[-1]}'
     path = Path(torch.hub.get_dir()) / 'checkpoints' / key
     if path.exists():
-        return path
+        return path, False
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
     with WeakFileLock(f'{path}.lock'), explained(name, url):  # several processes of a training
         if path.exists():
-            return path
+            return path, False
         size = get_hf_file_metadata(url, token=False).size  # any server's, which must not see the token
         with open(partial, 'ab') as file:
             if size is None or file.tell() != size:
@@ -129,7 +128,7 @@ def _of_address(url: str, md5: str | None, name: str) -> Path:
             raise ValueError(
                 f'{name}: {url} arrived damaged (MD5 {found[:12]}…, must begin with {md5}) and was deleted; try again')
         partial.replace(path)
-    return path
+    return path, True
 
 
 def _timm_repository(name: str) -> str:
@@ -175,8 +174,8 @@ def explained(name: str, where: str, what: str = 'fetched') -> Iterator[None]:
     raise ValueError(f'{name} was not {what}: {reason}')
 
 
-def _files(path: Path) -> list[Path]:
-    return [path.resolve()] if path.is_file() else [file.resolve() for file in path.iterdir()]
+def _blobs(folder: str) -> set[Path]:
+    return {path.resolve() for path in Path(folder).rglob('*')}
 
 
 def _digest(path: Path, kind: str) -> str:
