@@ -56,6 +56,8 @@ def parse_args() -> argparse.Namespace:
                      help='where the data have no test part: keep the images of a folder on one side')
     own.add_argument('--exclude-leaks', action='store_true',
                      help='leave out test images that have copies among the training or pre-training images')
+    own.add_argument('--probes', action='store_true',
+                     help='also probe the frozen encoders (k-NN, linear, attentive): some minutes more, classification')
     own.add_argument('--size', type=positive, metavar='PX',
                      help='side of the images, a multiple of the patch size (default: that of pre-training; 4/3 of it '
                      'for detection and segmentation)')
@@ -97,6 +99,8 @@ def find_mistake(args: argparse.Namespace) -> str | None:
         for name in ('starts', 'gpus'):
             if getattr(args, name):
                 return f'--{name} is for --suite, not for --data'
+    elif args.probes:
+        return '--probes is for --data; suites have probes of their own'
     elif len(args.checkpoints) > 1:
         return f'--suite takes one checkpoint, got {len(args.checkpoints)}; --data compares several'
     try:
@@ -111,10 +115,13 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     from mae_mm.datasets.labelled import find_labelled
     from mae_mm.transfer.own_data import Length, compare_starts
     from mae_mm.transfer.own_report import write_verdict
+    from mae_mm.transfer.probing import probe_checkpoints
     from mae_mm.transfer.seen import describe, draw_pairs, find_seen, leave_out
 
     data, out = find_labelled(args.data, args.split_by), Path(args.out)
     print(data, flush=True)
+    if args.probes and data.task != 'classification':
+        raise ValueError(f'--probes needs one class for each image; these data are for {data.task}: leave it out')
     seen = find_seen(data, args.checkpoints)
     if args.exclude_leaks:
         data = leave_out(data, seen)
@@ -123,7 +130,11 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     summary = compare_starts(
         data, args.checkpoints, out, args.fractions, args.seeds or 3, Length((args.epochs or [None])[0], args.minutes),
         workers, args.size, args.cfg_options)
-    write_verdict(out, summary, copies, draw_pairs(seen, out / 'copies'))
+    probes = None
+    if args.probes:
+        probes = probe_checkpoints(
+            data, args.checkpoints, out / 'features', seeds=args.seeds or 3, fractions=args.fractions, size=args.size)
+    write_verdict(out, summary, copies, draw_pairs(seen, out / 'copies'), probes)
     print(f'\n{(out / "verdict.md").read_text()}\n{out / "report.html"}: the verdict as a page; verdict.json: numbers')
     if summary['failed']:
         names = '\n'.join(f'failed: {name}: {error}' for name, error in summary['failed'].items())

@@ -7,30 +7,36 @@ from pathlib import Path
 from jinja2 import Template
 from matplotlib.figure import Figure
 
+from mae_mm.transfer.probing import describe, make_table, probe_rows
 from mae_mm.transfer.report import embed
 from mae_mm.transfer.tables import environment, markdown_table
 
 PAGE = Path(__file__).parent / 'verdict.html'
 
 
-def write_verdict(out: Path, summary: dict, copies: Sequence[str] = (), pairs: Sequence[str] = ()) -> None:
+def write_verdict(
+    out: Path, summary: dict, copies: Sequence[str] = (), pairs: Sequence[str] = (), probes: dict | None = None,
+) -> None:
     """Write `verdict.json`, `verdict.md`, `plot.png` and `report.html`.
 
     Args:
         summary: from `own_data.compare_starts`.
         copies, pairs: sentences about test images that have been seen before, and files of pictures of them.
+        probes: from `probing.probe_checkpoints`, of the same images.
     """
     out.mkdir(parents=True, exist_ok=True)
-    summary = dict(summary, copies=list(copies), environment=environment())
+    summary = dict(summary, copies=list(copies), environment=environment(), **(dict(probes=probes) if probes else {}))
     (out / 'verdict.json').write_text(json.dumps(summary, indent=2) + '\n')
     header, rows = table(summary)
     sentences = '\n'.join(f'- {line}' for line in (*summary['verdict'], *copies))
-    (out / 'verdict.md').write_text(f'{sentences}\n\n{markdown_table(header, rows)}\n')
+    frozen = f'\nFrozen encoders, probed:\n\n{make_table(probes)}' if probes else ''
+    (out / 'verdict.md').write_text(f'{sentences}\n\n{markdown_table(header, rows)}\n{frozen}')
     draw(out / 'plot.png', summary)
     page = Template(PAGE.read_text(), autoescape=True)
     (out / 'report.html').write_text(page.render(
         summary, header=header, rows=rows, plot=embed(out / 'plot.png', 1600),
         pairs=[embed(Path(one)) for one in pairs],
+        frozen=[describe(probes), *probe_rows(probes)] if probes else None,
         examples={start: [embed(Path(one)) for one in files] for start, files in summary['pictures'].items() if files}),
         encoding='utf-8')
 

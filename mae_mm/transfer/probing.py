@@ -129,21 +129,29 @@ def write_probes(out: Path, summary: dict) -> str:
     return text
 
 
-def make_table(summary: dict) -> str:
-    """A row for each probe and number of labels, a column for each encoder."""
-    starts, rows, minutes = list(summary['starts']), defaultdict(list), defaultdict(list)
+def probe_rows(summary: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: a row for each probe and number of labels, a column for each encoder."""
+    rows, minutes = defaultdict(list), defaultdict(list)
     for one in summary['results']:
         low, high = one['interval']
         rows[one['title'], one['labels']].append(f'{mean_and_deviation(one["by_seed"])} ({low:.1f}–{high:.1f})')
         minutes[one['title'], one['labels']].append(one['minutes'])
-    table = markdown_table(['probe', 'labels', *starts, 'minutes each'], [
-        [title, number, *cells, f'{statistics.mean(minutes[title, number]):.2f}']
-        for (title, number), cells in rows.items()])
+    return ['probe', 'labels', *summary['starts'], 'minutes each'], [
+        [title, str(number), *cells, f'{statistics.mean(minutes[title, number]):.2f}']
+        for (title, number), cells in rows.items()]
+
+
+def describe(summary: dict) -> str:
+    """What the numbers of the table are."""
+    return (f'Top-1 in percent on {summary["test_images"]} test images: mean ± deviation of {summary["seeds"]} seeds '
+            f'(95 % interval over images and seeds). Chance is {summary["chance"]:.1f}.')
+
+
+def make_table(summary: dict) -> str:
+    """The text of `table.md`."""
     features = ', '.join(f'{name} {one["minutes"]:.2f}' for name, one in summary['starts'].items())
-    notes = [f'Top-1 in percent on {summary["test_images"]} test images: mean ± deviation of {summary["seeds"]} seeds '
-             f'(95 % interval over images and seeds). Chance is {summary["chance"]:.1f}. Minutes for the features: '
-             f'{features}.', *(f'- {line}' for line in summary['differences'])]
-    return '\n\n'.join([table, notes[0]] + ['\n'.join(notes[1:])] * (len(notes) > 1)) + '\n'
+    text = f'{markdown_table(*probe_rows(summary))}\n\n{describe(summary)} Minutes for the features: {features}.\n'
+    return text + ''.join(f'\n- {line}' for line in summary['differences']) + '\n' * bool(summary['differences'])
 
 
 def draw(summary: dict) -> Figure:

@@ -21,6 +21,7 @@ from mae_mm.transfer.own_data import Length, compare_starts, make_own_run
 from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.own_report import write_verdict
 from mae_mm.transfer.per_image import load_score
+from mae_mm.transfer.probing import probe_checkpoints
 from mae_mm.transfer.runs import place
 from mae_mm.transfer.types import Job, name_starts
 
@@ -39,7 +40,8 @@ def classes(tmp_path: Path) -> Path:
 @pytest.fixture
 def checkpoint(tmp_path: Path, make_mae: Callable) -> str:
     mae = make_mae(dict(arch=dict(embed_dim=32, depth=4, num_heads=2)))
-    torch.save(mae.state_dict(), tmp_path / 'mine.pth')
+    content = dict(state_dict=mae.state_dict(), meta=dict(mae_mm=dict(num_heads=2)))
+    torch.save(content, tmp_path / 'mine.pth')
     return str(tmp_path / 'mine.pth')
 
 
@@ -108,11 +110,15 @@ def test_from_class_folders_to_a_verdict(
     alone.work_dir = str(tmp_path / 'alone')
     launch.check_batches(launch.build_runner(alone))  # 8 images fill a batch of 32
 
-    write_verdict(tmp_path / 'out', summary, ['3 test images have copies.'])
+    probes = probe_checkpoints(data, [checkpoint], tmp_path / 'features', ['knn'], 2, (0.2, 1), say=lines.append)
+    write_verdict(tmp_path / 'out', summary, ['3 test images have copies.'], probes=probes)
     page = (tmp_path / 'out/report.html').read_text()
     assert summary['verdict'][0] in page and '3 test images have copies.' in page
     assert json.loads((tmp_path / 'out/verdict.json').read_text())['pairs'][0]['first'] == 'random'
     assert summary['verdict'][0] in (tmp_path / 'out/verdict.md').read_text()
+    assert page.count('<td>k-NN') == 2 and 'k-NN' in (tmp_path / 'out/verdict.md').read_text()  # 8 and 32 labels
+    write_verdict(tmp_path / 'out', summary)
+    assert 'k-NN' not in (tmp_path / 'out/report.html').read_text()
 
 
 def boxes_with_odd_ids(root: Path) -> None:
