@@ -27,7 +27,7 @@ from mae_mm.registry import HOOKS
 OF_FEATURES = dict(rankme=rankme, alpha_req=alpha_req)
 METERS = (*OF_FEATURES, 'attention_distance')
 # Those whose rank correlation with the accuracy of fine-tuning was beyond chance: docs/meters.md.
-DEFAULT_METERS = ('attention_distance', )
+DEFAULT_METERS = ('attention_distance', 'rankme')
 
 
 class Seen(NamedTuple):

@@ -240,4 +240,4 @@ def test_processes_share_the_images_and_stop_together(make_mae: Callable, tmp_pa
 
 
 def test_meters_that_tell_nothing_are_not_in_the_default() -> None:
-    assert QualityHook().meters == ('attention_distance', )  # docs/meters.md
+    assert QualityHook().meters == ('attention_distance', 'rankme')  # docs/meters.md
