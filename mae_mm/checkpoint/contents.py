@@ -104,6 +104,7 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
             settings = dict(num_heads=12)  # of its ViT-S; everybody else's have 6
         else:
             settings = settings_of_meta(meta) or settings_of_timm(hf_config)
+        settings = check_settings(settings)
         settings = {**settings, **origins_of(content, settings)}
         if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
             table = known['pos_embed']

@@ -35,10 +35,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking=True)  # copies from pinned memory overlap with computation
         self.to_rgb, self.per_image = to_rgb, per_image
         self.host = host and MODELS.build({**host, **(dict(batch_augments=batch_augments) if batch_augments else {})})
-        limits = torch.tensor(clip or [[-torch.inf], [torch.inf]], dtype=torch.float32)
-        if len(limits) != 2 or not (limits[0] < limits[1]).all():
+        if clip and not (len(clip) == 2 and all(low < high for low, high in zip(*clip, strict=True))):
             raise ValueError(f'clip={clip} must be two lists, the lowest and the highest value of each channel')
-        self.register_buffer('limits', limits.view(2, -1, 1, 1) if clip else None, persistent=False)
+        limits = torch.tensor(clip, dtype=torch.float32).view(2, -1, 1, 1) if clip else None
+        self.register_buffer('limits', limits, persistent=False)
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
@@ -59,7 +59,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         normal = self.normalize(self._check(imgs))
         if not imgs.is_floating_point():
             return {**batch, 'inputs': normal}
-        valid = normal.isfinite()
+        valid = ~normal.isnan()  # infinity is a fault, and the guard against bad steps has to see it
         return {**batch, 'inputs': normal.where(valid, 0), 'valid': valid}
 
     def _check(self, imgs: Tensor) -> Tensor:

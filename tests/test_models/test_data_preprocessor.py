@@ -77,7 +77,7 @@ def test_wrong_channel_count_is_refused(channels):
 
 
 def test_pixels_without_data_are_the_mean():
-    imgs = torch.tensor([1.0, torch.nan, torch.inf, 4.0]).view(1, 1, 1, 4)
+    imgs = torch.tensor([1.0, torch.nan, torch.nan, 4.0]).view(1, 1, 1, 4)
     out = ImagePreprocessor([2], [2])(dict(inputs=imgs))
     assert out['inputs'].flatten().tolist() == [-0.5, 0, 0, 1]
     assert out['valid'].flatten().tolist() == [True, False, False, True]

@@ -202,7 +202,7 @@ def killed_workers(advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:  # the last two while it hands over a batch
-        if isinstance(error, RuntimeError) and 'DataLoader worker' not in str(error):
+        if isinstance(error, RuntimeError) and not str(error).startswith('DataLoader worker'):
             raise
         reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else 'A DataLoader worker was killed.'
         raise TrainingStopped(f'{reason} The usual reason is too little memory: {advice}') from error

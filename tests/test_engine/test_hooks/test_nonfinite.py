@@ -62,7 +62,7 @@ def test_no_step_is_taken(make, through: str, make_mae, imgs) -> None:
     wrapper = OPTIM_WRAPPERS.build(dict(type='mae_mm.AutocastOptimWrapper', optimizer=make(params)))
     mae.train_step(dict(inputs=imgs), wrapper)
     assert not wrapper.bad_step
-    for value in BAD:
+    for value in BAD[through == 'image':]:  # NaN in an image is a pixel without data
         before, image = everything(mae, wrapper), imgs.clone()
         undo = None
         if through == 'image':
@@ -101,7 +101,7 @@ def test_one_bad_batch_spoils_its_whole_accumulated_step(make_mae, imgs) -> None
         type='mae_mm.GuardedOptimWrapper', optimizer=OPTIMIZERS[0](params), accumulative_counts=2,
         clip_grad=dict(max_norm=1.0)))
     before = everything(mae, wrapper)
-    mae.train_step(dict(inputs=imgs * float('nan')), wrapper)
+    mae.train_step(dict(inputs=imgs * float('inf')), wrapper)
     assert wrapper.bad_step is None
     mae.train_step(dict(inputs=imgs), wrapper)
     assert wrapper.bad_step and all(map(torch.equal, before, everything(mae, wrapper)))
