@@ -105,12 +105,12 @@ def read_checkpoint(path: str | Path, prefix: str = '') -> Checkpoint:
         else:
             settings = settings_of_meta(meta) or settings_of_timm(hf_config)
         settings = check_settings(settings)
-        settings = {**settings, **origins_of(content, settings)}
+        settings |= origins_of(content, settings)  # checked there
         if any(name.rpartition('.')[2] == 'dist_token' for name in others):  # DeiT's second class token
             table = known['pos_embed']
             others['pos_embed of dist_token'] = table[:, 1:2]
             known['pos_embed'] = torch.cat([table[:, :1], table[:, 2:]], dim=1)
-        checkpoint = Checkpoint(known, form, others, check_settings(settings), str(path))
+        checkpoint = Checkpoint(known, form, others, settings, str(path))
         str(checkpoint)  # fails if the sizes are not those of tensors
     return checkpoint
 

@@ -20,7 +20,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
             all channels. ImageNet's by default.
         to_rgb: whether the pipeline delivers BGR (OpenCV), to be converted to RGB; `mae_mm` transforms deliver RGB.
         clip: the lowest and the highest value of each channel, two lists; pixels beyond are cut to them first. With
-            percentiles of the data set, a few odd pixels do not matter (tools/statistics.py prints them).
+            percentiles of the data set, a few odd pixels do not matter (tools/pixel_statistics.py prints them).
         per_image: whether each channel of each image is normalised by its own mean and deviation, not by `mean`, `std`.
         host: config of a preprocessor of mmpretrain, mmdet or mmseg, which then pads and handles annotations. Leave
             out its mean and std.
