@@ -23,6 +23,7 @@ EXTRAS = {
     'own-data': ['scikit-learn>=1.3', 'imagehash>=4.3'],
     # TIFF stacks, GeoTIFF in windows, DICOM: no one library reads them all.
     'pixels': ['tifffile>=2024.1', 'rasterio>=1.4,<2', 'pydicom>=3,<4'],
+    'slides': ['openslide-python>=1.4', 'openslide-bin>=4'],  # whole slides: mae_mm.TiledImages
     'embed': ['pyarrow>=16'],  # tools/embed.py --out FILE.parquet
     # PyTorch's ONNX exporter, and the runtime that checks what it wrote.
     'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5'],

@@ -24,7 +24,8 @@ from mae_mm.paths import ROOT
 
 OK, NOTE, BROKEN = 'ok', 'note', 'broken'
 MODULES = {  # distribution: module
-    'mmsegmentation': 'mmseg', 'pillow': 'PIL', 'scikit-image': 'skimage', 'scikit-learn': 'sklearn'}
+    'mmsegmentation': 'mmseg', 'openslide-python': 'openslide', 'pillow': 'PIL', 'scikit-image': 'skimage',
+    'scikit-learn': 'sklearn'}
 HOSTS = ('mmdet', 'mmseg')  # they need mmcv's compiled operators
 INSTALL_MAE_MM = ('install', '--no-deps', '--no-build-isolation', '-e', str(ROOT))
 

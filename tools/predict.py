@@ -13,6 +13,9 @@ The task is that of the config. DIR receives a picture of the same name for each
                    prediction as colours
   pre-training     original, masked, reconstruction (no table); tools/visualize.py has more options
 
+Large images (segmentation, --tiles): GeoTIFF, pyramids and slides of any size, in windows that overlap and in little
+memory. DIR receives a map of classes as a GeoTIFF with the same georeference, and a small picture (docs/pixels.md).
+
 Images that cannot be read are listed, and the exit code is 1.
 
 examples:
@@ -20,6 +23,7 @@ examples:
       data/demo/flat/val --out work_dirs/predictions
   python tools/predict.py configs/demo/detection.py work_dirs/demo/detection/iter_1700.pth data/demo/coco/val2017 \\
       --out work_dirs/detections --side 240 --panel panel.jpg
+  python tools/predict.py configs/demo/segmentation_multiband.py CHECKPOINT scene.tif --out maps --tiles 512
   python tools/predict.py CONFIG CHECKPOINT street.jpg --out DIR --device cuda --cfg-options \\
       test_dataloader.dataset.pipeline.1.scale=(1333,800) model.data_preprocessor.pad_size_divisor=32
 """
@@ -37,7 +41,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a detection (default: 0.3)')
     parser.add_argument('--side', type=int, default=0, metavar='PIXELS',
                         help='longer side of the image in the picture; small values cut the labels '
-                        "(default: the image's own size)")
+                        "(default: the image's own size; 1000 with --tiles)")
+    parser.add_argument('--tiles', type=int, nargs='?', const=0, metavar='PIXELS',
+                        help='segment images of any size in windows of so many pixels, in their own resolution, and '
+                        "write GeoTIFFs (default without a number: the config's crop_size)")
+    parser.add_argument('--overlap', type=float, default=0.25,
+                        help='share of a window that the next one covers, too (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=8, help='windows at a time (default: %(default)s)')
     parser.add_argument('--panel', metavar='FILE', help='also write all pictures into one file')
     parser.add_argument('--device', default='cpu', help="e.g. 'cuda' (default: %(default)s)")
     parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',

@@ -112,7 +112,7 @@ def write_beside(path: str | Path, write: Callable[[Path], None]) -> None:
         _flush(partial)
         partial.replace(path)
         _flush(path.parent)  # the new name
-    except OSError:
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
 

@@ -8,9 +8,11 @@ from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.inaturalist import INaturalist
 from mae_mm.datasets.listed_label_maps import ListedLabelMaps
 from mae_mm.datasets.places365 import Places365
+from mae_mm.datasets.tiled_images import TiledImages
 from mae_mm.datasets.transforms import LoadImage, LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
     'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'ListedLabelMaps',
-    'LoadImage', 'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'decode',
+    'LoadImage', 'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'TiledImages',
+    'decode',
 ]

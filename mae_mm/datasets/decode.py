@@ -9,7 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
-from mae_mm.datasets.limits import FORMATS, MAX_PIXELS, header_size, open_image
+from mae_mm.datasets.limits import FORMATS, IN_TILES, MAX_PIXELS, header_size, open_image
 
 CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
@@ -49,7 +49,8 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
         start = f'not an image, begins with {bytes(data[:12])!r}; supported are {", ".join(FORMATS)}'
         raise DecodeError(start if data else 'empty file') from None
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
-        raise DecodeError(f'{error}' or type(error).__name__) from error
+        too_large = isinstance(error, Image.DecompressionBombError)
+        raise DecodeError(f'{str(error) or type(error).__name__}{IN_TILES * too_large}') from error
     return torch.from_numpy(array).permute(2, 0, 1)
 
 

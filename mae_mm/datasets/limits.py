@@ -12,6 +12,7 @@ from PIL import Image
 
 MAX_PIXELS = 2 * 89_478_485  # above this Pillow refuses an image as a decompression bomb
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: MAX_PIXELS of four 16-bit channels, uncompressed
+IN_TILES = '; of larger TIFFs and slides, mae_mm.TiledImages reads tiles (docs/pixels.md, "Large images")'
 # By default Pillow tries some forty readers, and that of EPS runs Ghostscript on the file. JPEG includes phones' MPO.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'DIB', 'GIF', 'PPM', 'TIFF', 'WEBP')
 PNG_HEADER = b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR'
@@ -53,7 +54,8 @@ def read_file(path: str) -> bytes:
 def check_bytes(size: int) -> None:
     """Raise an OSError for a file of more than `MAX_BYTES`."""
     if size > MAX_BYTES:
-        raise OSError(f'{size:,} bytes, more than {MAX_BYTES:,}, the largest image of {MAX_PIXELS:,} pixels')
+        raise OSError(
+            f'{size:,} bytes, more than {MAX_BYTES:,}, the largest image of {MAX_PIXELS:,} pixels{IN_TILES}')
 
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int]]:

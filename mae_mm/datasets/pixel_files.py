@@ -1,6 +1,6 @@
-"""Files of 8 and 16 bits, integers and floats, with any number of bands: TIFF, GeoTIFF, NumPy, DICOM, 16-bit PNG.
+"""Files of 8 and 16 bits, integers and floats, with any number of bands: TIFF, NumPy, DICOM, 16-bit PNG, slides.
 
-GeoTIFF and `.npy` are read in windows, without the rest of the file. Missing packages of the extra `pixels` are named.
+TIFF, slides and `.npy` are read in windows, without the rest of the file. Missing packages of the extras are named.
 """
 
 import importlib
@@ -16,10 +16,12 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.limits import (
+    IN_TILES,
     MAX_BYTES,
     MAX_PIXELS,
     PNG_HEADER,
@@ -33,6 +35,9 @@ from mae_mm.datasets.limits import (
 TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, 32 and 64-bit offsets
 MAX_PAGES = 10_000  # of a TIFF
 HEAD = 132  # bytes that tell the format
+# Whole slides, which openslide reads; of some formats, these are TIFFs that no other reader stitches together.
+SLIDES = ('.svs', '.ndpi', '.scn', '.mrxs', '.vms', '.vmu', '.svslide', '.bif')
+SUB_IFDS = 330  # tag of a page that has smaller copies
 PIXEL_EXTENSIONS = ('.npy', '.dcm')  # read here, not by `decode`, in addition to `find.EXTENSIONS`
 # GDAL would look for files beside the image, and keep a twentieth of the memory for blocks that are not read again.
 GDAL = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED='NO', GDAL_CACHEMAX=64)
@@ -47,24 +52,29 @@ class Stored(NamedTuple):
     names: tuple[str | None, ...] = ()  # of the bands, if they have any
     nodata: float | None = None  # the value that the file names for pixels without data
     window: tuple[float, float] | None = None  # the range of values that a DICOM file wants shown
+    levels: tuple[float, ...] = (1.0,)  # how many times smaller each level of the file's pyramid is
+    place: dict | None = None  # `crs` and `transform` of a GeoTIFF
 
 
-def open_stored(source: bytes | str) -> Stored:
+def open_stored(source: bytes | str, level: int = 0) -> Stored:
     """Open the content or the path of an image file; raises whatever the parsers raise.
+
+    Args:
+        level: of the pyramid, 0 for the full size; `Stored.levels` tells which there are.
 
     Raises:
         ImportError: if the package that reads the format is not installed.
     """
     if isinstance(source, bytes):
-        return _opener(source[:HEAD])(source)
+        return _opener(source[:HEAD])(source, level)
     with open_regular(source) as file:
         head = file.read(HEAD)
-        opener = _opener(head)
-        if opener in (_open_tiff, _open_npy):
-            return opener(source)
+        opener = _open_slide if source.lower().endswith(SLIDES) else _opener(head)
+        if opener in (_open_tiff, _open_npy, _open_slide):
+            return opener(source, level)
         check_bytes(file.seek(0, 2))
         file.seek(0)
-        return opener(file.read())
+        return opener(file.read(), level)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -88,20 +98,20 @@ def check_size(height: int, width: int, bands: int, itemsize: int) -> None:
     if height * width > MAX_PIXELS or height * width * bands * itemsize > MAX_BYTES:
         raise DecodeError(
             f'{height} x {width} pixels of {bands} bands, {itemsize} bytes each: a decompression bomb, or too large to '
-            f'be read at once ({MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes at most)')
+            f'be read at once ({MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes at most){IN_TILES}')
 
 
-def package(name: str) -> ModuleType:
-    """Import a package of the extra."""
+def package(name: str, extra: str = 'pixels', wheels: str = '') -> ModuleType:
+    """Import a package of an extra."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"{name} is not installed, which reads this format: pip install -e '.[pixels]' (or pip install {name})"
-        ) from error
+            f"{name} is not installed, which reads this format: pip install -e '.[{extra}]' (or pip install "
+            f'{wheels or name})') from error
 
 
-def _opener(head: bytes) -> Callable[[bytes | str], Stored]:
+def _opener(head: bytes) -> Callable[[bytes | str, int], Stored]:
     if head[:6] == b'\x93NUMPY':
         return _open_npy
     if head[:4] in TIFF:
@@ -116,7 +126,7 @@ def _whole(array: np.ndarray, **known: object) -> Stored:
     return Stored(array.shape, array.dtype, lambda rows, columns, bands: array[rows, columns][..., bands], **known)
 
 
-def _open_picture(data: bytes) -> Stored:
+def _open_picture(data: bytes, level: int = 0) -> Stored:
     """16 bits of a PNG or PGM; `decode` reads all else, in 8 bits."""
     if data[:2] == b'P5' and (gray := np.asarray(open_image(BytesIO(data)))).dtype == np.int32:
         return _whole(gray.astype(np.uint16)[..., None])
@@ -129,7 +139,7 @@ def _open_picture(data: bytes) -> Stored:
     return _whole(img.permute(1, 2, 0).numpy())
 
 
-def _open_npy(source: bytes | str) -> Stored:
+def _open_npy(source: bytes | str, level: int = 0) -> Stored:
     """An array (H, W) or (H, W, C), mapped, not read."""
     with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
         major, _ = np.lib.format.read_magic(file)
@@ -142,45 +152,59 @@ def _open_npy(source: bytes | str) -> Stored:
     return _whole(array if array.ndim == 3 else array[..., None])
 
 
-def _open_tiff(source: bytes | str) -> Stored:
-    """rasterio reads windows of a file of one page; tifffile reads the pages of a stack, all as bands."""
+def _open_tiff(source: bytes | str, level: int) -> Stored:
+    """rasterio reads windows of a file of one page; tifffile finds the pages of a stack or a pyramid."""
     with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
-        check_pages(file)
+        nested = check_pages(file)
+    memory = package('rasterio').MemoryFile(source) if isinstance(source, bytes) else None
+    name = memory.name if memory else source
+    img = _open_page(name)
+    if img.subdatasets or nested:
+        img.close()
+        return _open_stack(source, name, memory, level)
+    if img.colorinterp[0].name == 'palette':
+        with BytesIO(source) if memory else open_regular(source) as file:
+            return _open_picture(file.read())
+    known = dict(
+        names=img.descriptions, nodata=img.nodata, levels=(1.0, *map(float, img.overviews(1))),
+        place=dict(crs=img.crs, transform=img.transform))
+    img = _open_page(name, overview_level=level - 1) if level else img
+    return Stored(
+        (img.height, img.width, img.count), np.dtype(img.dtypes[0]), partial(_read_window, img, memory), **known)
+
+
+def _open_page(name: str, **options: int) -> object:
+    """A page of a TIFF as an open rasterio data set; refuses blocks that GDAL would decode whole for one pixel."""
     rasterio = package('rasterio')
     warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
     with rasterio.Env(**GDAL):
-        if isinstance(source, bytes):
-            memory = rasterio.MemoryFile(source)
-            img = memory.open(driver='GTiff')
-        else:
-            memory, img = None, rasterio.open(source, driver='GTiff')
-    if img.subdatasets:
-        img.close()
-        return _open_stack(source)
-    if img.colorinterp[0] == rasterio.enums.ColorInterp.palette:
-        with BytesIO(source) if memory else open_regular(source) as file:
-            return _open_picture(file.read())
-    height, width = max(img.block_shapes)
+        img = rasterio.open(name, driver='GTiff', **options)
     together = img.count if img.interleaving == rasterio.enums.Interleaving.pixel else 1
-    check_size(height, width, together, np.dtype(img.dtypes[0]).itemsize)  # of what GDAL decodes for one pixel
-    return Stored(
-        (img.height, img.width, img.count), np.dtype(img.dtypes[0]), partial(_read_window, img, memory),
-        img.descriptions, img.nodata)
+    check_size(*max(img.block_shapes), together, np.dtype(img.dtypes[0]).itemsize)
+    return img
 
 
-def check_pages(file: BinaryIO) -> None:
-    """Refuse a TIFF whose chain of pages leaves the file or does not end: GDAL would read the first of them."""
+def check_pages(file: BinaryIO) -> bool:
+    """Refuse a TIFF whose chain of pages leaves the file or does not end: GDAL would read the first of them.
+
+    Returns:
+        Whether the first page has others below it.
+    """
     order, big = ('little' if file.read(2) == b'II' else 'big'), file.read(2).strip(b'\0') == b'+'
     count_bytes, entry_bytes, offset_bytes = (8, 20, 8) if big else (2, 12, 4)
-    place, end = 8 if big else 4, file.seek(0, 2)
+    place, end, nested = 8 if big else 4, file.seek(0, 2), False
     for page in range(MAX_PAGES):
         file.seek(place)
         if not (start := int.from_bytes(file.read(offset_bytes), order)):
-            return
+            return nested
         file.seek(min(start, end))
-        place = start + count_bytes + entry_bytes * int.from_bytes(file.read(count_bytes), order)
+        length = entry_bytes * int.from_bytes(file.read(count_bytes), order)
+        place = start + count_bytes + length
         if place + offset_bytes > end:
             raise DecodeError(f'page {page + 1} of the TIFF is beyond the end of the file: it is truncated')
+        if page == 0:
+            entries = file.read(length)
+            nested = SUB_IFDS.to_bytes(2, order) in {entries[i:i + 2] for i in range(0, length, entry_bytes)}
     raise DecodeError(f'more than {MAX_PAGES:,} pages')
 
 
@@ -190,22 +214,59 @@ def _read_window(img: object, memory: object, rows: slice, columns: slice, bands
     return img.read([band + 1 for band in bands], window=window).transpose(1, 2, 0)
 
 
-def _open_stack(source: bytes | str) -> Stored:
-    """The first series of a TIFF, such as an OME-TIFF of a microscope: whatever is not height or width is a band."""
+def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> Stored:
+    """The first series of a TIFF, such as an OME-TIFF of a microscope: whatever is not height or width is a band.
+
+    tifffile knows which pages belong together, and rasterio reads windows of them, from the file called `name`.
+    """
     tifffile = package('tifffile')
     with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file, tifffile.TiffFile(file) as tif:
-        series = tif.series[0]
-        if any(page is None or page.dataoffsets[-1] + page.databytecounts[-1] > tif.filehandle.size
-               for page in series.pages):
+        levels = tif.series[0].levels
+        series, pages = levels[level], list(levels[level].pages)
+        if any(page is None or page.dataoffsets[-1] + page.databytecounts[-1] > tif.filehandle.size for page in pages):
             raise DecodeError('a page of the TIFF is missing or truncated')
         y, x = series.axes.index('Y'), series.axes.index('X')
         height, width = series.shape[y], series.shape[x]
-        check_size(height, width, math.prod(series.shape) // max(height * width, 1), series.dtype.itemsize)
+        count = math.prod(series.shape) // max(height * width, 1)
+        known = dict(levels=tuple(levels[0].shape[levels[0].axes.index('Y')] / max(one.shape[
+            one.axes.index('Y')], 1) for one in levels))
+        if all(page.offset for page in pages) and len(pages) * pages[0].samplesperpixel == count:
+            read = partial(_read_pages, name, memory, [page.offset for page in pages], pages[0].samplesperpixel)
+            return Stored((height, width, count), series.dtype, read, **known)
+        check_size(height, width, count, series.dtype.itemsize)  # one page that holds many images
         array = np.moveaxis(series.asarray(maxworkers=1), (y, x), (0, 1))
-    return _whole(array.reshape(height, width, -1))
+    return _whole(array.reshape(height, width, -1), **known)
 
 
-def _open_dicom(data: bytes) -> Stored:
+def _read_pages(
+        name: str, memory: object, offsets: Sequence[int], samples: int, rows: slice, columns: slice,
+        bands: Sequence[int]) -> np.ndarray:
+    """A window of a stack, `samples` bands from the page at each offset, each page opened once."""
+    out = {}
+    for page in dict.fromkeys(band // samples for band in bands):
+        with _open_page(f'GTIFF_DIR:off:{offsets[page]}:{name}') as img:
+            inside = [band for band in bands if band // samples == page]
+            window = _read_window(img, memory, rows, columns, [band % samples for band in inside])
+        out |= {band: window[..., i] for i, band in enumerate(inside)}
+    return np.stack([out[band] for band in bands], axis=-1)
+
+
+def _open_slide(path: str, level: int) -> Stored:
+    """A whole slide, RGB; what was not scanned has the slide's background colour, white if it names none."""
+    openslide = package('openslide', 'slides', 'openslide-python openslide-bin')
+    slide = openslide.OpenSlide(path)
+    factor, (width, height) = slide.level_downsamples[level], slide.level_dimensions[level]
+    blank = '#' + slide.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, 'ffffff')
+
+    def read(rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
+        place, size = (columns.start, rows.start), (columns.stop - columns.start, rows.stop - rows.start)
+        region = slide.read_region(tuple(round(one * factor) for one in place), level, size)
+        return np.array(Image.alpha_composite(Image.new('RGBA', size, blank), region))[..., bands]
+
+    return Stored((height, width, 3), np.dtype(np.uint8), read, levels=tuple(slide.level_downsamples))
+
+
+def _open_dicom(data: bytes, level: int = 0) -> Stored:
     """Values after the rescale slope and intercept; frames are bands; larger is brighter (MONOCHROME1 is inverted)."""
     pydicom = package('pydicom')
     if b'1.2.840.10008.1.2.1.99' in data[:1024]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,19 @@ from mae_mm.datasets.limits import MAX_PIXELS
 from mae_mm.datasets.pixel_files import Stored, check_size, open_stored
 
 DTYPES = ('uint8', 'keep', 'int8', 'uint16', 'int16', 'float32')
+
+
+class Part(NamedTuple):
+    """A box in a level of a file's pyramid, in pixels of that level; without a size, all of it."""
+
+    level: int = 0
+    top: int = 0
+    left: int = 0
+    height: int | None = None
+    width: int | None = None
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -47,10 +61,10 @@ class Reading:
                 kind = 'two numbers, centre and width' if size else 'a number'
                 raise ValueError(f"{key}={value!r} must be {kind}, 'file' or None")
 
-    def open(self, source: bytes | str, channels: str, name: str) -> 'OpenedImage':
+    def open(self, source: bytes | str, channels: str, name: str, part: Part = WHOLE) -> 'OpenedImage':
         """Open the content or the path of a file; a DecodeError names it, a ValueError a package that is missing."""
         try:
-            return OpenedImage(open_stored(source), self, channels, name)
+            return OpenedImage(open_stored(source, part.level), self, channels, name, part)
         except ImportError as error:
             raise ValueError(f'{name}: {error}') from error
         except Exception as error:  # parsers raise whatever they raise
@@ -73,6 +87,8 @@ class Reading:
         return np.ascontiguousarray(values.astype(out, copy=False))
 
     def _marks(self, nodata: float | None) -> float | None:
+        if self.dtype == 'uint8':
+            return None
         return nodata if self.nodata == 'file' else self.nodata
 
     def _dtype(self, stored: np.dtype, nodata: float | None) -> np.dtype:
@@ -84,43 +100,46 @@ class Reading:
             return found
         if not np.can_cast(found, self.dtype):
             why = f', because of the no-data value {nodata:g}' if nodata is not None else ''
-            raise DecodeError(f'pixels of {found}{why}, and dtype={self.dtype!r}')
+            raise DecodeError(f"pixels of {found}{why}, and dtype={self.dtype!r}; dtype='keep' takes them as they are")
         return np.dtype(self.dtype)
 
 
 class OpenedImage:
-    """An opened image that is read where it is indexed: `img[top:bottom, left:right]` is an array (h, w, C)."""
+    """An opened image, or a part of one, read where it is indexed: `img[top:bottom, left:right]` is (h, w, C)."""
 
-    def __init__(self, stored: Stored, reading: Reading, channels: str, name: str) -> None:
-        self.stored, self.reading, self.channels, self.name = stored, reading, channels, name
+    def __init__(self, stored: Stored, reading: Reading, channels: str, name: str, part: Part = WHOLE) -> None:
+        self.stored, self.reading, self.channels, self.part = stored, reading, channels, part
         self.bands = choose_bands(reading.bands, stored)
-        self.shape = (*stored.shape[:2], len(self.bands))
+        height, width = part.height or stored.shape[0], part.width or stored.shape[1]
+        self.name = f'{name}[{part.top}:{part.top + height}, {part.left}:{part.left + width}]' if part.height else name
+        self.shape = (height, width, len(self.bands))
+        if part.top + height > stored.shape[0] or part.left + width > stored.shape[1]:
+            raise DecodeError(f'it has {stored.shape[0]} x {stored.shape[1]} pixels now: it was changed')
         self.dtype = reading._dtype(stored.dtype, reading._marks(stored.nodata))
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        rows, columns = (slice(*one.indices(side)) for one, side in zip(index, self.shape, strict=False))
-        try:
-            img = self._read(rows, columns)
-            if img.dtype.kind == 'f' and not np.isfinite(img).any() and self._is_empty():
-                raise DecodeError('no pixel has data')
-            return img
-        except DecodeError as error:
-            text = str(error)
-            raise error if self.name in text else DecodeError(f'cannot read {self.name}: {text}') from error
-        except Exception as error:  # parsers raise whatever they raise
-            raise DecodeError(f'cannot read {self.name}: {str(error) or type(error).__name__}') from error
+        img = self.read(*index)
+        if img.dtype.kind == 'f' and not np.isfinite(img).any() and self._is_empty():
+            raise DecodeError(f'cannot read {self.name}: no pixel has data')
+        return img
 
     def _is_empty(self) -> bool:
         """Whether no pixel of the whole image has data; not asked of one that is too large to be read at once."""
         height, width, _ = self.shape
-        return height * width <= MAX_PIXELS and not np.isfinite(self._read(slice(0, height), slice(0, width))).any()
+        return height * width <= MAX_PIXELS and not np.isfinite(self.read(slice(height), slice(width))).any()
 
-    def _read(self, rows: slice, columns: slice) -> np.ndarray:
-        size = rows.stop - rows.start, columns.stop - columns.start
-        check_size(*size, len(self.bands), self.stored.dtype.itemsize)
-        img = self.stored.read(rows, columns, self.bands)
-        img = self.reading.finish(img, self.stored.nodata, self.stored.window)
-        return convert_array(img, self.channels, 'rgb', self.reading.dtype)
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """As `img[rows, columns]`, also of an image without any data."""
+        try:
+            (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+            check_size(bottom - top, right - left, len(self.bands), self.stored.dtype.itemsize)
+            rows = slice(self.part.top + top, self.part.top + bottom)
+            columns = slice(self.part.left + left, self.part.left + right)
+            img = self.stored.read(rows, columns, self.bands)
+            img = self.reading.finish(img, self.stored.nodata, self.stored.window)
+            return convert_array(img, self.channels, 'rgb', self.reading.dtype)
+        except Exception as error:  # parsers raise whatever they raise
+            raise DecodeError(f'cannot read {self.name}: {str(error) or type(error).__name__}') from error
 
 
 def choose_bands(bands: int | Sequence[int | str] | None, stored: Stored) -> list[int]:

@@ -1,7 +1,7 @@
 """Transforms that turn an image into one view, of 8-bit RGB without a float or a full-size resize on the way.
 
 They add `inputs`, in RGB whatever the source, uint8 or of the type that `Reading` chooses:
-- a file, named by `img_path` or read by a call `read()`;
+- a file, named by `img_path` or read by a call `read()`, or a `part` of one (`mae_mm.TiledImages`);
 - `img`, an array of another data set, transform or inferencer: BGR, as everywhere in OpenMMLab (`array_order`);
 - `decoded`, an image that `load` of the same transform decoded before (`mae_mm.ImageFolder`'s cache).
 """
@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
 from mae_mm.datasets.jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
 from mae_mm.datasets.limits import read_file
-from mae_mm.datasets.pixels import OpenedImage, Reading
+from mae_mm.datasets.pixels import WHOLE, OpenedImage, Reading
 from mae_mm.registry import TRANSFORMS
 
 TRIES = 10  # as in torchvision
 NOISE = 4 * TRIES + 1  # uniform numbers that one random view takes
-WHOLE = 0.999  # share of pixels with data, under a resized pixel, above which it has data
+COVERED = 0.999  # share of pixels with data, under a resized pixel, above which it has data
 
 
 def crop_box(
@@ -75,7 +75,7 @@ def resize(img: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic
         return scaled(imgs)[0].contiguous()
     mean = imgs.nanmean((2, 3), keepdim=True).nan_to_num()  # near the borders of what is missing
     share = F.interpolate(valid.float(), size, mode='bilinear', antialias=True)
-    return scaled(imgs.where(valid, mean)).where(share > WHOLE, torch.nan)[0].contiguous()
+    return scaled(imgs.where(valid, mean)).where(share > COVERED, torch.nan)[0].contiguous()
 
 
 def flip(view: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class ReadImage:
     def read(self, results: dict) -> bytes | np.ndarray | OpenedImage:
         """Take the content of the file, or `decoded` or `img` as (H, W, C) in the order of `channels`.
 
-        With another `dtype` than uint8, a file is opened, and read where it is indexed.
+        With another `dtype` than uint8, or a `part`, a file is opened, and read where it is indexed.
         """
         decoded, img, read = (results.pop(key, None) for key in ('decoded', 'img', 'read'))
         if decoded is not None:
@@ -124,10 +124,11 @@ class ReadImage:
             order = self.array_order if 'sample_idx' in results else 'bgr'
             img = convert_array(img, self.channels, order, self.reading.dtype)
             return img if self.reading.dtype == 'uint8' else self.reading.finish(img)
+        part = results.pop('part', WHOLE)
         try:
-            if self.reading.dtype != 'uint8':
+            if self.reading.dtype != 'uint8' or part != WHOLE:
                 source = os.path.abspath(results['img_path']) if read is None else read()
-                return self.reading.open(source, self.channels, results['img_path'])
+                return self.reading.open(source, self.channels, results['img_path'], part)
             return read_file(results['img_path']) if read is None else read()
         except OSError as error:
             raise DecodeError(f'cannot read {results["img_path"]}: {error}') from error

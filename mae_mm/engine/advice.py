@@ -77,6 +77,9 @@ def _advise_on_size(dataset: Sized, crop: tuple[int, int] | None, patch_size: in
     sides = []
     for i in np.linspace(0, len(dataset) - 1, PROBED, dtype=int).tolist() if crop else ():
         source = dataset.get_data_info(i)
+        if 'part' in source:  # a tile
+            sides.append(min(source['part'][3:]))
+            continue
         try:
             sides.append(min(upright_size(io.BytesIO(source['read']()) if 'read' in source else source['img_path'])))
         except OSError:  # reported when it is used

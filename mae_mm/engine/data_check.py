@@ -11,6 +11,7 @@ from mae_mm.datasets.configs import LOADERS, datasets_of
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
 LAYOUTS = {
     'ImageFolder': 'a folder of images, flat or nested, any names:  ROOT/…/*.jpg|png|…',
+    'TiledImages': 'a folder of large images:  ROOT/…/*.tif|svs|…',
     'ImageNet': 'ROOT/train/<class>/*.JPEG and ROOT/val/<class>/*.JPEG, or ROOT/meta/{train,val}.txt',
     'CustomDataset': 'ROOT/<class>/*.jpg',
     'CocoDataset': 'ROOT/{train,val}2017/*.jpg and ROOT/annotations/instances_{train,val}2017.json',

@@ -15,6 +15,7 @@ from mae_mm.datasets.find import EXTENSIONS, find_images, write_names
 from mae_mm.datasets.image_tar import find_shards
 from mae_mm.datasets.split import hold_out
 from mae_mm.datasets.statistics import Statistics, Summarize, merge
+from mae_mm.datasets.tiled_images import TILED
 from mae_mm.engine.loops.batches import SeededSamples, build_dataset
 from mae_mm.engine.resume import starts_first
 
@@ -38,8 +39,10 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
         Lines for the log.
     """
     check_pretraining(cfg, '--data')
-    extensions = next(datasets_of(cfg, 'train_dataloader'))[1].get('extensions', EXTENSIONS)
-    root, work_dir = reader_of(data, '--data', extensions), Path(cfg.work_dir)
+    _, reader = next(datasets_of(cfg, 'train_dataloader'))
+    tiles = reader.type == 'mae_mm.TiledImages'  # of few, large files
+    extensions = reader.get('extensions', TILED if tiles else EXTENSIONS)
+    root, work_dir = reader_of(data, '--data', extensions, tiles), Path(cfg.work_dir)
     if val_data:
         if '://' not in data + val_data:
             paths = [Path(os.path.realpath(path)) for path in (data, val_data)]
@@ -47,17 +50,17 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
                 raise ValueError(
                     f'--val-data {val_data} and --data {data}: one contains the other, and held-out images would be '
                     'trained on; give separate folders, or leave --val-data out: a part is held out then')
-        sides = [root, reader_of(val_data, '--val-data', extensions)]
+        sides = [root, reader_of(val_data, '--val-data', extensions, tiles)]
         lines = [f'images: {data}; held-out images: {val_data}']
     else:
         files = [work_dir / name for name in LISTS]
         if cfg.get('resume') and all(file.exists() for file in files):
             lines = [f'images of {data} as {files[0]} and {files[1].name} list them: those of the run that is resumed']
         else:
-            names = [*build_dataset(dict(root)).relative_names()]
+            names = [*build_dataset(dict(root, type='mae_mm.ImageFolder') if tiles else dict(root)).relative_names()]
             if bad := next((name for name in names if '\n' in name), None):
                 raise ValueError(f'--data {data}: {bad!r} has a line break in its name; rename it')
-            split = hold_out(names, split_by)
+            split = hold_out(names, split_by, at_least=1 if tiles else 32)
             work_dir.mkdir(parents=True, exist_ok=True)
             for file, side in zip(files, split, strict=True):
                 write_names(file, side)
@@ -75,17 +78,20 @@ def use_data(cfg: Config, data: str, val_data: str | None = None, split_by: str 
 def check_pretraining(cfg: Config, flag: str) -> None:
     """Refuse a config that does not read plain images."""
     types = [dataset.get('type') for _, dataset in datasets_of(cfg, 'train_dataloader')]
-    if len(types) != 1 or types[0] not in ('mae_mm.ImageFolder', 'mae_mm.ImageTar'):
+    if len(types) != 1 or types[0] not in ('mae_mm.ImageFolder', 'mae_mm.ImageTar', 'mae_mm.TiledImages'):
         raise ValueError(
             f'{flag} is for pre-training, on images without labels; {cfg.filename} trains {cfg.model.type} on '
             f'{types[0] if types else "nothing"}. Labelled data: tools/transfer.py, or a config as in the README')
 
 
-def reader_of(path: str, flag: str, extensions: Sequence[str] = EXTENSIONS) -> dict:
+def reader_of(path: str, flag: str, extensions: Sequence[str] = EXTENSIONS, tiles: bool = False) -> dict:
     """The config of a data set that reads a folder of images, a tar, a folder of tars, or a pattern of tars.
 
-    `extensions` are looked for; those that the folder has in addition to `EXTENSIONS` are set in the config.
+    `extensions` are looked for; those that the folder has in addition to `EXTENSIONS` are set in the config. With
+    `tiles` it reads tiles of the files in the folder, which have one of the `extensions`.
     """
+    if tiles and os.path.isdir(path):
+        return dict(type='mae_mm.TiledImages', data_root=path, extensions=[*extensions])
     if os.path.isdir(path) and (any(find_images(path, extensions)) or not find_shards(path)[1]):
         found = [one for one in extensions if one not in EXTENSIONS and any(find_images(path, (one,)))]
         more = dict(extensions=[*EXTENSIONS, *found]) if found else {}

@@ -42,6 +42,19 @@ def check_output(path: str | Path, images: Iterable[str]) -> None:
             'an image next time; choose another --out (or --panel)')
 
 
+def displayed(img: np.ndarray) -> np.ndarray:
+    """An image of any type and bands, (H, W, C), NaN for no data, to look at: (H, W, 3) uint8 RGB.
+
+    Of more than three bands the first three; other types than uint8 from their 2nd to their 98th percentile.
+    """
+    img = img[..., :3] if img.shape[2] >= 3 else img[..., :1].repeat(3, -1)
+    if img.dtype != np.uint8:
+        img = np.where(np.isfinite(img), img, np.float32(np.nan))
+        low, high = np.nanpercentile(img, (2, 98), axis=(0, 1)) if np.isfinite(img).any() else (0, 1)
+        img = ((img - low) * (255 / np.maximum(high - low, 1e-12))).round().clip(0, 255)
+    return np.ascontiguousarray(np.nan_to_num(img), np.uint8)
+
+
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:
     """Bring the longer side of an image to `side` pixels; 0 returns it as is. Maps of labels need `smooth=False`."""
     factor = side / max(image.shape[:2]) if side > 0 else 1.0

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset, Compose, default_collate
+from mmengine.dataset import BaseDataset, Compose, default_collate, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import FUNCTIONS, Registry, init_default_scope
 from PIL import Image
 from torch import nn
@@ -21,12 +22,16 @@ from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.datasets.checks.label_maps import read_labels
 from mae_mm.datasets.decode import decode
 from mae_mm.datasets.limits import open_image, read_file
+from mae_mm.datasets.pixels import Reading
 from mae_mm.engine.runner import check_device, load_config
+from mae_mm.visualization.large import NODATA, Classes, Windows, segment
 from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel
-from mae_mm.visualization.pictures import caption, check_output, list_images, render, resize, save, tile
+from mae_mm.visualization.pictures import caption, check_output, displayed, list_images, render, resize, save, tile
 
 TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
+PREVIEW = 1000  # pixels of the longer side of a large image in its picture
+TIFF = ('.tif', '.tiff')
 
 # Columns of the table, after the image's, () without a table; image file -> picture (H, W, 3) uint8 RGB, rows.
 Predictor = tuple[tuple[str, ...], Callable[[str], tuple[np.ndarray, list[tuple]]]]
@@ -34,18 +39,25 @@ Predictor = tuple[tuple[str, ...], Callable[[str], tuple[np.ndarray, list[tuple]
 
 def predict(
     config: str, checkpoint: str, images: Sequence[str], out: str, panel: str | None = None, device: str = 'cpu',
-    cfg_options: dict | None = None, num: int = 8, **options: float,
+    cfg_options: dict | None = None, num: int = 8, tiles: int | None = None, overlap: float = 0.25,
+    batch_size: int = 8, **options: float,
 ) -> tuple[list[Path], list[str]]:
     """Write a picture of the same name for each image, one table for all and, on request, one panel of all pictures.
 
-    `tools/predict.py --help` describes the arguments; `options` are `top_k`, `score_thr` and `side`. Returns the files
-    that were written, and 'IMAGE: reason' for each image that cannot be read or predicted.
+    With `tiles` also a GeoTIFF of classes. `tools/predict.py --help` describes the arguments; `options` are `top_k`,
+    `score_thr` and `side`. Returns the files that were written, and 'IMAGE: reason' for each image that cannot be read
+    or predicted.
     """
     check_device(device)
     cfg = load_config(config, cfg_options)
     paths = list(dict.fromkeys(list_images(images, num)))
-    names = [Path(out) / name for name in picture_names(paths)]
-    for file in [*names, panel] if panel else names:
+    names, maps = [Path(out) / name for name in picture_names(paths)], {}
+    if tiles is not None:
+        maps = {path: name if name.suffix.lower() in TIFF else Path(f'{name}.tif')
+                for path, name in zip(paths, names, strict=True)}
+        names = [Path(f'{name}.png') for name in maps.values()]
+        options['large'] = windows_of(cfg, tiles, overlap, batch_size), maps
+    for file in [*names, *maps.values(), *([panel] if panel else [])]:
         check_output(file, [*images, *paths])
     columns, predict_image = build(cfg, checkpoint, device, **options)
     pictures, rows, files, skipped = [], [], [], []
@@ -56,7 +68,7 @@ def predict(
             skipped.append(f'{path}: {str(error).strip() or type(error).__name__}')
             continue
         save(picture, name)
-        files.append(name)
+        files += [maps[path], name] if maps else [name]
         rows += [(path, *row) for row in found]
         pictures += [picture] if panel else []
     if columns and files:
@@ -71,8 +83,11 @@ def predict(
 
 def build(
     cfg: Config, checkpoint: str, device: str = 'cpu', top_k: int = 5, score_thr: float = 0.3, side: int = 0,
+    large: tuple[Windows, dict[str, Path]] | None = None,
 ) -> Predictor:
-    """The predictor of a config's task, with all weights of a checkpoint."""
+    """The predictor of a config's task, with all weights of a checkpoint; `large`: see `large_segmentor`."""
+    if large and cfg.get('default_scope') != 'mmseg':
+        raise ValueError(f'--tiles is for segmentation, and {cfg.filename} trains {cfg.model.type}; leave it out')
     if cfg.model.type in ('mae_mm.MAE', 'mae_mm.MaskedConv'):
         model, pipeline = load_model(cfg, checkpoint, device), pipeline_of(cfg)
         return (), lambda path: (reconstruction_panel(model, load_images(pipeline, [path])), [])
@@ -89,7 +104,8 @@ def build(
         if scope == 'mmdet':
             return detector(cfg, checkpoint, device, side, score_thr)
         if scope == 'mmseg':
-            return segmentor(cfg, checkpoint, device, side)
+            return large_segmentor(cfg, checkpoint, device, side, *large) if large else (
+                segmentor(cfg, checkpoint, device, side))
         return classifier(cfg, checkpoint, device, side, top_k)
 
 
@@ -116,16 +132,18 @@ def classifier(cfg: Config, checkpoint: str, device: str, side: int, top_k: int)
 
 def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: float) -> Predictor:
     """Boxes and masks with a score of at least `score_thr`, drawn into the image."""
-    from mmdet.apis import DetInferencer
+    from mmdet.apis import init_detector
+    from mmdet.registry import VISUALIZERS
 
-    inferencer = DetInferencer(cfg, device=device, show_progress=False)
-    names = load_weights(inferencer.model, checkpoint, cfg)
-    inferencer.visualizer.dataset_meta['classes'] = names
+    model = revert_sync_batchnorm(init_detector(cfg, device=device))
+    names, load = load_weights(model, checkpoint, cfg), loader_of(cfg)
+    visualizer = VISUALIZERS.build(cfg.visualizer)
+    visualizer.dataset_meta = {**model.dataset_meta, 'classes': names}
 
+    @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
-        image = read_rgb(path)
-        sample, = inferencer(image[..., ::-1].copy(), return_datasamples=True, no_save_vis=True)['predictions']
-        sample = sample.cpu()
+        image, sample = load(path)
+        sample = model.test_step(pseudo_collate([sample]))[0].cpu()
         found = sample.pred_instances[sample.pred_instances.scores >= score_thr]
         rows = [(names[label], f'{score:.4f}', *(f'{x:.1f}' for x in box)) for label, score, box in zip(
             found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True)]
@@ -135,36 +153,97 @@ def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: fl
             masks = torch.as_tensor(found.masks)[None].float()
             found.masks = F.interpolate(masks, picture.shape[:2], mode='nearest')[0].bool()
         sample.pred_instances = found
-        inferencer.visualizer.add_datasample('', picture, sample, draw_gt=False, show=False, pred_score_thr=0)
-        return inferencer.visualizer.get_image(), rows
+        visualizer.add_datasample('', picture, sample, draw_gt=False, show=False, pred_score_thr=0)
+        return visualizer.get_image(), rows
 
     return ('class', 'score', 'left', 'top', 'right', 'bottom'), predict
 
 
+def loader_of(cfg: Config) -> Callable[[str], tuple[np.ndarray, dict]]:
+    """From a file to the image to draw on, and to the sample that the config's test pipeline makes of it."""
+    steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith('LoadAnnotations')]
+    own = steps[0].type.startswith('mae_mm.Load')
+    load = Compose(steps if own else [dict(type='LoadImageFromNDArray'), *steps[1:]])
+
+    def load_file(path: str) -> tuple[np.ndarray, dict]:
+        if own:
+            return displayed(load.transforms[0].load(dict(img_path=path))), load(dict(img_path=path))
+        image = read_rgb(path)
+        return image, load(dict(img=image[..., ::-1].copy()))
+
+    return load_file
+
+
 def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor:
     """The class of each pixel as a colour over the image, beside the truth for images of the test data set."""
-    from mmseg.apis import MMSegInferencer
-    from mmseg.registry import DATASETS
+    dataset, model, classes = segmentation_model(cfg, checkpoint, device)
+    load = loader_of(cfg)
 
-    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
-    palette = np.array(dataset.metainfo['palette'], np.uint8)
-    inferencer = MMSegInferencer(cfg, device=device)
-    inferencer.show_progress = False
-    names = load_weights(inferencer.model, checkpoint, cfg, dataset.metainfo['classes'])
-
+    @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
-        image = read_rgb(path)
-        labels = inferencer(image[..., ::-1].copy(), return_datasamples=True).pred_sem_seg.data[0]
-        labels = labels.cpu().numpy().astype(np.uint8)
+        image, sample = load(path)
+        labels = model.test_step(pseudo_collate([sample]))[0].pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
         columns = dict(image=resize(image, side)[None])
         for heading, view in dict(truth=true_labels(dataset, path), prediction=labels).items():
             if view is not None:
-                columns[heading] = overlay(columns['image'], resize(view, side, smooth=False)[None], palette)
-        share = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
-        rows = [(names[label], f'{share[label]:.4f}') for label in np.argsort(-share, kind='stable') if share[label]]
-        return render(columns), rows
+                columns[heading] = overlay(columns['image'], resize(view, side, smooth=False)[None], classes.palette)
+        return render(columns), shares(np.bincount(labels.ravel(), minlength=len(classes.names)), classes.names)
 
     return ('class', 'share of the pixels'), predict
+
+
+def segmentation_model(cfg: Config, checkpoint: str, device: str) -> tuple[BaseDataset, nn.Module, Classes]:
+    """The test data set, its files not found, the model with all weights, and its classes."""
+    from mmseg.apis import init_model
+    from mmseg.registry import DATASETS
+
+    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
+    model = revert_sync_batchnorm(init_model(cfg, device=device))
+    names = load_weights(model, checkpoint, cfg, dataset.metainfo['classes'])
+    return dataset, model, Classes(names, np.array(dataset.metainfo['palette'], np.uint8))
+
+
+def shares(counts: np.ndarray, names: Sequence[str]) -> list[tuple]:
+    """The rows of a table: classes, the most frequent ones first."""
+    share = counts / max(counts.sum(), 1)
+    return [(names[label], f'{share[label]:.4f}') for label in np.argsort(-share, kind='stable') if share[label]]
+
+
+def large_segmentor(
+    cfg: Config, checkpoint: str, device: str, side: int, windows: Windows, maps: dict[str, Path],
+) -> Predictor:
+    """As `segmentor`, of images of any size in their own resolution; the classes are written to the file in `maps`."""
+    _, model, classes = segmentation_model(cfg, checkpoint, device)
+    if len(classes.names) > NODATA:
+        raise ValueError(f'{len(classes.names)} classes, and --tiles writes maps of {NODATA} at most')
+    first, *steps = cfg.test_dataloader.dataset.pipeline
+    if others := [step.type for step in steps if step.type not in ('Resize', 'LoadAnnotations', 'PackSegInputs')]:
+        raise ValueError(f'{cfg.filename}: --tiles cannot apply {others[0]} of the test pipeline to windows')
+    own = first.type.startswith('mae_mm.Load')
+    load = Compose([first]).transforms[0] if own else None
+    reading, channels = (load.reading, load.channels) if own else (Reading('keep'), 'rgb')
+
+    def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
+        img = reading.open(os.path.abspath(path), channels, path)
+        if not own and img.stored.dtype != np.uint8:
+            raise ValueError(f'pixels of {img.stored.dtype}, and {cfg.filename} reads photographs of 8 bits')
+        pixels, labels, counts = segment(model, img, not own, windows, classes, maps[path], side or PREVIEW)
+        image = displayed(pixels)[None]
+        columns = dict(image=image, prediction=overlay(image, labels[None], classes.palette))
+        return render(columns), shares(counts, classes.names)
+
+    return ('class', 'share of the pixels'), predict
+
+
+def windows_of(cfg: Config, tiles: int, overlap: float, batch_size: int) -> Windows:
+    """Windows of `tiles` pixels; 0 takes those of the config: of the sliding test, else of the training."""
+    if tiles < 0 or not 0 <= overlap < 1 or batch_size < 1:
+        raise ValueError(f'--tiles {tiles} --overlap {overlap} --batch-size {batch_size}: must be pixels, a share of '
+                         'a tile in [0, 1), and at least 1')
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    size = (cfg.model.get('test_cfg') or {}).get('crop_size') or preprocessor.get('size') or (
+        preprocessor.get('host') or {}).get('size') or (512, 512)
+    return Windows(tiles or max(size), overlap, batch_size)
 
 
 def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequence[str] = ()) -> list[str]:
@@ -179,8 +258,7 @@ def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequen
 def read_rgb(path: str) -> np.ndarray:
     """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three."""
     image = decode(read_file(path), 'unchanged' if path.endswith('.npy') else 'rgb')
-    image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+    return displayed(image.permute(1, 2, 0).numpy())
 
 
 def true_labels(dataset: BaseDataset, path: str) -> np.ndarray | None:
