@@ -14,6 +14,8 @@ MODELS = Registry(
         'mae_mm.models.data_preprocessor', 'mae_mm.models.heads', 'mae_mm.models.necks'])
 DATASETS = Registry(
     'dataset', parent=root.DATASETS, scope='mae_mm', locations=['mae_mm.datasets', 'mae_mm.evaluation.robustness'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=root.DATA_SAMPLERS, scope='mae_mm', locations=['mae_mm.datasets.buckets'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mae_mm', locations=['mae_mm.datasets'])
 HOOKS = Registry(
     'hook', parent=root.HOOKS, scope='mae_mm',

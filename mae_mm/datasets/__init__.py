@@ -1,6 +1,7 @@
 """Data sets and transforms: from files to batches."""
 
 from mae_mm.datasets.augmentations import ColorJitter, LoadRandomCrop
+from mae_mm.datasets.buckets import BucketBatchSampler
 from mae_mm.datasets.cache import ImageCache
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.image_folder import ImageFolder
@@ -12,7 +13,7 @@ from mae_mm.datasets.tiled_images import TiledImages
 from mae_mm.datasets.transforms import LoadImage, LoadRandomResizedCrop, LoadResizeCenterCrop
 
 __all__ = [
-    'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar', 'ListedLabelMaps',
-    'LoadImage', 'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365', 'TiledImages',
-    'decode',
+    'BucketBatchSampler', 'ColorJitter', 'DecodeError', 'INaturalist', 'ImageCache', 'ImageFolder', 'ImageTar',
+    'ListedLabelMaps', 'LoadImage', 'LoadRandomCrop', 'LoadRandomResizedCrop', 'LoadResizeCenterCrop', 'Places365',
+    'TiledImages', 'decode',
 ]

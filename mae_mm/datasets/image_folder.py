@@ -14,6 +14,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from mae_mm.datasets.buckets import join_small, nearest_sizes
 from mae_mm.datasets.cache import ImageCache
 from mae_mm.datasets.find import EXTENSIONS, find_images, on_disk, read_names
 from mae_mm.datasets.transforms import resize
@@ -36,6 +37,8 @@ class ImageFolder(BaseDataset):
         cache_gb: size of that memory, in 10^9 bytes for each machine.
         cache_short_side: pixels to which the short side of a larger image is reduced before it is cached. By default
             images are cached as they are, and samples do not depend on the cache.
+        crop_sizes: several (height, width) in pixels: each image gets the one of the nearest aspect in place of the
+            `size` of its transform. Loaders need `batch_sampler=dict(type='mae_mm.BucketBatchSampler')`.
         extensions: file names to take, in lower case; add '.npy' for arrays.
         names: use only these images: their paths relative to `data_root`, or a text file that has one in each line. The
             folder is not searched then.
@@ -45,7 +48,8 @@ class ImageFolder(BaseDataset):
 
     def __init__(
             self, data_root: str, pipeline: Sequence[dict | Callable] = (), cache: str = 'none', cache_gb: float = 8.0,
-            cache_short_side: int | None = None, extensions: Sequence[str] = EXTENSIONS,
+            cache_short_side: int | None = None, crop_sizes: Sequence[tuple[int, int]] = (),
+            extensions: Sequence[str] = EXTENSIONS,
             names: str | os.PathLike | Sequence[str] | None = None, indices: int | Sequence[int] | None = None,
             metainfo: dict | None = None, test_mode: bool = False, lazy_init: bool = False) -> None:
         if cache not in ('none', 'memory'):
@@ -53,6 +57,7 @@ class ImageFolder(BaseDataset):
         if not cache_gb > 0:
             raise ValueError(f'cache_gb={cache_gb} must be above 0')
         self.extensions, self.names, self.cache, self.cache_short_side = extensions, names, None, cache_short_side
+        self.crop_sizes, self._bucket_of = [tuple(size) for size in crop_sizes], None
         self._max_cache_bytes = int(cache_gb * 1e9) if cache == 'memory' else 0
         super().__init__(
             data_root=os.fspath(data_root) or '.', pipeline=list(pipeline), indices=indices, metainfo=metainfo,
@@ -68,6 +73,10 @@ class ImageFolder(BaseDataset):
         self._fully_initialized = True
         if self._indices is not None:
             self.get_subset_(self._indices)
+        if self.crop_sizes:
+            self._bucket_of = np.zeros(len(self.data_address), np.uint8)
+            self._bucket_of[self.chosen] = nearest_sizes(self._source, self.chosen, self.crop_sizes)
+            self._log_buckets()
         if self._max_cache_bytes:
             self._fill_cache()
 
@@ -115,6 +124,23 @@ class ImageFolder(BaseDataset):
             f'{time.perf_counter() - start:.1f} s' + (f'; {size} is full' if self.cache.full else ''))
         print_log(message, 'current', logging.WARNING if self.cache.full else logging.INFO)
 
+    @property
+    def buckets(self) -> np.ndarray | None:
+        """The position in `crop_sizes` of the size of each image, (N,) uint8."""
+        return None if self._bucket_of is None else self._bucket_of[self.chosen]
+
+    def join_small_buckets(self, smallest: int) -> None:
+        """Let sizes with fewer than `smallest` images join their nearest ones."""
+        before = self.buckets
+        self._bucket_of[self.chosen] = join_small(before, self.crop_sizes, smallest)
+        if (self.buckets != before).any():
+            self._log_buckets(f', as sizes with fewer than {smallest} join the nearest')
+
+    def _log_buckets(self, reason: str = '') -> None:
+        counts = zip(self.crop_sizes, np.bincount(self.buckets, minlength=len(self.crop_sizes)), strict=True)
+        sizes = ', '.join(f'{height}x{width}: {count:,}' for (height, width), count in counts)
+        print_log(f'{self.data_root}: images by size, height x width: {sizes}{reason}', 'current')
+
     def _source(self, i: int) -> dict:
         """Where the transforms find the i-th image of the data."""
         return {'img_path': os.path.join(self.data_root, self._name(i))}
@@ -133,7 +159,10 @@ class ImageFolder(BaseDataset):
 
     def get_data_info(self, idx: int) -> dict:
         idx = range(len(self))[idx]  # an IndexError beyond the end
-        return {**self._source(self.chosen[idx]), 'sample_idx': idx}
+        info = {**self._source(self.chosen[idx]), 'sample_idx': idx}
+        if self._bucket_of is not None:
+            info['size'] = self.crop_sizes[self._bucket_of[self.chosen[idx]]]
+        return info
 
     def prepare_data(self, idx: int) -> dict:
         """Run the pipeline; raises a DecodeError if the file cannot be read."""
@@ -141,7 +170,7 @@ class ImageFolder(BaseDataset):
         if self.cache is not None:
             results['decoded'] = self.cache.get(self.chosen[results['sample_idx']])
         results = self.pipeline(results)
-        for key in ('crop', 'flip'):  # how the view was made is not part of a batch
+        for key in ('crop', 'flip', 'size'):  # how the view was made is not part of a batch
             results.pop(key, None)
         return results
 

@@ -172,7 +172,7 @@ class LoadView(ReadImage):
     """What the views share.
 
     Args:
-        size: pixels of the result, one number or (height, width).
+        size: pixels of the result, one number or (height, width); of a data set with `crop_sizes` that of the image.
         interpolation: 'bicubic' or 'bilinear'.
         channels, array_order, reading: see `ReadImage`.
         resize: pixels of the image's short side before a crop of fixed size, if there is one.
@@ -206,7 +206,7 @@ class LoadRandomResizedCrop(LoadView):
     Args:
         size, interpolation, channels, array_order, reading: see `LoadView`.
         scale: range of the crop's area, as a fraction of the image's.
-        ratio: range of the crop's width / height before it is resized.
+        ratio: range of the crop's width / height before it is resized; times that of the size from `crop_sizes`.
         flip_prob: probability of a horizontal flip, in [0, 1].
         repeats: k views of each decoded image. Above 1, `inputs` is (k, C, height, width), `crop` and `flip` are
             lists, and a loader's batch of N images is k N views, each with a mask of its own.
@@ -228,18 +228,20 @@ class LoadRandomResizedCrop(LoadView):
 
     def __call__(self, results: dict) -> dict:
         noise = np.random.random_sample((self.repeats, NOISE)).tolist()
+        stretch = results['size'][1] / results['size'][0] if 'size' in results else 1
+        view_size, ratio = results.pop('size', self.size), tuple(stretch * value for value in self.ratio)
         source = self.read(results)
         reducible = croppable = img = None  # (height, width) of the image where it need not be decoded in full
         if isinstance(source, bytes) and self.channels != 'unchanged':
-            reducible = reducible_size(source, self.size)
+            reducible = reducible_size(source, view_size)
             croppable = croppable_size(source) if self.crop_decoder and self.repeats == 1 else None
         size = reducible or croppable
         if size is None:
             img = self.decode(source, results) if isinstance(source, bytes) else source
             size = img.shape[:2]
-        boxes = crops = [crop_box(*size, row, self.scale, self.ratio, self.retries) for row in noise]
+        boxes = crops = [crop_box(*size, row, self.scale, ratio, self.retries) for row in noise]
         if img is None:
-            factor = reduction(boxes, self.size) if reducible else 1
+            factor = reduction(boxes, view_size) if reducible else 1
             if factor > 1:
                 boxes = [reduce_box(box, factor, size) for box in boxes]
                 crops = [tuple(factor * side for side in box) for box in boxes]
@@ -250,7 +252,7 @@ class LoadRandomResizedCrop(LoadView):
             else:
                 boxes = [(0, 0, *boxes[0][2:])]
         flips = [row[-1] < self.flip_prob for row in noise]
-        crop_views = (resize(img[top:top + height, left:left + width], self.size, self.interpolation)
+        crop_views = (resize(img[top:top + height, left:left + width], view_size, self.interpolation)
                       for top, left, height, width in boxes)
         views = [flip(view) if mirrored else view for view, mirrored in zip(crop_views, flips, strict=True)]
         one = self.repeats == 1
@@ -274,13 +276,13 @@ class LoadResizeCenterCrop(LoadView):
         super().__init__(size, interpolation, channels, array_order, resize, **reading)
 
     def __call__(self, results: dict) -> dict:
+        size = results.pop('size', self.size)
         img = self.load(results)
         height, width = img.shape[:2]
-        factor = self.resize / min(height, width) if self.resize else max(
-            self.size[0] / height, self.size[1] / width)
+        factor = self.resize / min(height, width) if self.resize else max(size[0] / height, size[1] / width)
         # The side that sets the factor comes out exact, the other is cut as in torchvision.
         whole = [int(side * factor + 1e-6) for side in (height, width)]
-        top, left = (round((w - s) / 2) for w, s in zip(whole, self.size, strict=True))
+        top, left = (round((w - s) / 2) for w, s in zip(whole, size, strict=True))
         view = resize(img, whole, self.interpolation)
-        results['inputs'] = view[:, top:top + self.size[0], left:left + self.size[1]].contiguous()
+        results['inputs'] = view[:, top:top + size[0], left:left + size[1]].contiguous()
         return results

@@ -1,5 +1,6 @@
 """The same held-out images, reconstructed after every validation."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,14 @@ class PanelHook(AfterValidation):
 
 
 def held_out_batch(dataset: Dataset, num_images: int) -> tuple[Tensor, list[int]]:
-    """Load images evenly spaced over a data set: (N, C, H, W) uint8, and N numbers that determine their masks."""
+    """Load images evenly spaced over a data set: (N, C, H, W) uint8, and N numbers that determine their masks.
+
+    Of images of several sizes, those of the size that most of them have.
+    """
     positions = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round().astype(int).tolist()
     samples = [dataset[i] for i in positions]
+    shape = Counter(sample['inputs'].shape for sample in samples).most_common(1)[0][0]
+    kept = [(i, sample) for i, sample in zip(positions, samples, strict=True) if sample['inputs'].shape == shape]
     return (
-        torch.stack([sample['inputs'] for sample in samples]),
-        [int(sample.get('sample_idx', i)) for i, sample in zip(positions, samples, strict=True)])
+        torch.stack([sample['inputs'] for _, sample in kept]),
+        [int(sample.get('sample_idx', i)) for i, sample in kept])

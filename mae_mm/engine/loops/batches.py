@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from threading import Thread
@@ -66,7 +66,13 @@ class ReadableSamples(Dataset):
             'then continue with --resume'))
 
     def _another(self, index: int) -> int:
-        return (index + 1) % len(self.dataset)
+        others = self._alike(index)
+        return others[(others.index(index) + 1) % len(others)]
+
+    def _alike(self, index: int) -> Sequence[int]:
+        """The images that a batch can hold in place of another."""
+        buckets = getattr(self.dataset, 'buckets', None)  # of mae_mm.ImageFolder
+        return range(len(self.dataset)) if buckets is None else np.flatnonzero(buckets == buckets[index]).tolist()
 
     def _path(self, index: int) -> str:
         try:
@@ -105,7 +111,8 @@ class SeededSamples(ReadableSamples):
         return super().__getitem__(index)
 
     def _another(self, index: int) -> int:
-        return np.random.randint(len(self.dataset))
+        others = self._alike(index)
+        return others[np.random.randint(len(others))]
 
     def __len__(self) -> int:
         return len(self.dataset) if self.length is None else self.length

@@ -1,0 +1,111 @@
+"""Images of several shapes in one run: each is cropped to the size whose aspect is nearest, a batch to one size."""
+
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import all_gather_object, get_dist_info
+from tqdm import tqdm
+
+from mae_mm.datasets.pixel_files import image_size
+from mae_mm.registry import DATA_SAMPLERS
+
+
+def nearest_sizes(
+        source: Callable[[int], dict], chosen: Sequence[int], sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The position in `sizes` of the (height, width) with the nearest aspect, for each of the `chosen` images.
+
+    Headers are read by all processes together, each a part: to be called by all of them. An image that cannot be read
+    counts as square. `source(i)` is that of `mae_mm.ImageFolder`. Returns (len(chosen),) uint8.
+    """
+    rank, world = get_dist_info()
+    aspects = np.array([math.log(width / height) for height, width in sizes])
+
+    def nearest(i: int) -> int:
+        place = source(i)
+        try:
+            width, height = image_size(io.BytesIO(place['read']()) if 'read' in place else place['img_path'])
+        except OSError:
+            width = height = 1
+        return int(np.abs(aspects - math.log(width / height)).argmin())
+
+    part = chosen[rank::world]
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
+        found = list(tqdm(pool.map(nearest, part), 'image sizes', len(part), unit='image', leave=False, delay=3,
+                          disable=rank > 0))
+    buckets = np.empty(len(chosen), np.uint8)
+    for start, values in enumerate(all_gather_object(found)):
+        buckets[start::world] = values
+    return buckets
+
+
+def join_small(buckets: np.ndarray, sizes: Sequence[tuple[int, int]], smallest: int) -> np.ndarray:
+    """Let sizes with fewer than `smallest` images join those of the nearest aspect, the smallest first."""
+    aspects = np.array([math.log(width / height) for height, width in sizes])
+    buckets, counts = buckets.copy(), np.bincount(buckets, minlength=len(sizes))
+    while (used := np.flatnonzero(counts)).size > 1 and counts[used].min() < smallest:
+        small = used[counts[used].argmin()]
+        others = used[used != small]
+        near = others[np.abs(aspects[others] - aspects[small]).argmin()]
+        buckets[buckets == small] = near
+        counts[near] += counts[small]
+        counts[small] = 0
+    return buckets
+
+
+@DATA_SAMPLERS.register_module()
+class BucketBatchSampler:
+    """Batches of images of one size each, of a data set with `crop_sizes`: the `batch_sampler` of a loader.
+
+    Images come in the order of the `sampler`, a DefaultSampler, and are a batch when enough of one size are there. With
+    one size only the batches are those without this sampler. All processes have batches of the same size at the same
+    time. In training (`shuffle`) the images that fill no batch are left out of an epoch, others in each, and sizes with
+    fewer images than a batch of all processes join the nearest one. In evaluation they come last.
+    """
+
+    def __init__(self, sampler: DefaultSampler, batch_size: int) -> None:
+        if not isinstance(sampler, DefaultSampler):
+            raise ValueError(f'BucketBatchSampler needs a sampler of type DefaultSampler, got {type(sampler).__name__}')
+        self.sampler, self.batch_size, self.dataset = sampler, batch_size, sampler.dataset
+        if getattr(self.dataset, 'buckets', None) is None:
+            raise ValueError('BucketBatchSampler needs a data set with crop_sizes=[(height, width), …]')
+        if sampler.shuffle:
+            self.dataset.join_small_buckets(sampler.world_size * batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rank, world, order = self.sampler.rank, self.sampler.world_size, range(len(self.dataset))
+        if self.sampler.shuffle:  # as DefaultSampler does
+            generator = torch.Generator().manual_seed(self.sampler.seed + self.sampler.epoch)
+            order = torch.randperm(len(self.dataset), generator=generator).tolist()
+        buckets = self.dataset.buckets
+        waiting: dict[int, list[int]] = {bucket: [] for bucket in np.unique(buckets)}
+        for index in order:
+            batch = waiting[buckets[index]]
+            batch.append(index)
+            if len(batch) == world * self.batch_size:
+                yield batch[rank::world]
+                waiting[buckets[index]] = []
+        if self.sampler.shuffle:
+            return
+        rest = []  # fewer than one for each process, of all sizes: in batches of one
+        for batch in waiting.values():
+            whole = len(batch) // world * world
+            rest += batch[whole:]
+            if whole:
+                yield batch[rank:whole:world]
+        for start in range(0, len(rest), world):
+            row = rest[start:start + world]
+            yield [row[rank % len(row)]]  # what fills the last row is cut off by mmengine's evaluators
+
+    def __len__(self) -> int:
+        world, counts = self.sampler.world_size, np.bincount(self.dataset.buckets)
+        whole = counts // (world * self.batch_size)
+        if self.sampler.shuffle:
+            return int(whole.sum())
+        rest = counts - whole * world * self.batch_size
+        return int(whole.sum() + (rest >= world).sum()) + math.ceil((rest % world).sum() / world)
