@@ -9,7 +9,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain                     # ViT-B/16, about 3 minutes on 2 cores
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
-  python tools/benchmark.py end2end --vs mmpretrain                  # one epoch of the demo, about 2 minutes
+  python tools/benchmark.py end2end --vs mmpretrain                  # three epochs of the demo, about 3 minutes
   python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN on plain ViTs
   python tools/benchmark.py embed --vs timm                          # files to features, about 5 minutes, one thread
   python tools/benchmark.py busy                                     # steps beside busy processes, about 1 minute
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     loader.add_argument('--size', type=positive, default=224, help='side of a crop in pixels (default: 224)')
     loader.add_argument('--images', type=positive, default=60, help='number of generated files (default: 60)')
     end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
-    end2end.add_argument('--epochs', type=positive, default=1, help='epochs of each run (default: 1)')
+    end2end.add_argument('--epochs', type=positive, default=3, help='epochs of each run (default: 3)')
     end2end.add_argument('--dtypes', nargs='+', default=['auto'], choices=['auto', 'float32', 'bfloat16'],
                          help='precisions of ours (default: auto, what the CPU multiplies fast)')
     detector = commands.add_parser('detector', help='forward and backward of Mask R-CNN on a plain ViT: time, memory')
