@@ -3,8 +3,11 @@
 import fcntl
 import importlib.util
 import os
+import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -182,3 +185,43 @@ def test_the_runtime_of_pip_gets_the_name_that_linkers_look_for(module, tmp_path
         assert (tmp_path / 'lib/libcudart.so').read_text() == 'the library'
     else:
         assert env == dict(LIBRARY_PATH='/other')
+
+
+@pytest.mark.slow
+def test_cuda_operators_compile_with_the_nvcc_of_pip(module, monkeypatch, tmp_path):
+    """Three of mmcv's .cu files, linked, without a GPU and a toolkit. Downloads 270 MB: make test-all runs it.
+
+    The folder of pip's CUDA has what the documented command installs beside torch.
+    """
+    site, torch_site = tmp_path / 'site', Path(torch.__file__).parents[1]
+    subprocess.run([*module.PIP, 'install', '-q', '--target', site, f'{module.NVCC}=={torch.version.cuda}.*'],
+                   check=True)
+    home = site / 'nvidia' / f'cu{torch.version.cuda.split(".")[0]}'
+    for path in (torch_site / 'nvidia' / home.name).rglob('*'):
+        link = home / path.relative_to(torch_site / 'nvidia' / home.name)
+        if path.is_file() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    (home / 'lib/libcudart.so').unlink(missing_ok=True)
+
+    monkeypatch.setattr('torch.utils.cpp_extension.CUDA_HOME', None)
+    monkeypatch.setenv('FORCE_CUDA', '1')
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '9.0')
+    cuda = module.cuda_for_build(fake_torch(site, []))
+    assert cuda == module.Cuda('13.0', home, '9.0')
+
+    subprocess.run([*module.PIP, 'download', '-q', '--no-deps', '--no-build-isolation', '--no-binary', 'mmcv', '-d',
+                    tmp_path, module.MMCV], check=True)
+    with tarfile.open(next(tmp_path.glob('mmcv-*.tar.gz'))) as file:
+        file.extractall(tmp_path, filter='data')
+    source = next(tmp_path.glob('mmcv-*/'))
+    kept = {'nms_cuda.cu', 'roi_align_cuda.cu', 'focal_loss_cuda.cu', 'info.cpp'}
+    for path in (source / 'mmcv/ops/csrc/pytorch').rglob('*.c*'):
+        if path.name not in kept:
+            path.unlink()
+    monkeypatch.setattr(module, 'MMCV', str(source))
+    wheel = module.build(tmp_path, cuda)
+    with zipfile.ZipFile(wheel) as file:
+        library = file.read(next(name for name in file.namelist() if name.startswith('mmcv/_ext')))
+    for text in ('nms_cuda', 'roi_align_forward_cuda_kernel', 'sigmoid_focal_loss', 'sm_90', 'libcudart.so.13'):
+        assert text.encode() in library, text
