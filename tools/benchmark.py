@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   python tools/benchmark.py step --vs mmpretrain                     # ViT-B/16, about 3 minutes on 2 cores
   python tools/benchmark.py step --vs mmpretrain --arch large --batch 64 --device cuda --json step.json
   python tools/benchmark.py loader --vs mmpretrain                   # files to crops, about 2 minutes, one thread
+  python tools/benchmark.py loader --vs rasterio --bands 13          # GeoTIFFs of 16 bits; also torchgeo, if installed
   python tools/benchmark.py end2end --vs mmpretrain                  # three epochs of the demo, about 3 minutes
   python tools/benchmark.py detector --sizes 512 1024 --json detector.json   # Mask R-CNN on plain ViTs
   python tools/benchmark.py embed --vs timm                          # files to features, about 5 minutes, one thread
@@ -35,6 +36,10 @@ def parse_args() -> argparse.Namespace:
     loader.add_argument('--data', metavar='FOLDER', help='JPEGs to read (default: generated ones of 500x375 pixels)')
     loader.add_argument('--size', type=positive, default=224, help='side of a crop in pixels (default: 224)')
     loader.add_argument('--images', type=positive, default=60, help='number of generated files (default: 60)')
+    loader.add_argument('--bands', type=positive, default=13, metavar='N',
+                        help='with --vs rasterio: bands of the drawn GeoTIFFs (default: 13)')
+    loader.add_argument('--file-size', type=positive, default=512, metavar='PX',
+                        help='with --vs rasterio: their side (default: 512)')
     end2end = commands.add_parser('end2end', help='whole training runs of the demo, from files to checkpoint')
     end2end.add_argument('--epochs', type=positive, default=3, help='epochs of each run (default: 3)')
     end2end.add_argument('--dtypes', nargs='+', default=['auto'], choices=['auto', 'float32', 'bfloat16'],
@@ -65,8 +70,9 @@ def parse_args() -> argparse.Namespace:
     table2.add_argument('--device', default='cpu', choices=['cpu', 'cuda'])
     table2.add_argument('--float32', action='store_true', help='compute in float32 (default: bfloat16)')
     for command, rounds in ((step, 7), (loader, 7), (end2end, 3), (detector, 3), (embed, 3), (busy, 15), (table2, 5)):
-        peer = 'timm' if command is embed else 'mmpretrain'
-        command.add_argument('--vs', choices=[peer], default=peer, help='library to compare with')
+        peers = ['timm'] if command is embed else ['mmpretrain', *['rasterio'] * (command is loader)]
+        command.add_argument('--vs', choices=peers, default=peers[0],
+                             help=f'library to compare with (default: {peers[0]})')
         command.add_argument(
             '--rounds', type=positive, default=rounds, help=f'timed rounds of each contestant (default: {rounds})')
         command.add_argument('--minutes', type=float, default=float('inf'),
@@ -124,10 +130,17 @@ def measure(args: argparse.Namespace) -> None:
     elif args.command == 'loader':
         from mae_mm.benchmark.loader import compare_loading
 
-        rows = compare_loading(args.size, args.images, rounds, args.data)
-        header = ['loading', 'ms of CPU a crop (quartiles)', 'times mmpretrain']
+        header = ['loading', 'ms of CPU a crop (quartiles)', f'times {args.vs}']
+        if args.vs == 'rasterio':
+            from mae_mm.benchmark.bands import compare_bands
+
+            rows = compare_bands(args.size, args.bands, args.images, rounds, args.file_size)
+            title = f'drawn GeoTIFFs of {args.file_size} px, {args.bands} bands of 16 bits'
+        else:
+            rows = compare_loading(args.size, args.images, rounds, args.data)
+            title = args.data or 'drawn JPEGs of 500x375 pixels'
         cells = [[row['name'], show(row['ms'], 2), f'{row["ratio"]:.2f}'] for row in rows]
-        title = f'{args.data or "drawn JPEGs of 500x375 pixels"}, crops of {args.size} px, one thread'
+        title += f', crops of {args.size} px, one thread'
     elif args.command == 'detector':
         from mae_mm.benchmark.detector import PARTS, compare_detectors
 

@@ -3,6 +3,8 @@
 import argparse
 import os
 
+from mae_mm.engine.options import band
+
 EXAMPLES = """examples:
   python tools/pixel_statistics.py data/tiles                         # 2,000 images of the folder
   python tools/pixel_statistics.py data/tiles --all --bands nir red green --nodata 0
@@ -11,10 +13,6 @@ EXAMPLES = """examples:
 
 Files are read as they are: 8 and 16 bits, floats, any number of bands (docs/pixels.md). tools/train.py --own-statistics
 measures the views that a run trains on."""
-
-
-def band(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,6 +18,7 @@ EXAMPLES = """own data:
 suites:
   demo       demo-classification, demo-detection and demo-segmentation: each from the checkpoint and from random
              weights under one budget, on demo images; about 40 minutes on two cores, for checkpoints of configs/demo/
+  demo-multiband  classification, detection and segmentation of demo images of six bands, with all bands and with three
   imagenet   fine-tuning, linear and attentive probing
   coco       ViTDet, Mask R-CNN with the paper's pyramid
   ade20k     UperNet

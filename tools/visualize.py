@@ -2,7 +2,7 @@
 
 import argparse
 
-from mae_mm.engine.options import KeyValues
+from mae_mm.engine.options import KeyValues, band
 
 WHAT = ('reconstruction', 'pca', 'attention', 'neighbours')
 EPILOG = """\
@@ -41,6 +41,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=8, help='images from each folder, in sorted order (default: 8)')
     parser.add_argument('--size', type=int, nargs='+', metavar='PX',
                         help="side of the images, or their height and width, in pixels (default: the checkpoint's)")
+    parser.add_argument('--bands', nargs='+', type=band, metavar='BAND',
+                        help='which bands stand for red, green and blue, or one as gray: numbers from 1, or names '
+                             '(default: red, green, blue where the checkpoint names its bands, else the first three)')
     parser.add_argument('--block', type=int, default=-1,
                         help='whose tokens or attention are shown, from 0; -1 is the last (default: %(default)s)')
     parser.add_argument('--patch', nargs='+', default=(), metavar='IMAGE:X,Y',

@@ -8,7 +8,7 @@ load = dict(dtype='uint16', bands=6)
 classes = dict(classes=['oak', 'pine', 'maize', 'reed'])
 data_preprocessor = dict(
     mean=[20014, 19984, 19995, 20054, 19952, 20046], std=[2470, 2415, 2494, 2477, 2457, 2474], num_classes=4)
-model = dict(backbone=dict(in_chans=6), head=dict(num_classes=4))
+model = dict(backbone=dict(in_chans=['blue', 'green', 'red', 'nir', 'swir1', 'swir2']), head=dict(num_classes=4))
 train_pipeline = [
     dict(type='mae_mm.LoadRandomResizedCrop', size=48, scale=(0.5, 1.0), **load),
     dict(type='PackInputs', input_key='inputs')]

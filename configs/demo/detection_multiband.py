@@ -9,7 +9,7 @@ model = dict(
         _delete_=True, type='mae_mm.ImagePreprocessor', mean=[20014, 19984, 19995, 20054, 19952, 20046],
         std=[2470, 2415, 2494, 2477, 2457, 2474],
         host=dict(type='mmdet.DetDataPreprocessor', pad_mask=True, pad_size_divisor=64)),
-    backbone=dict(in_chans=6),
+    backbone=dict(in_chans=['blue', 'green', 'red', 'nir', 'swir1', 'swir2']),
     roi_head=dict(bbox_head=dict(num_classes=4), mask_head=dict(num_classes=4)))
 train_pipeline = [dict(type='mae_mm.LoadImage', bands=6), *_base_.train_pipeline[1:]]
 test_pipeline = [dict(type='mae_mm.LoadImage', bands=6), *_base_.test_pipeline[1:]]

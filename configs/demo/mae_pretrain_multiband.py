@@ -8,7 +8,7 @@ load = dict(dtype='uint16', bands=6)
 model = dict(
     data_preprocessor=dict(  # python tools/pixel_statistics.py data/demo_multiband/train
         mean=[20014, 19984, 19995, 20054, 19952, 20046], std=[2470, 2415, 2494, 2477, 2457, 2474]),
-    backbone=dict(in_chans=6))
+    backbone=dict(in_chans=['blue', 'green', 'red', 'nir', 'swir1', 'swir2']))
 train_dataloader = dict(dataset=dict(
     data_root='data/demo_multiband/train', extensions=['.npy'],
     pipeline=[dict(type='mae_mm.LoadRandomResizedCrop', size=48, scale=(0.2, 1.0), **load)]))

@@ -9,7 +9,7 @@ metainfo = dict(
 model = dict(
     data_preprocessor=dict(
         mean=[20014, 19984, 19995, 20054, 19952, 20046], std=[2470, 2415, 2494, 2477, 2457, 2474], bgr_to_rgb=False),
-    backbone=dict(in_chans=6),
+    backbone=dict(in_chans=['blue', 'green', 'red', 'nir', 'swir1', 'swir2']),
     decode_head=dict(num_classes=5),
     auxiliary_head=dict(num_classes=5))
 train_pipeline = [

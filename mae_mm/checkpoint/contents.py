@@ -14,6 +14,7 @@ from mae_mm.checkpoint.settings import origins_of, settings_of_huggingface, sett
 from mae_mm.checkpoint.trust import check_settings, check_weights, contents_of
 from mae_mm.models.archs import ARCHS
 
+COLOURS = ('red', 'green', 'blue')
 PUBLISHED_HEADS = {arch['embed_dim']: arch['num_heads'] for arch in ARCHS.values()}
 
 
@@ -22,10 +23,10 @@ class Checkpoint:
     """Weights under canonical names (see `formats.py`) and what is known about them.
 
     `settings` are what shapes do not show, as far as the file says it: `grid` (rows, columns of the position table),
-    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `classes`; `mean`, `std`, `clip` and
-    `per_image` of `ImagePreprocessor`; `reading`, options of the transform that reads images (dtype, bands, …), and
-    `resize`, pixels of the short side before the centre is cropped; `stems_from`, the fetched
-    checkpoints that it was trained from, with their licences.
+    `num_heads`, `window_size`, `decoder_num_heads`, `norm_pix_loss`, `mask_ratio`, `classes`; `bands`, names of the
+    channels; `mean`, `std`, `clip` and `per_image` of `ImagePreprocessor`; `reading`, options of the transform that
+    reads images (dtype, bands, …), and `resize`, pixels of the short side before the centre is cropped; `stems_from`,
+    the fetched checkpoints that it was trained from, with their licences.
     """
 
     tensors: Tensors  # of the masked autoencoder, on the CPU
@@ -61,6 +62,14 @@ class Checkpoint:
         if known and known[0] * known[1] == self.num_positions:
             return tuple(known)
         return (side, side) if side * side == self.num_positions else None
+
+    @property
+    def bands(self) -> tuple[str, ...] | None:
+        """Names of the channels: from the file's settings, or those of photographs, or None."""
+        chans, known = self.tensors['patch_embed.proj.weight'].shape[1], self.settings.get('bands')
+        if known and len(known) == chans:
+            return tuple(known)
+        return COLOURS if chans == 3 and not self.settings.get('reading', {}).get('bands') else None
 
     def encoder_only(self) -> 'Checkpoint':
         """The same without decoder and classification head."""

@@ -123,7 +123,8 @@ def _fit(
     may_be_new = ('fc_norm.', *(('decoder_pred.', ) if checkpoint.has_decoder else DECODER) * new_decoder)
     pairs, report, missing, misfits = [], LoadReport(checkpoint), [], []
     for name, target in wanted.items():
-        source, change = _adapt(name, tensors[name], target, grid, vit) if name in tensors else (None, '')
+        source, change = (
+            _adapt(name, tensors[name], target, grid, checkpoint.bands, vit) if name in tensors else (None, ''))
         if source is not None and source.shape == target.shape:
             pairs.append((target, source))
             (report.resized if change else report.matched)[f'{name} ({change})' if change else name] = target.numel()
@@ -156,30 +157,44 @@ def _fit(
     return pairs, report
 
 
-def adapt_patch_embed(weight: Tensor, in_chans: int, patch_size: int) -> Tensor:
+def adapt_patch_embed(
+    weight: Tensor, in_chans: int, patch_size: int, names: Sequence[str] = (), wanted: Sequence[str] = (),
+) -> Tensor:
     """Bring the weight of a patch embedding, (D, C, p, p), to other channels and another patch size.
 
     Channels (timm's rule): one channel gets the sum over the file's C, so that a gray image has the features of the
     same image in C equal channels; N channels get the file's in turn, times C / N, so that activations keep their
-    magnitude. Size: pseudo-inverse resampling (FlexiViT, arXiv:2212.08013, section 3.4), so that a patch that is
-    enlarged together with its weight keeps its embedding.
+    magnitude. If the file's channels have `names`, and some are among the `wanted` ones, these go to the channels of
+    the same name, and the others get the mean of the file's; all times C / N. Size: pseudo-inverse resampling
+    (FlexiViT, arXiv:2212.08013, section 3.4), so that a patch that is enlarged together with its weight keeps its
+    embedding.
     """
     chans = weight.shape[1]
-    if in_chans == 1 != chans:
+    if set(names) & set(wanted):
+        mean = weight.float().mean(1).to(weight.dtype)
+        weight = torch.stack([weight[:, names.index(one)] if one in names else mean for one in wanted], 1)
+        weight = weight * (chans / in_chans)
+    elif in_chans == 1 != chans:
         weight = weight.float().sum(1, keepdim=True).to(weight.dtype)
     elif in_chans != chans:
         weight = weight[:, torch.arange(in_chans) % chans] * (chans / in_chans)
     return resample_patch_embed(weight, [patch_size, patch_size])
 
 
-def _adapt(name: str, source: Tensor, target: Tensor, grid: tuple[int, int], vit: ViT) -> tuple[Tensor, str]:
+def _adapt(
+    name: str, source: Tensor, target: Tensor, grid: tuple[int, int], bands: tuple[str, ...] | None, vit: ViT,
+) -> tuple[Tensor, str]:
     """A weight in the model's shape if there is a rule for it, and what was changed ('' for nothing)."""
     if name.endswith('pos_embed') and grid != vit.grid_size and source.shape[-1] == target.shape[-1]:
         return resize_table(source, grid, vit.grid_size), '{}x{} -> {}x{}'.format(*grid, *vit.grid_size)
-    if name == 'patch_embed.proj.weight' and len(source) == len(target) and source.shape != target.shape:
-        chans, side = source.shape[1:3]
-        change = f'{chans} -> {vit.in_chans} channels, {side} -> {vit.patch_size} px'
-        return adapt_patch_embed(source, vit.in_chans, vit.patch_size), change
+    if name == 'patch_embed.proj.weight' and len(source) == len(target):
+        names, wanted = bands or (), vit.bands or ()
+        shared = [one for one in wanted if one in names and names != wanted]
+        if shared or source.shape != target.shape:
+            chans, side = source.shape[1:3]
+            change = f'{chans} -> {vit.in_chans} channels{f" ({shorten(shared)} by name)" if shared else ""}'
+            return adapt_patch_embed(source, vit.in_chans, vit.patch_size, names, wanted), (
+                f'{change}, {side} -> {vit.patch_size} px')
     if '.rel_pos' in name and source.ndim == target.ndim and source.shape != target.shape:
         return resize_rel_pos(source, target.shape), f'{tuple(source.shape)} -> {tuple(target.shape)}'
     return source, ''

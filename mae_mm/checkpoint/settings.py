@@ -112,6 +112,8 @@ def _settings_of_model(text: str) -> dict:
         num_heads=(ARCHS[arch] if isinstance(arch, str) else arch)['num_heads'])
     if backbone.get('window_size'):
         settings['window_size'] = backbone['window_size']
+    if not isinstance(backbone.get('in_chans', 3), int):
+        settings['bands'] = backbone['in_chans']
     if model.get('type') in ('mae_mm.MAE', 'MAE'):
         settings.update(
             decoder_num_heads=model['neck'].get('num_heads', 16), mask_ratio=model.get('mask_ratio', 0.75),
@@ -126,18 +128,17 @@ def _settings_of_model(text: str) -> dict:
             if SETTINGS['resize'](resize):
                 settings['resize'] = resize
     with suppress(Exception):  # of other data, of any form
-        settings.update(_reading(_literal(values['val_dataloader'])['dataset']['pipeline'][0]))
+        if reading := reading_of(_literal(values['val_dataloader'])['dataset']['pipeline'][0]):
+            settings['reading'] = reading
     return settings
 
 
-def _reading(step: dict) -> dict:
+def reading_of(step: dict) -> dict:
     """How a transform reads the pixels of files: {} for 8-bit photographs."""
     if not step['type'].startswith('mae_mm.Load'):
         return {}
     reading = {key: value for key, value in step.items() if key in READING}
-    if step['type'] == 'mae_mm.LoadImage':
-        reading = dict(channels='unchanged', dtype='keep') | reading
-    return dict(reading=reading) if reading else {}
+    return dict(channels='unchanged', dtype='keep') | reading if step['type'] == 'mae_mm.LoadImage' else reading
 
 
 def settings_of_huggingface(config: dict) -> dict:

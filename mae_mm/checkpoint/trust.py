@@ -44,6 +44,7 @@ SETTINGS = dict(  # of `Checkpoint`: which values each may have
     classes=_are_names,
     stems_from=_are_names,
     resize=_is_count,
+    bands=_are_names,
     mean=_is_colour,
     clip=lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_colour, value)),
     per_image=lambda value: isinstance(value, bool),

@@ -20,6 +20,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
 from mae_mm.datasets.decode import DecodeError, decode
+from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.datasets.limits import (
     IN_TILES,
     MAX_BYTES,
@@ -91,6 +92,11 @@ def image_size(path: str | Path) -> tuple[int, int]:
         except Exception as error:  # parsers raise whatever they raise
             raise reason from error
         return width, height
+
+
+def extensions_of(dtype: str) -> tuple[str, ...]:
+    """Names of files to look for where they are read with `dtype`: `.npy` and `.dcm` are not photographs."""
+    return EXTENSIONS if dtype == 'uint8' else (*EXTENSIONS, *PIXEL_EXTENSIONS)
 
 
 def check_size(height: int, width: int, bands: int, itemsize: int) -> None:
@@ -211,7 +217,8 @@ def check_pages(file: BinaryIO) -> bool:
 def _read_window(img: object, memory: object, rows: slice, columns: slice, bands: Sequence[int]) -> np.ndarray:
     """A window of an open rasterio data set; `memory` holds the file that it is read from."""
     window = (rows.start, rows.stop), (columns.start, columns.stop)
-    return img.read([band + 1 for band in bands], window=window).transpose(1, 2, 0)
+    some = None if list(bands) == list(range(img.count)) else [band + 1 for band in bands]
+    return img.read(some, window=window).transpose(1, 2, 0)
 
 
 def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> Stored:

@@ -72,7 +72,7 @@ class Reading:
 
     def finish(self, img: np.ndarray, nodata: float | None = None, window: tuple[float, float] | None = None,
                ) -> np.ndarray:
-        """(h, w, C) as stored -> with NaN for no data, cut to the window, in the type to deliver."""
+        """(h, w, C) as stored -> with NaN for no data, cut to the window, in the type to deliver; order as stored."""
         nodata = self._marks(nodata)
         out = self._dtype(img.dtype, nodata)
         values = img.astype(out if out.kind == 'f' else img.dtype.newbyteorder('='), copy=False)
@@ -84,7 +84,7 @@ class Reading:
         if self.window and window:
             values = np.clip(values.astype(np.float32), *window)
             values = values if out.kind == 'f' else values.round()
-        return np.ascontiguousarray(values.astype(out, copy=False))
+        return values.astype(out, copy=not values.flags.writeable)  # mapped files are not writeable; the order stays
 
     def _marks(self, nodata: float | None) -> float | None:
         if self.dtype == 'uint8':
@@ -109,7 +109,7 @@ class OpenedImage:
 
     def __init__(self, stored: Stored, reading: Reading, channels: str, name: str, part: Part = WHOLE) -> None:
         self.stored, self.reading, self.channels, self.part = stored, reading, channels, part
-        self.bands = choose_bands(reading.bands, stored)
+        self.bands = choose_bands(reading.bands, stored.shape[2], stored.names)
         height, width = part.height or stored.shape[0], part.width or stored.shape[1]
         self.name = f'{name}[{part.top}:{part.top + height}, {part.left}:{part.left + width}]' if part.height else name
         self.shape = (height, width, len(self.bands))
@@ -137,20 +137,21 @@ class OpenedImage:
             columns = slice(self.part.left + left, self.part.left + right)
             img = self.stored.read(rows, columns, self.bands)
             img = self.reading.finish(img, self.stored.nodata, self.stored.window)
-            return convert_array(img, self.channels, 'rgb', self.reading.dtype)
+            return img if self.channels == 'unchanged' else convert_array(img, self.channels, 'rgb', self.reading.dtype)
         except Exception as error:  # parsers raise whatever they raise
             raise DecodeError(f'cannot read {self.name}: {str(error) or type(error).__name__}') from error
 
 
-def choose_bands(bands: int | Sequence[int | str] | None, stored: Stored) -> list[int]:
-    """Positions, from 0, of the bands to take; a DecodeError if the file does not have them."""
-    count = stored.shape[2]
+def choose_bands(
+    bands: int | Sequence[int | str] | None, count: int, names: Sequence[str | None] = (),
+) -> list[int]:
+    """Positions, from 0, of the bands to take among `count`; a DecodeError if they are not there."""
     if bands is None or bands == count:
         return list(range(count))
-    names = [name or '' for name in stored.names]
     if isinstance(bands, int):
-        raise DecodeError(f'an image of {count} bands ({stored.dtype}, {stored.shape}), and bands={bands}')
+        raise DecodeError(f'an image of {count} bands, and bands={bands}')
+    names = [name or '' for name in names]
     found = [names.index(one) + 1 if one in names else one for one in bands]
-    if missing := [one for one in found if isinstance(one, str) or one > count]:
+    if missing := [one for one in found if isinstance(one, str) or not 1 <= one <= count]:
         raise DecodeError(f'no band {missing[0]!r} among {count}' + f': {", ".join(map(repr, names))}' * any(names))
     return [one - 1 for one in found]

@@ -1,12 +1,16 @@
 """Are the files of a config's data sets there? The answer before anything is built."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mae_mm.checkpoint.settings import reading_of
 from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
+from mae_mm.datasets.pixels import Reading
+from mae_mm.engine.runner import load_config
 
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
 LAYOUTS = {
@@ -75,3 +79,13 @@ def _data_paths(dataset: ConfigDict) -> Iterator[tuple[str, Path]]:
     if root:
         yield 'data_root', Path(root)
     yield from ((key, Path(root, part)) for key, part in parts.items() if part)
+
+
+def reading_of_config(path: str | None, options: dict) -> Reading:
+    """How the validation of a config reads files, changed by `options` (dtype, bands, nodata, window)."""
+    step = load_config(path).val_dataloader.dataset.pipeline[0] if path else dict(type='')
+    kept = {field.name for field in fields(Reading)}
+    if unknown := sorted(set(options) - kept):
+        raise ValueError(f'--reading {unknown[0]}: must be one of {", ".join(sorted(kept))}')
+    read = {key: value for key, value in reading_of(step).items() if key in kept} | options
+    return Reading(**(dict(dtype='keep') if options else {}) | read)

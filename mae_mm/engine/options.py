@@ -29,3 +29,8 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f'must be a whole number above 0, got {text}')
     return int(text)
+
+
+def band(text: str) -> int | str:
+    """The number or the name of a band."""
+    return int(text) if text.isdecimal() else text

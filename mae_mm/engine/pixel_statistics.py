@@ -5,8 +5,7 @@ from pathlib import Path
 
 from mae_mm.checkpoint.files import write_beside
 from mae_mm.datasets.configs import LOADERS
-from mae_mm.datasets.find import EXTENSIONS
-from mae_mm.datasets.pixel_files import PIXEL_EXTENSIONS
+from mae_mm.datasets.pixel_files import extensions_of
 from mae_mm.datasets.statistics import PERCENTILES, Statistics
 from mae_mm.engine.own_data import measure, reader_of
 from mae_mm.engine.runner import load_config
@@ -16,7 +15,7 @@ def pixel_statistics(
     root: str, images: int | None, workers: int, reading: dict, config: str, out: str | None,
 ) -> None:
     """Measure a folder or tars, print a table and the lines of a config, and write the config if `out` is given."""
-    dataset = reader_of(root, 'FOLDER', (*EXTENSIONS, *PIXEL_EXTENSIONS))
+    dataset = reader_of(root, 'FOLDER', extensions_of('keep'))
     found, broken = measure(
         dict(dataset, pipeline=[dict(type='mae_mm.LoadImage', **reading)]), workers, images)
     photos = [*found.types] == ['uint8'] and len(found.mean) == 3 and not reading

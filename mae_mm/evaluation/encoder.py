@@ -182,7 +182,7 @@ def load_encoder(
         backbone = ViT(
             dict(embed_dim=embed_dim, depth=checkpoint.depth, num_heads=num_heads,
                  mlp_ratio=len(tensors['blocks.0.mlp.fc1.weight']) / embed_dim),
-            img_size, patch_size, in_chans,
+            img_size, patch_size, ('bands' in settings and checkpoint.bands) or in_chans,
             out_type='raw' if 'norm.weight' in tensors else 'avg_featmap' if 'fc_norm.weight' in tensors else 'featmap',
             window_size=windows, rel_pos=any('.rel_pos' in name for name in tensors))
         if drawn:

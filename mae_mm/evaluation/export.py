@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -68,12 +69,12 @@ def describe(model: Portable, checkpoint: Checkpoint, what: str, precision: str)
         mae_mm=mae_mm.__version__, task=what, precision=precision,
         arch=dict(embed_dim=vit.embed_dim, depth=vit.depth, num_heads=vit.blocks[0].attn.num_heads,
                   patch_size=vit.patch_size, in_chans=vit.in_chans),
-        channels=encoder.load.channels,
+        channels=encoder.load.channels, reading=asdict(encoder.load.reading),
         mean=_decimal(encoder.preprocessor.mean), std=_decimal(encoder.preprocessor.std),
         img_size=[height, width], interpolation='bicubic',
         # Of another size the same share of the image is cropped. Without it, the image is resized until it covers.
         resize=resize and round(resize * min(height, width) / (min(trained) * vit.patch_size)))
-    values |= {name: settings[name] for name in ('clip', 'per_image', 'stems_from') if settings.get(name)}
+    values |= {name: settings[name] for name in ('bands', 'clip', 'per_image', 'stems_from') if settings.get(name)}
     if what == 'classifier' and 'classes' in settings:
         values['classes'] = list(settings['classes'])
     if what == 'reconstructor':

@@ -48,12 +48,13 @@ class ImagePreprocessor(BaseDataPreprocessor):
         (N, C, H, W) or a list of (C, H, W), of any type, become (N, C, H, W) float32. Floats may have NaN: `valid`,
         (N, C, H, W) bool, tells where they have not.
         """
+        if self.host is None and not isinstance(data['inputs'], Tensor):
+            data = {**data, 'inputs': torch.stack(list(data['inputs']))}  # on the CPU: uint16
         batch = self.cast_data(data)
         imgs = batch['inputs']
         if self.host is not None:
             imgs = [self.normalize(self._check(img[None])).nan_to_num(0)[0] for img in imgs]
             return self.host({**batch, 'inputs': imgs}, training)
-        imgs = imgs if isinstance(imgs, Tensor) else torch.stack(list(imgs))
         if imgs.ndim == 5:  # (N, k, C, H, W): k views of each image become k N images
             imgs = imgs.flatten(0, 1)
         normal = self.normalize(self._check(imgs))
@@ -81,11 +82,25 @@ class ImagePreprocessor(BaseDataPreprocessor):
         std = (imgs - mean).square().nanmean((2, 3), keepdim=True).sqrt()
         return (imgs - mean) / std.where(std > 0, 1)
 
-    def denormalize(self, imgs: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+    def denormalize(
+        self, imgs: Tensor, dtype: torch.dtype = torch.uint8, original: Tensor | None = None,
+    ) -> Tensor:
         """Back to pixels to look at: (N, C, H, W) float -> the same shape, uint8.
 
-        Pixels that were not uint8, or have lost their mean and deviation, are shown from -2 to 2 deviations.
+        Pixels that were not uint8, or have lost their mean and deviation, are stretched as `original` is.
         """
         if self.per_image or dtype != torch.uint8:
-            return ((imgs + 2) * (255 / 4)).round().clamp(0, 255).to(torch.uint8)
+            return stretch(imgs, original)
         return (imgs * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+
+
+def stretch(imgs: Tensor, original: Tensor | None = None) -> Tensor:
+    """Pixels of any range as uint8: (N, C, H, W), NaN becomes black.
+
+    The 2nd and the 98th percentile of each channel of each `original` (by default `imgs`) become 0 and 255.
+    """
+    imgs = imgs.float()
+    values = (imgs if original is None else original.float()).flatten(2)
+    values = values[..., ::max(1, values.shape[2] >> 20)]  # a million pixels are enough
+    low, high = values.nanquantile(torch.tensor([0.02, 0.98], device=imgs.device), dim=2)[..., None, None]
+    return ((imgs - low) * (255 / (high - low).clamp_min(1e-6))).round().clamp(0, 255).nan_to_num().to(torch.uint8)

@@ -31,6 +31,8 @@ class ViT(BaseModule):
         arch: a size (tiny, small, base, large, huge), or dict(embed_dim=, depth=, num_heads=).
         img_size: side, or (height, width), in pixels, of the images whose grid `pos_embed` has. The table is resampled
             to the grid of images of other sizes.
+        in_chans: channels of the images: how many, or a name for each. With names, weights of another checkpoint go to
+            the channels of the same name (`adapt_patch_embed`), and pictures show red, green and blue.
         out_type: 'raw' (N, 1 + L, D), all tokens after the final norm; 'cls_token' (N, D), the class token after it;
             'avg_featmap' (N, D), the mean patch token, normalised by `fc_norm`; 'featmap' (N, D, rows, cols), the
             patch tokens of each block in `out_indices`, without norm.
@@ -54,7 +56,7 @@ class ViT(BaseModule):
         arch: Literal[tuple(ARCHS)] | dict = 'base',
         img_size: int | Sequence[int] = 224,
         patch_size: int = 16,
-        in_chans: int = 3,
+        in_chans: int | Sequence[str] = 3,
         out_type: str = 'raw',
         out_indices: Sequence[int] = (-1,),
         drop_path_rate: float = 0.0,
@@ -75,7 +77,8 @@ class ViT(BaseModule):
         if window_size and out_type != 'featmap':
             raise ValueError(f"window_size={window_size} needs out_type='featmap', got {out_type!r}")
         img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.patch_size, self.in_chans, self.out_type = patch_size, in_chans, out_type
+        self.patch_size, self.out_type = patch_size, out_type
+        self.in_chans, self.bands = (in_chans, None) if isinstance(in_chans, int) else (len(in_chans), tuple(in_chans))
         self.grid_size = grid_of(img_size, patch_size)
         self.out_indices = sorted(i + self.depth if i < 0 else i for i in out_indices)
         if not self.out_indices or self.out_indices[0] < 0 or self.out_indices[-1] >= self.depth:
@@ -84,7 +87,7 @@ class ViT(BaseModule):
         self.window_size, self.checkpointing, self.bf16 = window_size, checkpointing, bf16
         self.global_blocks = last_of_quarters(self.depth) if window_size else set(range(self.depth))
 
-        self.patch_embed = PatchEmbed(None, patch_size, in_chans, self.embed_dim)
+        self.patch_embed = PatchEmbed(None, patch_size, self.in_chans, self.embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
         self.pos_embed = nn.Parameter(fixed_table(self.embed_dim, self.grid_size))
         drop_paths = torch.linspace(0, drop_path_rate, self.depth).tolist() if drop_path_rate else [None] * self.depth

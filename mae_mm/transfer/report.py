@@ -12,6 +12,7 @@ from PIL import Image
 
 import mae_mm
 from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
+from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.transfer.tables import environment
 from mae_mm.transfer.types import Run, Suite
 from mae_mm.visualization.panels import load_images, load_model, reconstruction_panel
@@ -83,7 +84,8 @@ def panel(weights: Checkpoint, path: str, num: int = 4) -> str | None:
     dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}
     if not Path(dataset.get('data_root', '')).is_dir():
         return None
-    images = load_images(dataset['pipeline'], list_images([dataset['data_root']], num))
+    paths = list_images([dataset['data_root']], num, dataset.get('extensions', EXTENSIONS))
+    images = load_images(dataset['pipeline'], paths)
     return data_uri(Image.fromarray(reconstruction_panel(load_model(cfg, path), images)).save, 'png')
 
 

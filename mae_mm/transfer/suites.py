@@ -10,12 +10,16 @@ from mae_mm.transfer.published import published_metrics, read_metafiles
 from mae_mm.transfer.types import Metric, Protocol, Suite
 
 GROUPS = {'demo': ('demo-classification', 'demo-detection', 'demo-segmentation'),
+          'demo-multiband': ('multiband-classification', 'multiband-detection', 'multiband-segmentation'),
           'all': ('imagenet', 'coco', 'ade20k', 'inat', 'places')}
 SIZES = {768: ('b', 'b16'), 1024: ('l', 'l16'), 1280: ('h', 'h14')}  # by width
 BLOCKS = 'blocks that are fine-tuned'
 TOP1 = {'accuracy/top1': Metric('top-1')}
 BOX_MASK = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/segm_mAP': Metric('mask AP', 100.0)}
 MIOU = {'mIoU': Metric('mIoU')}
+DEMO_AP = {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/bbox_mAP_50': Metric('box AP50', 100.0),
+           'coco/segm_mAP': Metric('mask AP', 100.0), 'coco/segm_mAP_50': Metric('mask AP50', 100.0)}
+DEMO_MIOU = {**MIOU, 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')}
 TUNED = 'model.backbone.tuned_blocks'
 
 # Suites on published data sets: task, metrics, and the title and config of each protocol, with {size} (b, l, h) and
@@ -40,7 +44,7 @@ PUBLISHED = {
 
 
 def find_suites(name: str, checkpoint: Checkpoint, epochs: Sequence[int] = ()) -> dict[str, Suite]:
-    """The suites of a name or group (demo, all) that have recipes for the size of the checkpoint.
+    """The suites of a name or group that have recipes for the size of the checkpoint.
 
     `epochs` are lengths to try for each number of blocks in partial fine-tuning (default: that of the recipe).
     """
@@ -49,6 +53,10 @@ def find_suites(name: str, checkpoint: Checkpoint, epochs: Sequence[int] = ()) -
         raise ValueError(f'--suite {name!r}: must be one of {", ".join(known)}')
     suites = {one: SUITES[one] if one in SUITES else published_suite(one, checkpoint)
               for one in GROUPS.get(name, (name, ))}
+    chans = checkpoint.tensors['patch_embed.proj.weight'].shape[1]
+    suites = {one: suite._replace(protocols={
+        key: protocol for key, protocol in suite.protocols.items() if protocol.chans in (None, chans)})
+        for one, suite in suites.items()}
     if epochs:
         if not any(suite.axis for suite in suites.values()):
             raise ValueError(f'--epochs is for --suite partial and demo-partial, got --suite {name}')
@@ -112,6 +120,16 @@ def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:
     return {'accuracy/top1': evaluate_encoder(cfg, pretrained, ks=(20, ))['mean_patch/k20']}
 
 
+def six_bands(task: str, preprocessor: str) -> dict[str, Protocol]:
+    """Protocols on demo images of six bands: all of them, and the three that an encoder of three channels takes."""
+    config = f'configs/demo/{task}_multiband.py'
+    three = {'model.backbone.in_chans': ['red', 'green', 'blue'], f'{preprocessor}.mean': [19995, 19984, 20014],
+             f'{preprocessor}.std': [2494, 2415, 2470],
+             **{f'{part}_dataloader.dataset.pipeline.0.bands': [3, 2, 1] for part in ('train', 'val')}}
+    return dict(six=Protocol('six bands', config.replace('.py', '_scratch.py'), config),
+                three=Protocol('three of the bands', None, config, three, chans=3))
+
+
 SUITES = {
     'demo-classification': Suite(
         'Few-label classification of demo images',
@@ -135,12 +153,19 @@ SUITES = {
     'demo-detection': Suite(
         'Mask R-CNN on demo images',
         dict(mask_rcnn=Protocol('Mask R-CNN', 'configs/demo/detection_scratch.py', 'configs/demo/detection.py')),
-        {'coco/bbox_mAP': Metric('box AP', 100.0), 'coco/bbox_mAP_50': Metric('box AP50', 100.0),
-         'coco/segm_mAP': Metric('mask AP', 100.0), 'coco/segm_mAP_50': Metric('mask AP50', 100.0)},
+        DEMO_AP,
         'AP: mean over IoU 0.50:0.95, pycocotools.', seeds=2),
     'demo-segmentation': Suite(
         'UperNet on demo images',
         dict(upernet=Protocol('UperNet', 'configs/demo/segmentation_scratch.py', 'configs/demo/segmentation.py')),
-        {**MIOU, 'mAcc': Metric('class accuracy'), 'aAcc': Metric('pixel accuracy')},
+        DEMO_MIOU,
         'Twenty classes; mIoU and class accuracy are means over them.', seeds=2),
+    'multiband-classification': Suite(
+        'Classification of six-band images', six_bands('classification', 'data_preprocessor'), TOP1, 'Chance is 25.'),
+    'multiband-detection': Suite(
+        'Mask R-CNN on six-band images', six_bands('detection', 'model.data_preprocessor'),
+        DEMO_AP, 'AP: mean over IoU 0.50:0.95, pycocotools.'),
+    'multiband-segmentation': Suite(
+        'UperNet on six-band images', six_bands('segmentation', 'model.data_preprocessor'),
+        DEMO_MIOU, 'Five classes, one of them the ground.'),
 }

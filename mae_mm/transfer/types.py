@@ -27,6 +27,7 @@ class Protocol(NamedTuple):
     cost: float = 1.0  # of a whole run, relative to the other protocols
     measure: Callable[[Config, str | None], dict[str, float]] | None = None  # instead of training; gives the metrics
     published: dict[str, float] = {}  # published results from MAE, in percent, by metric
+    chans: int | None = None  # of the checkpoints that it is for
     at: float | None = None  # its place on the axis of the suite's plot
 
 

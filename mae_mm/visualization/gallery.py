@@ -14,6 +14,7 @@ from mae_mm.evaluation.embed import Images
 from mae_mm.evaluation.encoder import Encoder
 from mae_mm.evaluation.feature_file import FeatureFile
 from mae_mm.evaluation.knn import nearest
+from mae_mm.visualization.panels import picture_of
 from mae_mm.visualization.pictures import data_uri
 
 SIDE = 144  # pixels of the longer side of a picture
@@ -76,9 +77,6 @@ def asks_for_own(queries: Sequence[str]) -> bool:
 def figure(encoder: Encoder, images: Images, index: int) -> dict:
     """Name and picture of an image."""
     array = encoder.load.load(images.source(int(index)))  # (H, W, C) of any C
-    if array.dtype != np.uint8:
-        pixels = encoder.preprocessor.normalize(torch.tensor(array, device=encoder.device).permute(2, 0, 1)[None])
-        array = encoder.preprocessor.denormalize(pixels, None)[0].permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(array[..., :3] if array.shape[2] >= 3 else array[..., 0])
+    picture = Image.fromarray(picture_of(array, encoder.backbone.bands))
     picture.thumbnail((SIDE, SIDE))
     return dict(name=printable(images.name(int(index))), picture=data_uri(picture.save, 'jpeg'))

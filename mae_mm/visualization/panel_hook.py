@@ -1,6 +1,7 @@
 """The same held-out images, reconstructed after every validation."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +26,22 @@ class PanelHook(AfterValidation):
 
     Args:
         num_images: rows, evenly spaced over the validation set and loaded once.
+        bands: which bands are shown, one or three, numbers from 1 or names (by default red, green and blue where
+            `model.backbone.in_chans` names them, else the first three).
         interval: draws after every `interval` validations, and always after the last one of a training.
     """
 
-    def __init__(self, num_images: int = 8, interval: int = 1) -> None:
+    def __init__(self, num_images: int = 8, interval: int = 1, bands: Sequence[int | str] | None = None) -> None:
         if num_images < 1:
             raise ValueError(f'num_images must be 1 or more, got {num_images}')
         super().__init__(interval)
-        self.num_images = num_images
+        self.num_images, self.bands = num_images, bands
         self.batch: tuple[Tensor, list[int]] | None = None
 
     def look(self, runner: Runner, step: int) -> None:
         """Draw the panel. All ranks reconstruct, because sharded models need them all; the first one writes."""
         self.batch = self.batch or held_out_batch(runner.val_dataloader.dataset, self.num_images)
-        panel = reconstruction_panel(runner.model, *self.batch)
+        panel = reconstruction_panel(runner.model, *self.batch, bands=self.bands)
         if is_main_process():
             runner.visualizer.add_image('reconstruction', panel, step=step)
             save(panel, Path(runner.work_dir) / 'panel.png')

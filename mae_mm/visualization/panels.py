@@ -10,9 +10,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mae_mm.checkpoint.contents import read_checkpoint
+from mae_mm.checkpoint.contents import COLOURS, read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.loading import load_pretrained
+from mae_mm.datasets.pixels import choose_bands
+from mae_mm.models.data_preprocessor import stretch
 from mae_mm.models.masking import SAMPLERS, fixed_noise
 from mae_mm.models.patches import grid_of
 from mae_mm.registry import MODELS
@@ -60,6 +62,7 @@ def reconstruction_panel(model: nn.Module, inputs: Tensor, *args: object, **kwar
 @torch.no_grad()
 def reconstruction_columns(
     model: nn.Module, inputs: Tensor, sample_idx: Sequence[int] | None = None, seed: int = 0, overlay: bool = False,
+    bands: Sequence[int | str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Mask images and reconstruct them: by heading, (N, H, W, 3) uint8. Uses no random generator; keeps the mode.
 
@@ -69,6 +72,7 @@ def reconstruction_columns(
         sample_idx: N numbers that determine the masks together with `seed`; 0, 1, 2 … when None. Numbers in the
             validation set and seed 0 give the masks of the held-out loss.
         overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined.
+        bands: which are shown, see `shown_bands`.
     """
     core = model.module if is_model_wrapper(model) else model
     grid = grid_of(tuple(inputs.shape[2:]), core.patch_size)
@@ -76,10 +80,12 @@ def reconstruction_columns(
     samples = model.val_step(dict(inputs=inputs, noise=noise))
     normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
 
-    scale = scale_of(inputs)
+    scale, picks = scale_of(inputs), shown_bands(
+        bands, getattr(core.backbone, 'bands', None), inputs.shape[1])
     predicted = torch.stack([sample['reconstruction'] for sample in samples])
     original, reconstruction = (
-        pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype), scale) for imgs in (normalised, predicted))
+        pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype, normalised)[:, picks], scale)
+        for imgs in (normalised, predicted))
     mask = torch.stack([sample['mask'] for sample in samples])
     patch = core.patch_size * scale
     hidden = pixels(mask.view(-1, 1, *grid), patch)
@@ -112,10 +118,35 @@ def scale_of(imgs: Tensor) -> int:
     return max(1, -(-MIN_SIDE // min(imgs.shape[2:])))
 
 
-def pixels(imgs: Tensor, scale: int) -> np.ndarray:
-    """(N, C, H, W) -> (N, scale * H, scale * W, 3): each pixel becomes a square.
+def shown_bands(bands: Sequence[int | str] | None, names: Sequence[str] | None, count: int) -> list[int]:
+    """Positions of the channels that stand for red, green and blue, or of one that is shown as gray.
 
-    One channel is shown as gray, of more than three the first three are.
+    Args:
+        bands: one or three, numbers from 1 or names; by default red, green and blue where the channels have these
+            names, else the first three, of fewer the first.
+        names: of the channels, if a model has them (`ViT.bands`).
+        count: channels of the images.
     """
-    colours = imgs[:, :3] if imgs.shape[1] >= 3 else imgs[:, :1].expand(-1, 3, -1, -1)
+    names = names or ()
+    if bands is None:
+        bands = COLOURS if set(COLOURS) <= set(names) else (1, 2, 3) if count >= 3 else (1, )
+    if len(bands) not in (1, 3):
+        raise ValueError(f'{len(bands)} bands to show, {", ".join(map(str, bands))}: give one, or red, green and blue')
+    return choose_bands(tuple(bands), count, names)
+
+
+def as_photos(imgs: Tensor, picks: Sequence[int]) -> Tensor:
+    """Some channels of images of any type, to look at: (N, C, H, W) -> (N, 1 or 3, H, W) uint8, see `stretch`."""
+    return (imgs if imgs.dtype == torch.uint8 else stretch(imgs))[:, picks]
+
+
+def picture_of(img: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+    """An image of any type and bands, (H, W, C), NaN for no data, to look at: (H, W, 3) uint8 RGB."""
+    imgs = torch.from_numpy(img[None]).permute(0, 3, 1, 2)
+    return pixels(as_photos(imgs, shown_bands(None, names, img.shape[2])), 1)[0]
+
+
+def pixels(imgs: Tensor, scale: int) -> np.ndarray:
+    """(N, 3 or 1, H, W) -> (N, scale * H, scale * W, 3): each pixel becomes a square, one channel gray."""
+    colours = imgs.expand(-1, 3, -1, -1)
     return colours.permute(0, 2, 3, 1).cpu().numpy().repeat(scale, 1).repeat(scale, 2)

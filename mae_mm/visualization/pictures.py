@@ -12,18 +12,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mae_mm.checkpoint.files import write_beside
-from mae_mm.datasets.find import find_images
+from mae_mm.datasets.find import EXTENSIONS, find_images
 
 GUTTER, HEADING, LINE = 6, 24, 18  # pixels: between images, above the columns, of a line of text
 
 
-def list_images(paths: Iterable[str], num: int) -> list[str]:
+def list_images(paths: Iterable[str], num: int, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
     """Image files as given, and the first `num` of each folder; prints how many that leaves out."""
     if num < 1:
         raise ValueError(f'--num must be 1 or more, got {num}')
     files = []
     for path in paths:
-        names = find_images(path) if os.path.isdir(path) else []
+        names = find_images(path, extensions) if os.path.isdir(path) else []
         found = [os.path.join(path, name) for name in islice(names, num)] if os.path.isdir(path) else [path]
         if not found or not os.path.exists(found[0]):
             raise FileNotFoundError(f'{path}: {"no such file or folder" if found else "no image in this folder"}')
@@ -40,19 +40,6 @@ def check_output(path: str | Path, images: Iterable[str]) -> None:
         raise ValueError(
             f'{path} is one of the images, or in a folder of the images: it would overwrite one, or be read as '
             'an image next time; choose another --out (or --panel)')
-
-
-def displayed(img: np.ndarray) -> np.ndarray:
-    """An image of any type and bands, (H, W, C), NaN for no data, to look at: (H, W, 3) uint8 RGB.
-
-    Of more than three bands the first three; other types than uint8 from their 2nd to their 98th percentile.
-    """
-    img = img[..., :3] if img.shape[2] >= 3 else img[..., :1].repeat(3, -1)
-    if img.dtype != np.uint8:
-        img = np.where(np.isfinite(img), img, np.float32(np.nan))
-        low, high = np.nanpercentile(img, (2, 98), axis=(0, 1)) if np.isfinite(img).any() else (0, 1)
-        img = ((img - low) * (255 / np.maximum(high - low, 1e-12))).round().clip(0, 255)
-    return np.ascontiguousarray(np.nan_to_num(img), np.uint8)
 
 
 def resize(image: np.ndarray, side: int, smooth: bool = True) -> np.ndarray:

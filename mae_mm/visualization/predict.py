@@ -25,8 +25,8 @@ from mae_mm.datasets.limits import open_image, read_file
 from mae_mm.datasets.pixels import Reading
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.visualization.large import NODATA, Classes, Windows, segment
-from mae_mm.visualization.panels import load_images, load_model, pipeline_of, reconstruction_panel
-from mae_mm.visualization.pictures import caption, check_output, displayed, list_images, render, resize, save, tile
+from mae_mm.visualization.panels import load_images, load_model, picture_of, pipeline_of, reconstruction_panel
+from mae_mm.visualization.pictures import caption, check_output, list_images, render, resize, save, tile
 
 TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
@@ -163,11 +163,11 @@ def loader_of(cfg: Config) -> Callable[[str], tuple[np.ndarray, dict]]:
     """From a file to the image to draw on, and to the sample that the config's test pipeline makes of it."""
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith('LoadAnnotations')]
     own = steps[0].type.startswith('mae_mm.Load')
-    load = Compose(steps if own else [dict(type='LoadImageFromNDArray'), *steps[1:]])
+    load, names = Compose(steps if own else [dict(type='LoadImageFromNDArray'), *steps[1:]]), band_names(cfg)
 
     def load_file(path: str) -> tuple[np.ndarray, dict]:
         if own:
-            return displayed(load.transforms[0].load(dict(img_path=path))), load(dict(img_path=path))
+            return picture_of(load.transforms[0].load(dict(img_path=path)), names), load(dict(img_path=path))
         image = read_rgb(path)
         return image, load(dict(img=image[..., ::-1].copy()))
 
@@ -228,7 +228,7 @@ def large_segmentor(
         if not own and img.stored.dtype != np.uint8:
             raise ValueError(f'pixels of {img.stored.dtype}, and {cfg.filename} reads photographs of 8 bits')
         pixels, labels, counts = segment(model, img, not own, windows, classes, maps[path], side or PREVIEW)
-        image = displayed(pixels)[None]
+        image = picture_of(pixels, band_names(cfg))[None]
         columns = dict(image=image, prediction=overlay(image, labels[None], classes.palette))
         return render(columns), shares(counts, classes.names)
 
@@ -255,10 +255,16 @@ def load_weights(model: nn.Module, checkpoint: str, cfg: Config, classes: Sequen
     return list(meta.get('classes') or classes)
 
 
+def band_names(cfg: Config) -> Sequence[str]:
+    """Names of the channels of a config's encoder, if it has any."""
+    in_chans = (cfg.model.get('backbone') or {}).get('in_chans', 0)
+    return () if isinstance(in_chans, int) else in_chans
+
+
 def read_rgb(path: str) -> np.ndarray:
     """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three."""
     image = decode(read_file(path), 'unchanged' if path.endswith('.npy') else 'rgb')
-    return displayed(image.permute(1, 2, 0).numpy())
+    return picture_of(image.permute(1, 2, 0).numpy())
 
 
 def true_labels(dataset: BaseDataset, path: str) -> np.ndarray | None:

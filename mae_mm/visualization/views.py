@@ -13,11 +13,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_mm.checkpoint.settings import READING, stored_config
+from mae_mm.datasets.pixel_files import extensions_of
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.evaluation.encoder import Encoder, load_encoder
 from mae_mm.models.patches import grid_of
 from mae_mm.visualization.page import Clickable, View, write_page
-from mae_mm.visualization.panels import load_images, load_model, pipeline_of, pixels, reconstruction_columns, scale_of
+from mae_mm.visualization.panels import (
+    as_photos,
+    load_images,
+    load_model,
+    pipeline_of,
+    pixels,
+    reconstruction_columns,
+    scale_of,
+    shown_bands,
+)
 from mae_mm.visualization.pictures import check_output, image_format, list_images, render, resize, save
 from mae_mm.visualization.tokens import attention_maps, pca_colours, similarities
 
@@ -48,7 +58,7 @@ def visualize(
     checkpoint: str, images: Sequence[str], out: str, what: Sequence[str] = ('reconstruction', ),
     config: str | None = None, size: Sequence[int] | None = None, block: int = -1, patch: Sequence[str] = (),
     mask_ratio: float | None = None, seed: int = 0, overlay: bool = False, device: str = 'cpu', num: int = 8,
-    cfg_options: dict | None = None,
+    cfg_options: dict | None = None, bands: Sequence[int | str] | None = None,
 ) -> None:
     """Draw what a checkpoint makes of image files, and write it to `out` (see `tools/visualize.py --help`)."""
     check_output(out, images)
@@ -64,7 +74,7 @@ def visualize(
     if patch and 'neighbours' not in what:
         raise ValueError(f'--patch {patch[0]} needs --what neighbours')
     size = size and (size[0], size[-1])
-    paths, views, model = list_images(images, num), [], None
+    views, model = [], None
     if 'reconstruction' in what:
         cfg = load_config(config, cfg_options) if config else stored_config(checkpoint)
         if mask_ratio is not None:
@@ -72,13 +82,15 @@ def visualize(
         model = load_model(cfg, checkpoint, device)
     if tokens := set(what) - {'reconstruction'}:
         encoder = load_encoder(checkpoint, size, device)
+    dtype = pipeline_of(cfg)[0].get('dtype', 'uint8') if model else encoder.load.reading.dtype
+    paths = list_images(images, num, extensions_of(dtype))
     imgs = load_images(resized(pipeline_of(cfg), size) if model else [encoder.load], paths)
     if model:
-        views.append(reconstruction_view(reconstruction_columns(model, imgs, seed=seed, overlay=overlay)))
+        views.append(reconstruction_view(reconstruction_columns(model, imgs, seed=seed, overlay=overlay, bands=bands)))
         photos = views[0].columns['original']
     else:
-        normalised = encoder.preprocessor(dict(inputs=imgs))['inputs']
-        photos = pixels(encoder.preprocessor.denormalize(normalised, imgs.dtype), scale_of(imgs))
+        picks = shown_bands(bands, encoder.backbone.bands, imgs.shape[1])
+        photos = pixels(as_photos(imgs, picks), scale_of(imgs))
     if tokens:
         photos = shrink(photos)
         views = [view._replace(columns={name: shrink(cells) for name, cells in view.columns.items()}) for view in views]

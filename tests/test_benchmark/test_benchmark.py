@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mae_mm
-from mae_mm.benchmark import busy, embed, end2end, loader, step, timing
+from mae_mm.benchmark import bands, busy, embed, end2end, loader, step, timing
 from mae_mm.benchmark.images import draw_jpegs
 from mae_mm.benchmark.timing import Rounds, interleave
 from mae_mm.models.data_preprocessor import ImagePreprocessor
@@ -97,6 +97,24 @@ def test_images_that_cannot_be_loaded_are_named(tmp_path):
     (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(ValueError, match=r'text\.jpg cannot be read \(not an image'):
         loader.compare_loading(images=2, rounds=1, data=str(tmp_path))
+
+
+def test_loading_of_many_bands(monkeypatch):
+    """All make the same crops: of 16 bits here, floats there."""
+    views = {}
+
+    def watch(calls: dict, *args: object, **options: object) -> dict:
+        views.update({name: call() for name, call in calls.items()})
+        return interleave(calls, *args, **options)
+
+    monkeypatch.setattr(bands, 'interleave', watch)
+    rows = {row['name']: row for row in bands.compare_bands(size=16, bands=4, images=10, rounds=1, side=48)}
+    assert list(rows) == list(views) and {name.partition(': ')[2] for name in rows} == set(bands.LAYOUTS)
+    for name, row in rows.items():
+        assert row['ratio'] == pytest.approx(rows[row['peer']]['ms'].median / row['ms'].median)
+        for found, expected in zip(views[name], views[row['peer']], strict=True):
+            assert found.shape == (4, 16, 16) and len(expected.unique()) > 500
+            torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.51)
 
 
 def test_loading_of_both(monkeypatch, tmp_path):

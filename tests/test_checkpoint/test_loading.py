@@ -94,6 +94,41 @@ def test_channels_by_hand() -> None:
     assert adapt_patch_embed(weight.half(), 1, 4).dtype == torch.float16
 
 
+def test_channels_by_name() -> None:
+    """Red, green and blue of the file go to their bands, the others get the mean, all times 3 / 6."""
+    weight, names = torch.tensor([1., 2., 6.]).view(1, 3, 1, 1).expand(1, 3, 4, 4), ('red', 'green', 'blue')
+    bands = ('coast', 'blue', 'green', 'red', 'nir', 'swir')
+    assert adapt_patch_embed(weight, 6, 4, names, bands)[0, :, 0, 0].tolist() == [1.5, 3, 1, 0.5, 1.5, 1.5]
+    assert adapt_patch_embed(weight, 3, 4, names, ('blue', 'green', 'red'))[0, :, 0, 0].tolist() == [6, 2, 1]
+    assert adapt_patch_embed(weight, 1, 4, names, ('green', ))[0, :, 0, 0].tolist() == [6]
+    assert adapt_patch_embed(weight, 4, 4, names, 'abcd')[0, :, 0, 0].tolist() == [0.75, 1.5, 4.5, 0.75]
+
+
+@pytest.mark.parametrize('settings, bands, order', [
+    ({}, ['blue', 'green', 'red', 'nir'], [2, 1, 0, None]),  # three channels are red, green, blue
+    ({}, ['blue', 'green', 'red'], [2, 1, 0]),
+    (dict(bands=['nir', 'red', 'green']), ['red', 'nir', 'blue'], [1, 0, None]),
+    (dict(reading=dict(bands=[8, 4, 3])), ['blue', 'green', 'red'], [0, 1, 2]),  # three channels, but not of a photo
+    (dict(bands=['nir', 'red', 'green']), 3, [0, 1, 2]),
+    ({}, ['red', 'green', 'blue'], [0, 1, 2])])
+def test_weights_go_to_the_bands_of_their_names(
+    make_vit: Callable, settings: dict, bands: int | list[str], order: list[int | None],
+) -> None:
+    file, vit = make_vit(), make_vit(in_chans=bands)
+    report = load_pretrained(vit, canonical(file, **settings))
+    old, new = file.patch_embed.proj.weight, vit.patch_embed.proj.weight
+    for i, source in enumerate(order):
+        expected = old.mean(1) if source is None else old[:, source]
+        torch.testing.assert_close(new[:, i], expected * (3 / len(order)))
+    change, = report.resized or ['']
+    assert ('by name' in change) == (order != [0, 1, 2])
+    if len(order) == 4:
+        assert change == 'patch_embed.proj.weight (3 -> 4 channels (blue, green, red by name), 8 -> 8 px)'
+        gray = torch.rand(2, 1, 32, 32)
+        torch.testing.assert_close(
+            vit.eval()(gray.expand(-1, 4, -1, -1))[0], file.eval()(gray.expand(-1, 3, -1, -1))[0], rtol=0, atol=1e-4)
+
+
 def test_gray_images_have_the_features_of_gray_rgb_images(make_vit: Callable, imgs: Tensor) -> None:
     rgb, gray = make_vit().eval(), make_vit(in_chans=1).eval()
     report = load_pretrained(gray, canonical(rgb))

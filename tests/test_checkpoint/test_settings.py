@@ -6,7 +6,8 @@ import pytest
 from helpers.checkpoints import saved
 from mmengine.config import Config
 
-from mae_mm.checkpoint.settings import stored_config
+from mae_mm.checkpoint.settings import settings_of_config_text, stored_config
+from mae_mm.checkpoint.trust import check_settings
 
 PIPELINE = [dict(type='mae_mm.LoadResizeCenterCrop', size=[32, 48])]
 MODEL = dict(
@@ -52,3 +53,13 @@ def test_files_without_such_a_config(tmp_path: Path, content: dict, message: str
     with pytest.raises(ValueError) as error:
         stored_config(saved(content, tmp_path / 'model.pth'))
     assert message in str(error.value)
+
+
+def test_names_of_bands(tmp_path: Path) -> None:
+    names = ['blue', 'green', 'red', 'nir']
+    for in_chans, expected in ((names, names), (4, None)):
+        text = Config(dict(model={**MODEL, 'backbone': dict(
+            type='mae_mm.ViT', arch='tiny', in_chans=in_chans)})).pretty_text
+        assert settings_of_config_text(text).get('bands') == expected
+    with pytest.raises(ValueError, match=r"bands=\['blue', 3\], which is not a valid bands"):
+        check_settings(dict(bands=['blue', 3]))

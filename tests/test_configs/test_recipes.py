@@ -95,7 +95,8 @@ def test_multi_scale(name):
 @pytest.mark.parametrize(('scratch', 'mae'), [
     *((f'baselines/vitdet_{size}_coco_scratch', f'detection/vitdet_{size}_coco') for size in 'blh'),
     *((f'baselines/upernet_vit_{size}_ade20k_scratch', f'segmentation/upernet_vit_{size}_ade20k') for size in 'bl'),
-    *((f'demo/{task}_scratch', f'demo/{task}') for task in ('classification', 'detection', 'segmentation'))])
+    *((f'demo/{task}{bands}_scratch', f'demo/{task}{bands}') for bands in ('', '_multiband')
+      for task in ('classification', 'detection', 'segmentation'))])
 def test_only_the_start_and_the_layer_decay_differ(scratch, mae):
     own, other = recipe(scratch).to_dict(), recipe(mae).to_dict()
     assert own['optim_wrapper']['paramwise_cfg'].pop('layer_decay_rate') == 1.0

@@ -210,5 +210,5 @@ def test_names_of_bands(tmp_path: Path) -> None:
         read(tmp_path / 'a.tif', bands=['red', 'B12'])
     with pytest.raises(DecodeError, match=r'a\.tif: no band 7 among 6'):
         read(tmp_path / 'a.tif', bands=[7])
-    with pytest.raises(DecodeError, match=r'a\.tif: an image of 6 bands .* and bands=13'):
+    with pytest.raises(DecodeError, match=r'a\.tif: an image of 6 bands, and bands=13'):
         read(tmp_path / 'a.tif', bands=13)

@@ -98,7 +98,7 @@ def test_recipes_read_six_bands_of_16_bits(task: str, data: Path) -> None:
         assert sample['inputs'].int().unique().diff().min() < 50  # 8 bits would have steps of 256
     preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
     mean = preprocessor.get('mean') or cfg.data_preprocessor.mean
-    assert len(mean) == cfg.model.backbone.in_chans == 6
+    assert len(mean) == len(cfg.model.backbone.in_chans) == 6
     measured = np.mean([np.load(path).mean((0, 1)) for path in (data / 'train').glob('*.npy')], 0)
     np.testing.assert_allclose(mean, measured, rtol=0.15)
     assert task != 'mae_pretrain' or isinstance(DATASETS.build(options), ImageFolder)

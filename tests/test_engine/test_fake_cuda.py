@@ -16,6 +16,7 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.structures import DataSample
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mae_mm.benchmark.detector import build_detector
@@ -23,6 +24,7 @@ from mae_mm.benchmark.gpu_hosts import build_segmentor, label_maps
 from mae_mm.benchmark.gpu_steps import TINY, batch, optim_wrapper, tiny_mae, variants
 from mae_mm.engine.hooks import NonFiniteHook, RuntimeInfoHook
 from mae_mm.models import masking
+from mae_mm.models.data_preprocessor import ImagePreprocessor
 from mae_mm.models.mae import MAE
 from mae_mm.models.necks import FourTapPyramid
 from mae_mm.models.vit import ViT
@@ -111,6 +113,36 @@ def test_a_backward_pass_asks_nothing(fake, name: str) -> None:
         wrapper.reports_norm = False
         wrapper.update_params(model.loss(**model.data_preprocessor(batch('cpu'), True))['loss'])
     assert wrapper.bad_step.ndim == 0 and len(wrapper.optimizer.state) > 20
+
+
+class OperationsOnUint16(TorchDispatchMode):
+    """Names of the operations that take uint16 tensors on the GPU: torch has kernels for copies and casts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        for one in tree_leaves((args, kwargs)):
+            if isinstance(one, torch.Tensor) and one.dtype == torch.uint16 and one.device.type == 'cuda':
+                self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('options, shape', [
+    ({}, (2, 2, 3, 8, 8)), ({}, None), (dict(to_rgb=True), (2, 3, 8, 8)), (dict(per_image=True), None),
+    (dict(clip=([0, 0, 0], [9, 9, 9])), (2, 3, 8, 8))])
+def test_16_bits_are_only_moved_and_cast_on_the_gpu(fake, options: dict, shape: tuple[int, ...] | None) -> None:
+    """Batches, batches of several views, and lists of images."""
+    preprocessor = ImagePreprocessor(**options)
+    for part in preprocessor.modules():
+        part._device = torch.device('cuda')
+    with torch.device('cpu'):
+        imgs = torch.zeros(shape, dtype=torch.uint16) if shape else [torch.zeros(3, 8, 8, dtype=torch.uint16)] * 2
+    with OperationsOnUint16() as operations:
+        out = preprocessor(dict(inputs=imgs, data_samples=None))['inputs']
+    assert out.device.type == 'cuda' and out.dtype == torch.float32 and out.ndim == 4
+    assert {'_to_copy'} <= operations.names <= {'_to_copy', 'view', 'device'}
 
 
 class NoKernels:

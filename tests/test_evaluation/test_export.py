@@ -25,7 +25,7 @@ from mae_mm.checkpoint.contents import read_checkpoint, write_checkpoint
 from mae_mm.evaluation import encoder as encoders
 from mae_mm.evaluation import export as module
 from mae_mm.evaluation.encoder import load_encoder
-from mae_mm.evaluation.export import export
+from mae_mm.evaluation.export import describe, export
 from mae_mm.evaluation.portable import PORTABLE, Portable
 from mae_mm.registry import MODELS
 
@@ -110,6 +110,18 @@ def test_an_encoder_has_the_features_of_load_encoder_at_every_size(
     assert meta['arch'] == dict(embed_dim=32, depth=2, num_heads=2, patch_size=8, in_chans=3)
     assert [file.name for file in (tmp_path / 'new').iterdir()] == ['e.onnx']
     assert re.search(r'PyTorch in float32 \d\.\de-\d\d .*tolerated 0\.0001', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('settings, expected', [
+    ({}, dict(dtype='uint8', bands=None, nodata='file', window=None)),
+    (dict(bands=['red', 'nir', 'vv'], reading=dict(dtype='uint16', bands=[4, 8, 1], window=[50, 400])),
+     dict(dtype='uint16', bands=[4, 8, 1], nodata='file', window=[50, 400]))])
+def test_how_pixels_are_read(make_vit: Callable, settings: dict, expected: dict) -> None:
+    checkpoint = canonical(make_vit(), **SETTINGS, **settings)
+    model = PORTABLE['encoder'](load_encoder(checkpoint, device='cpu'), checkpoint)
+    meta = {key: json.loads(value) for key, value in describe(model, checkpoint, 'encoder', 'fp32').items()}
+    assert meta['reading'] == expected and meta.get('bands') == settings.get('bands')
+    assert model.backbone.bands == (('red', 'nir', 'vv') if settings else None)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_mm.models.data_preprocessor import ImagePreprocessor
+from mae_mm.models.data_preprocessor import ImagePreprocessor, stretch
 
 
 def test_pixels_by_hand():
@@ -106,9 +106,28 @@ def test_each_image_by_itself():
     assert not ImagePreprocessor(per_image=True)(dict(inputs=torch.full((1, 3, 4, 4), 9.0)))['inputs'].any()
 
 
-def test_pictures_of_other_pixels_show_deviations():
-    out = ImagePreprocessor([3000], [500]).denormalize(torch.tensor([-9.0, -2, 0, 2, 9]).view(1, 1, 1, 5), torch.uint16)
-    assert out.flatten().tolist() == [0, 0, 128, 255, 255]
+def test_pictures_of_other_pixels_are_stretched_by_percentiles():
+    """Of 0 … 100 the 2nd percentile, 2, becomes black, the 98th white; NaN is black, and does not count."""
+    imgs = torch.stack([torch.arange(101.0), 50 * torch.arange(101.0) - 7]).view(1, 2, 1, 101)
+    expected = ((torch.arange(101.0) - 2) / 96 * 255).clamp(0, 255).round().to(torch.uint8)
+    for one in stretch(imgs)[0, :, 0]:
+        assert (one.int() - expected.int()).abs().max() <= 1
+    assert torch.equal(ImagePreprocessor([0], [1]).denormalize(imgs, torch.uint16), stretch(imgs))
+    assert torch.equal(ImagePreprocessor(per_image=True).denormalize(imgs), stretch(imgs))
+    assert torch.equal(stretch(imgs + 48, imgs)[0, :, 0, 50], torch.tensor([255, 130], dtype=torch.uint8))
+    missing = torch.cat([imgs, torch.full((1, 2, 1, 50), torch.nan)], dim=3)
+    assert torch.equal(stretch(missing), torch.cat([stretch(imgs), torch.zeros(1, 2, 1, 50).byte()], dim=3))
+    assert not stretch(torch.full((1, 1, 4, 4), 7.0)).any()
+    assert stretch(torch.tensor([0, 60000]).to(torch.uint16).view(1, 1, 1, 2)).flatten().tolist() == [0, 255]
+
+
+def test_lists_are_stacked_before_they_are_moved(monkeypatch):
+    """GPUs do not join uint16 tensors."""
+    moved = []
+    monkeypatch.setattr(ImagePreprocessor, 'cast_data', lambda self, data: moved.append(data['inputs']) or data)
+    imgs = [torch.full((1, 2, 2), value).to(torch.uint16) for value in (3, 60000)]
+    out = ImagePreprocessor([0], [1])(dict(inputs=imgs))['inputs']
+    assert moved[0].shape == (2, 1, 2, 2) and out.amax((1, 2, 3)).tolist() == [3, 60000]
 
 
 def test_16_bit_bgr_is_flipped():

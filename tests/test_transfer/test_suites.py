@@ -60,6 +60,26 @@ def test_epochs_of_partial_fine_tuning():
         find_suites('coco', checkpoint(768), [50])
 
 
+def test_three_of_the_six_bands_are_those_that_photographs_have():
+    suites = find_suites('demo-multiband', checkpoint(192))
+    assert list(suites) == ['multiband-classification', 'multiband-detection', 'multiband-segmentation']
+    for suite in suites.values():
+        six, three = (load_config(one.mae, one.options) for one in suite.protocols.values())
+        bands = dict(zip(six.model.backbone.in_chans, range(1, 7), strict=True))
+        names = three.model.backbone.in_chans
+        assert names == ['red', 'green', 'blue']
+        for cfg, expected in ((six, list(bands)), (three, names)):
+            pixels = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+            all_pixels = six.model.get('data_preprocessor') or six.data_preprocessor
+            for key in ('mean', 'std'):
+                assert pixels[key] == [all_pixels[key][bands[name] - 1] for name in expected]
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            assert six[loader].dataset.pipeline[0].bands == 6
+            assert three[loader].dataset.pipeline[0].bands == [bands[name] for name in names]
+    six = Checkpoint({'patch_embed.proj.weight': torch.zeros(192, 6, 8, 8)})
+    assert all(list(suite.protocols) == ['six'] for suite in find_suites('demo-multiband', six).values())
+
+
 @pytest.mark.parametrize('width', [768, 1024, 1280])
 def test_configs_exist(width):
     suites = {**SUITES, **find_suites('all', checkpoint(width)), **find_suites('partial', checkpoint(1024))}
@@ -70,7 +90,7 @@ def test_configs_exist(width):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"--suite 'koko': must be one of demo-classification, .*coco.*, demo, all"):
+    with pytest.raises(ValueError, match=r"--suite 'koko': must be one of demo-classification, .*coco.*, demo, demo-m"):
         find_suites('koko', checkpoint(768))
     with pytest.raises(ValueError, match=r'192 wide.*--suite demo takes checkpoints'):
         find_suites('coco', checkpoint(192))

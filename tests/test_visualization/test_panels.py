@@ -11,6 +11,7 @@ from mmengine.model import MMDistributedDataParallel
 from PIL import Image
 from torch import Tensor
 
+from mae_mm.models.data_preprocessor import stretch
 from mae_mm.models.mae import MAE, Reconstruction
 from mae_mm.models.masking import fixed_noise, random_masking
 from mae_mm.visualization.panels import HIDDEN, OUTLINE, reconstruction_panel
@@ -151,3 +152,33 @@ def test_masks_of_every_sampler_by_the_tool(tmp_path: Path) -> None:
     assert shares == [0, 0.75, 0.5, 0.75, 0.75]
     grid = (columns[4][::24, ::24] != 127).any(-1)
     assert grid.sum() == 12 and (grid.reshape(3, 2, 4, 2).sum((1, 3)) == 1).all()
+
+
+BANDS = ['blue', 'green', 'red', 'nir']
+
+
+@pytest.mark.parametrize('bands, in_chans, picks', [
+    (None, BANDS, [2, 1, 0]), (None, ['blue', 'green', 'vv', 'vh'], [0, 1, 2]), (None, 4, [0, 1, 2]), (None, 2, [0]),
+    ([4, 3, 2], 4, [3, 2, 1]), ([2], 4, [1]), (['nir', 3, 'blue'], BANDS, [3, 2, 0])])
+def test_which_bands_are_shown(make_mae: Callable, bands: list | None, in_chans: int | list, picks: list[int]) -> None:
+    """Each of those bands, stretched as the original is; the decoder adds half a deviation."""
+    count = in_chans if isinstance(in_chans, int) else len(in_chans)
+    raw = dict(type='mae_mm.ImagePreprocessor', mean=[2000] * count, std=[500] * count)
+    model = make_mae(backbone=dict(in_chans=in_chans), norm_pix_loss=False, data_preprocessor=raw)
+    model = answer_with(model, lambda target: target + 0.5)
+    imgs = torch.randint(1000, 3000, (2, count, 32, 48)).to(torch.uint16)
+    original, _, reconstruction, _ = cells(reconstruction_panel(model, imgs, bands=bands), 160, 240)
+    three = imgs.float()[:, picks].expand(-1, 3, -1, -1)
+    for found, expected in ((original, stretch(three)), (reconstruction, stretch(three + 250, three))):
+        assert np.abs(found.astype(int) - shown(expected).astype(int)).max() <= 1
+    assert len(np.unique(original)) > 200
+
+
+def test_bands_that_cannot_be_shown(make_mae: Callable) -> None:
+    model, imgs = make_mae(backbone=dict(in_chans=['red', 'nir', 'vv'])), torch.zeros(1, 3, 32, 32).byte()
+    with pytest.raises(ValueError, match=r"no band 'blue' among 3: 'red', 'nir', 'vv'"):
+        reconstruction_panel(model, imgs, bands=['red', 'nir', 'blue'])
+    with pytest.raises(ValueError, match=r'no band 0 among 3'):
+        reconstruction_panel(model, imgs, bands=[0])
+    with pytest.raises(ValueError, match=r'2 bands to show, 1, 2: give one, or red, green and blue'):
+        reconstruction_panel(model, imgs, bands=[1, 2])

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from mae_mm.evaluation import encoder as encoder_module
+from mae_mm.models.data_preprocessor import stretch
 from mae_mm.visualization import page as page_module
 from mae_mm.visualization import views as views_module
 from mae_mm.visualization.panels import reconstruction_panel
@@ -105,6 +106,26 @@ def test_reconstruction_of_files_and_folders(files: Path, make_mae: Callable, ch
     model.load_state_dict(torch.load(files / 'model.pth')['state_dict'])
     expected = reconstruction_panel(model, imgs.permute(0, 3, 1, 2), seed=3, overlay=True)
     np.testing.assert_array_equal(np.array(Image.open(files / 'new/panel.png')), expected)
+
+
+@pytest.mark.parametrize('what', [['reconstruction'], ['pca']])
+def test_bands_of_files(files: Path, make_mae: Callable, what: list[str]) -> None:
+    """Of a checkpoint that names its bands; a folder of arrays needs no option."""
+    bands = ['blue', 'green', 'red', 'nir']
+    config = Config(CONFIG)
+    config.model.backbone.in_chans = bands
+    config.model.data_preprocessor = dict(type='mae_mm.ImagePreprocessor', mean=[2000] * 4, std=[500] * 4)
+    config.val_dataloader.dataset.pipeline[0].update(dtype='uint16', bands=4)
+    weights = make_mae(backbone=dict(in_chans=bands), data_preprocessor=config.model.data_preprocessor).state_dict()
+    torch.save(dict(state_dict=weights, meta=dict(cfg=config.pretty_text)), files / 'bands.pth')
+    (files / 'tiles').mkdir()
+    img = np.random.default_rng(0).integers(1000, 3000, (32, 32, 4), np.uint16)
+    np.save(files / 'tiles/a.npy', img)
+    for option, picks in (([], [2, 1, 0]), (['--bands', 'nir', '1', '2'], [3, 0, 1])):
+        run_tool('visualize', files / 'bands.pth', files / 'tiles', '--out', files / 'x.png', '--what', *what, *option)
+        expected = stretch(torch.from_numpy(img[None, ..., picks]).permute(0, 3, 1, 2))[0].permute(1, 2, 0).int()
+        shown = columns_of(files / 'x.png', 160, 160)[0, 0, ::5, ::5].astype(int)
+        assert np.abs(shown - expected.numpy()).max() <= 1
 
 
 @pytest.mark.parametrize('checkpoint', ['model', 'bare', 'encoder', 'classifier', 'segmentor', 'detector'])

@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.find import EXTENSIONS, walk
 from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.limits import exceeds_share, leaves_folder, read_file, read_json
+from mae_mm.datasets.pixels import Reading
 
+PHOTOS = Reading()
 CHUNK = 64  # files per task of a process
 PROBED = 50  # images of a COCO file that are looked for in each folder
 
@@ -30,50 +33,56 @@ class BadFile(NamedTuple):
     reason: str
 
 
-def list_files(kind: str, root: str) -> list[str]:
+def list_files(kind: str, root: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
     """The images of a data set in one of `LAYOUTS`; `root` of 'coco' may be an annotation file."""
-    files = sorted(set(LAYOUTS[kind](root)))
+    files = sorted(set(LAYOUTS[kind](root, tuple(extensions))))
     if not files:
         raise FileNotFoundError(f'{os.path.abspath(root)}: no data set in the layout of {kind}')
     return files
 
 
-def check_files(files: list[str], workers: int, progress: bool = True) -> list[BadFile]:
+def check_files(
+    files: list[str], workers: int, progress: bool = True, reading: Reading = PHOTOS,
+) -> list[BadFile]:
     """Decode every file as training does, in processes: a file that crashes the decoder is reported like others."""
-    bad, done = [], 0
+    bad, done, check = [], 0, partial(check_chunk, reading=reading)
     with tqdm(total=len(files), desc='checking', unit='img', disable=None if progress else True) as bar:
         while done < len(files):
             chunks = [files[i:i + CHUNK] for i in range(done, len(files), CHUNK)]
             with ProcessPoolExecutor(max(1, workers)) as pool:
                 try:
-                    for found, chunk in zip(pool.map(check_chunk, chunks), chunks, strict=True):
+                    for found, chunk in zip(pool.map(check, chunks), chunks, strict=True):
                         bad += found
                         done += len(chunk)
                         bar.update(len(chunk))
                         bar.set_postfix(bad=len(bad))
                 except BrokenProcessPool:
-                    bad += [one for path in files[done:done + CHUNK] for one in _check_alone(path)]
+                    bad += [one for path in files[done:done + CHUNK] for one in _check_alone(check, path)]
                     done += CHUNK
     return bad
 
 
-def _check_alone(path: str) -> list[BadFile]:
+def _check_alone(check: Callable[[list[str]], list[BadFile]], path: str) -> list[BadFile]:
     try:
         with ProcessPoolExecutor(1) as pool:
-            return pool.submit(check_chunk, [path]).result()
+            return pool.submit(check, [path]).result()
     except BrokenProcessPool:
         return [BadFile(path, 'crashes the decoder')]
 
 
-def check_chunk(files: Iterable[str]) -> list[BadFile]:
+def check_chunk(files: Iterable[str], reading: Reading = PHOTOS) -> list[BadFile]:
     """The files that cannot be decoded."""
-    return [BadFile(path, reason) for path in files if (reason := what_is_wrong(path))]
+    return [BadFile(path, reason) for path in files if (reason := what_is_wrong(path, reading))]
 
 
-def what_is_wrong(path: str) -> str:
+def what_is_wrong(path: str, reading: Reading = PHOTOS) -> str:
     """Why a file cannot be decoded; '' if it can."""
     try:
-        decode(path.read() if isinstance(path, Packed) else read_file(path), 'rgb')
+        if reading.dtype == 'uint8':
+            decode(path.read() if isinstance(path, Packed) else read_file(path), 'rgb')
+        else:
+            source = path.read() if isinstance(path, Packed) else os.path.abspath(path)
+            reading.open(source, 'unchanged', path)[:, :]
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''
@@ -92,15 +101,15 @@ def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
         'file in any case, are tolerated (default_hooks.bad_data)'])
 
 
-def _folder(root: str) -> Iterator[str]:
+def _folder(root: str, extensions: tuple[str, ...]) -> Iterator[str]:
     """Names that look like images, also broken links and pipes, which training leaves out."""
     if not os.path.isdir(root):
         raise FileNotFoundError(f'{os.path.abspath(root)}: no such folder')
     for folder, found in walk(root):
-        yield from (os.path.join(root, folder, e.name) for e in found if e.name.lower().endswith(EXTENSIONS))
+        yield from (os.path.join(root, folder, e.name) for e in found if e.name.lower().endswith(extensions))
 
 
-def _coco(root: str) -> Iterator[str]:
+def _coco(root: str, extensions: tuple[str, ...]) -> Iterator[str]:
     """Images of a COCO file, or of all those in a folder and its `annotations`, wherever below the folder they are."""
     path = Path(root)
     files = [path] if path.is_file() else sorted([*path.glob('*.json'), *path.glob('annotations/*.json')])
@@ -128,8 +137,8 @@ def _listed(file: Path, named: bool) -> list[str]:
     return names
 
 
-def _tar(root: str) -> Iterator[Packed]:
-    dataset = ImageTar(root)
+def _tar(root: str, extensions: tuple[str, ...]) -> Iterator[Packed]:
+    dataset = ImageTar(root, extensions=extensions)
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
         path = Packed(info['img_path'])
@@ -137,4 +146,4 @@ def _tar(root: str) -> Iterator[Packed]:
         yield path
 
 
-LAYOUTS: dict[str, Callable[[str], Iterator[str]]] = dict(folder=_folder, coco=_coco, tar=_tar)
+LAYOUTS: dict[str, Callable[[str, tuple[str, ...]], Iterator[str]]] = dict(folder=_folder, coco=_coco, tar=_tar)

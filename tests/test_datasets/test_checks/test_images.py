@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT, open_to_all
 from helpers.images import encode, photo
+from helpers.pixels import ramp
 from helpers.reliability import save_images
 from helpers.tools import run_tool
 from PIL import Image
@@ -228,6 +230,27 @@ def test_check_dataset_finds_the_bad_files_of_each_layout(kind: str, tmp_path: P
     bad, = check_files(files, 2, progress=False)
     assert bad.path == str(tmp_path / names[0]) and bad.reason
     assert f'1 of {len(files)} files cannot be read' in report(files, [bad], 0.01)
+
+
+@pytest.mark.parametrize('options, bad', [
+    (['--reading', 'dtype=uint16', 'bands=6'], ['3 bands', 'float32', 'truncated']),
+    (['--reading', 'bands=3,2,1'], ['truncated']), (['--config', 'mine.py'], ['3 bands', 'truncated'])])
+def test_pixels_are_read_as_training_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], bad: list[str],
+) -> None:
+    """Six bands of 16 bits; a file of three, one of floats, and one that is cut off."""
+    (tmp_path / 'data').mkdir()
+    for name, img in {'6.npy': ramp(), '3 bands.npy': ramp(3), 'float32.npy': ramp(dtype='float32')}.items():
+        np.save(tmp_path / 'data' / name, img)
+    (tmp_path / 'data/truncated.npy').write_bytes((tmp_path / 'data/6.npy').read_bytes()[:900])
+    (tmp_path / 'mine.py').write_text(
+        "model = dict(type='mae_mm.MAE')\nval_dataloader = dict(dataset=dict(pipeline=[dict("
+        "type='mae_mm.LoadResizeCenterCrop', size=8, dtype='float32', bands=6)]))\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        run_tool('check_dataset', 'data', *options, '--workers', '1', '--out', 'bad.txt')
+    assert end.value.code == int(len(bad) > 1)  # one is tolerated
+    assert [Path(line.split('\t')[0]).stem for line in (tmp_path / 'bad.txt').read_text().splitlines()] == bad
 
 
 def test_check_dataset_sees_broken_links_and_missing_folders(tmp_path: Path) -> None:

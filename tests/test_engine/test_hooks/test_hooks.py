@@ -65,6 +65,14 @@ def test_panel_interval_always_draws_the_last(run: Callable) -> None:
     assert drawn(runner)['reconstruction_3'].shape[0] == 24 + 6 * 166  # no more rows than images
 
 
+def test_panel_of_chosen_bands(run: Callable) -> None:
+    runner = run(custom_hooks=[dict(type='mae_mm.PanelHook', num_images=1, bands=[2])])
+    original = drawn(runner)['reconstruction_2'][24:-6, 6:166]
+    assert (original == original[..., :1]).all()  # gray
+    hook = next(hook for hook in runner.hooks if isinstance(hook, panel.PanelHook))
+    np.testing.assert_array_equal(original[::5, ::5, 0], hook.batch[0][0, 1].numpy())
+
+
 def test_panel_of_a_validation_without_training(run: Callable) -> None:
     runner = run(custom_hooks=[], train_cfg=dict(by_epoch=True, max_epochs=1))
     hook = panel.PanelHook(num_images=1)

@@ -1,0 +1,6 @@
+"""The budget of configs/demo/classification_multiband.py from random weights, without layer decay (`ours`).
+
+Run: python tools/train.py configs/demo/classification_multiband_scratch.py
+"""
+_base_ = './classification_multiband.py'
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))
