@@ -235,14 +235,13 @@ def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> S
         y, x = series.axes.index('Y'), series.axes.index('X')
         height, width = series.shape[y], series.shape[x]
         count = math.prod(series.shape) // max(height * width, 1)
-        known = dict(levels=tuple(levels[0].shape[levels[0].axes.index('Y')] / max(one.shape[
-            one.axes.index('Y')], 1) for one in levels))
-        if all(page.offset for page in pages) and len(pages) * pages[0].samplesperpixel == count:
-            read = partial(_read_pages, name, memory, [page.offset for page in pages], pages[0].samplesperpixel)
-            return Stored((height, width, count), series.dtype, read, **known)
-        check_size(height, width, count, series.dtype.itemsize)  # one page that holds many images
-        array = np.moveaxis(series.asarray(maxworkers=1), (y, x), (0, 1))
-    return _whole(array.reshape(height, width, -1), **known)
+        heights = [one.shape[one.axes.index('Y')] for one in levels]
+        factors = tuple(heights[0] / max(one, 1) for one in heights)
+        samples, offsets = pages[0].samplesperpixel, [page.offset for page in pages]
+        if not all(offsets) or len(pages) * samples != count:
+            raise DecodeError('pages of the TIFF hold several images each; write one image to a page')
+    read = partial(_read_pages, name, memory, offsets, samples)
+    return Stored((height, width, count), series.dtype, read, levels=factors)
 
 
 def _read_pages(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, Compose, default_collate, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import FUNCTIONS, Registry, init_default_scope
+from mmengine.registry import DATASETS, FUNCTIONS, MODELS, VISUALIZERS, Registry, init_default_scope
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -132,13 +132,10 @@ def classifier(cfg: Config, checkpoint: str, device: str, side: int, top_k: int)
 
 def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: float) -> Predictor:
     """Boxes and masks with a score of at least `score_thr`, drawn into the image."""
-    from mmdet.apis import init_detector
-    from mmdet.registry import VISUALIZERS
-
-    model = revert_sync_batchnorm(init_detector(cfg, device=device))
+    model, dataset = model_of(cfg, device)
     names, load = load_weights(model, checkpoint, cfg), loader_of(cfg)
     visualizer = VISUALIZERS.build(cfg.visualizer)
-    visualizer.dataset_meta = {**model.dataset_meta, 'classes': names}
+    visualizer.dataset_meta = dict(classes=names, palette=dataset.metainfo.get('palette', 'random'))
 
     @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
@@ -159,6 +156,13 @@ def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: fl
     return ('class', 'score', 'left', 'top', 'right', 'bottom'), predict
 
 
+def model_of(cfg: Config, device: str) -> tuple[nn.Module, BaseDataset]:
+    """A detector or segmentor to predict with, and the test data set, whose files are not looked for."""
+    cfg.model.backbone.init_cfg = None
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).eval()
+    return model, DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
+
+
 def loader_of(cfg: Config) -> Callable[[str], tuple[np.ndarray, dict]]:
     """From a file to the image to draw on, and to the sample that the config's test pipeline makes of it."""
     steps = [step for step in cfg.test_dataloader.dataset.pipeline if not step.type.endswith('LoadAnnotations')]
@@ -176,8 +180,8 @@ def loader_of(cfg: Config) -> Callable[[str], tuple[np.ndarray, dict]]:
 
 def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor:
     """The class of each pixel as a colour over the image, beside the truth for images of the test data set."""
-    dataset, model, classes = segmentation_model(cfg, checkpoint, device)
-    load = loader_of(cfg)
+    model, dataset = model_of(cfg, device)
+    classes, load = classes_of(model, dataset, checkpoint, cfg), loader_of(cfg)
 
     @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
@@ -192,15 +196,10 @@ def segmentor(cfg: Config, checkpoint: str, device: str, side: int) -> Predictor
     return ('class', 'share of the pixels'), predict
 
 
-def segmentation_model(cfg: Config, checkpoint: str, device: str) -> tuple[BaseDataset, nn.Module, Classes]:
-    """The test data set, its files not found, the model with all weights, and its classes."""
-    from mmseg.apis import init_model
-    from mmseg.registry import DATASETS
-
-    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
-    model = revert_sync_batchnorm(init_model(cfg, device=device))
+def classes_of(model: nn.Module, dataset: BaseDataset, checkpoint: str, cfg: Config) -> Classes:
+    """Load all weights of a segmentor, and return names and colours of its classes."""
     names = load_weights(model, checkpoint, cfg, dataset.metainfo['classes'])
-    return dataset, model, Classes(names, np.array(dataset.metainfo['palette'], np.uint8))
+    return Classes(names, np.array(dataset.metainfo['palette'], np.uint8))
 
 
 def shares(counts: np.ndarray, names: Sequence[str]) -> list[tuple]:
@@ -213,7 +212,8 @@ def large_segmentor(
     cfg: Config, checkpoint: str, device: str, side: int, windows: Windows, maps: dict[str, Path],
 ) -> Predictor:
     """As `segmentor`, of images of any size in their own resolution; the classes are written to the file in `maps`."""
-    _, model, classes = segmentation_model(cfg, checkpoint, device)
+    model, dataset = model_of(cfg, device)
+    classes = classes_of(model, dataset, checkpoint, cfg)
     if len(classes.names) > NODATA:
         raise ValueError(f'{len(classes.names)} classes, and --tiles writes maps of {NODATA} at most')
     first, *steps = cfg.test_dataloader.dataset.pipeline

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from helpers.images import encode, photo
-from helpers.pixels import NAMES, WRITERS, ramp, write_dicom, write_geotiff, write_stack
+from helpers.pixels import NAMES, PYRAMIDS, WRITERS, blocks, destroy, ramp, write_dicom, write_geotiff, write_stack
 from PIL import Image
 
 from mae_mm.datasets import DecodeError, LoadImage, pixel_files
@@ -71,6 +71,19 @@ def test_a_window_of_a_geotiff_is_read_without_the_rest(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened[0:16, 0:16], ramp(1, 64, 64)[:16, :16])
     with pytest.raises(DecodeError, match=r'cannot read a\.tif: '):
         opened[:, :]
+
+
+def test_a_window_of_a_stack_is_read_without_the_rest(tmp_path: Path) -> None:
+    """Of a file, and of its content; the other bands are not touched, either."""
+    write_stack(tmp_path / 'a.ome.tif', ramp(3, 64, 64), tile=(16, 16), compression='zlib')
+    destroy(tmp_path / 'a.ome.tif', (slice(1, 2), slice(2, 4)))  # of the first page
+    for source in (str(tmp_path / 'a.ome.tif'), (tmp_path / 'a.ome.tif').read_bytes()):
+        opened = Reading('keep').open(source, 'unchanged', 'a.ome.tif')
+        np.testing.assert_array_equal(opened[16:32, 32:64], ramp(3, 64, 64)[16:32, 32:64])
+        with pytest.raises(DecodeError, match=r'cannot read a\.ome\.tif: '):
+            opened[:, :]
+        others = Reading('keep', bands=[3, 2]).open(source, 'unchanged', 'a.ome.tif')
+        np.testing.assert_array_equal(others[:, :], ramp(3, 64, 64)[..., [2, 1]])
 
 
 def test_bits_of_a_12_bit_scanner_and_a_palette(tmp_path: Path) -> None:
@@ -192,12 +205,15 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         read(tmp_path / 'a.tif')
 
 
-@pytest.mark.parametrize('name, kind', [('rasterio', 'geotiff'), ('tifffile', 'ome-tiff'), ('pydicom', 'dicom')])
-def test_a_missing_package_is_named_and_is_not_a_bad_image(name: str, kind: str, tmp_path: Path, monkeypatch) -> None:
-    extension, bands, write = WRITERS[kind]
-    write(path := tmp_path / f'a.{extension}', ramp(bands))
+@pytest.mark.parametrize('name, kind, extra', [
+    ('rasterio', 'geotiff', 'pixels'), ('tifffile', 'ome-tiff', 'pixels'), ('pydicom', 'dicom', 'pixels'),
+    ('openslide', 'slide', 'slides')])
+def test_a_missing_package_is_named_and_is_not_a_bad_image(
+        name: str, kind: str, extra: str, tmp_path: Path, monkeypatch) -> None:
+    extension, *_, write = {**WRITERS, **PYRAMIDS}[kind]
+    write(path := tmp_path / f'a.{extension}', blocks() if kind == 'slide' else ramp(WRITERS[kind][1]))
     monkeypatch.setitem(__import__('sys').modules, name, None)
-    with pytest.raises(ValueError, match=rf'a\.{extension}: {name} is not installed.*\.\[pixels\]') as found:
+    with pytest.raises(ValueError, match=rf'a\.{extension}: {name} is not installed.*\.\[{extra}\]') as found:
         read(path)
     assert not isinstance(found.value, DecodeError)
 

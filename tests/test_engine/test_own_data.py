@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from helpers.pixels import blocks, write_geotiff
 from helpers.tools import DEMO, run_tool, tiny
 from mmengine.config import Config
 from PIL import Image
@@ -55,6 +56,26 @@ def test_a_part_is_held_out(cfg: Config, photos: Path, tmp_path: Path, packed: b
     assert len({*train, *val}) == 96
     assert (tmp_path / 'run/held_out.txt').read_text().splitlines() == val
     assert build_dataset(dict(cfg.val_dataloader.dataset))[0]['inputs'].shape == (3, 48, 48)
+
+
+def test_whole_files_are_held_out_of_tiles(tmp_path: Path) -> None:
+    """Few, large files; pictures beside them are not taken."""
+    (tmp_path / 'slides').mkdir()
+    for i in range(3):
+        write_geotiff(tmp_path / f'slides/{i}.tif', blocks(60, 80 + 80 * i))
+    Image.fromarray(blocks(60, 80)).save(tmp_path / 'slides/thumbnail.jpg')
+    cfg = load_config('configs/own_data/mae_tiles.py', {
+        f'{loader}.dataset.size': 40 for loader in LOADERS} | {'train_dataloader.dataset.per_file': 5})
+    cfg.work_dir = str(tmp_path / 'run')
+    use_data(cfg, str(tmp_path / 'slides'))
+    train, val, test = sides(cfg)
+    assert (len(train), len(val)) == (2, 1) and val == test and sorted(train + val) == ['0.tif', '1.tif', '2.tif']
+    datasets = [build_dataset(dict(cfg[loader].dataset)) for loader in LOADERS[:2]]
+    assert len(datasets[0]) == 10 and [type(one).__name__ for one in datasets] == ['TiledImages'] * 2
+    assert all(one[0]['inputs'].shape == (3, 64, 64) for one in datasets)
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='no image'):
+        use_data(cfg, str(tmp_path / 'empty'))
 
 
 def test_folders_stay_together(cfg: Config, photos: Path) -> None:

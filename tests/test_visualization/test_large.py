@@ -23,7 +23,7 @@ from mae_mm.datasets.pixels import Reading
 from mae_mm.engine.runner import load_config
 from mae_mm.visualization import large
 from mae_mm.visualization.large import NODATA, Classes, Windows, segment
-from mae_mm.visualization.predict import predict, segmentation_model
+from mae_mm.visualization.predict import classes_of, model_of, predict
 
 pytestmark = pytest.mark.integration
 
@@ -239,7 +239,8 @@ def test_one_window_is_the_whole_image(trained: dict, tmp_path: Path) -> None:
     assert not skipped and files == [tmp_path / 'out' / name for name in ('a.tif', 'a.tif.png', 'predictions.csv')]
     cfg = load_config(str(trained['segmentation_multiband'][0]))
     init_default_scope('mmseg')
-    _, model, classes = segmentation_model(cfg, str(trained['segmentation_multiband'][1]), 'cpu')
+    model, dataset = model_of(cfg, 'cpu')
+    classes = classes_of(model, dataset, str(trained['segmentation_multiband'][1]), cfg)
     from mmseg.structures import SegDataSample
     sample = SegDataSample(metainfo=dict(img_shape=img.shape[:2], ori_shape=img.shape[:2]))
     with torch.no_grad():
@@ -264,7 +265,8 @@ def test_photographs_too(trained: dict, tmp_path: Path) -> None:
                              str(tmp_path / 'out'), tiles=0, overlap=0)  # 64 pixels, of data_preprocessor.size
     assert len(skipped) == 1 and 'b.tif: pixels of uint16, and' in skipped[0]
     init_default_scope('mmseg')
-    _, model, _ = segmentation_model(load_config(config), checkpoint, 'cpu')
+    model, dataset = model_of(cfg := load_config(config), 'cpu')
+    classes_of(model, dataset, checkpoint, cfg)
     from mmseg.structures import SegDataSample
     halves = [torch.from_numpy(img[:, left:left + 64, ::-1].transpose(2, 0, 1).copy()) for left in (0, 64)]
     samples = [SegDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64))) for _ in halves]

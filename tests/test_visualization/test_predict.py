@@ -126,6 +126,28 @@ def test_detector_sees_what_is_drawn(trained: dict, tmp_path: Path) -> None:
     assert (picture[:20] == (255, 0, 0)).all() and not picture[20:].any()
 
 
+def test_detections_in_multiband_images(trained: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All six bands reach the model, the first three are drawn on."""
+    cfg, config = Config.fromfile(trained['mmdet'][0]), tmp_path / 'config.py'
+    cfg.model.backbone.in_chans = 6
+    cfg.model.data_preprocessor = dict(
+        type='mae_mm.ImagePreprocessor', mean=[1000] * 6, std=[500] * 6,
+        host=dict(type='mmdet.DetDataPreprocessor', pad_mask=True, pad_size_divisor=64))
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type='mae_mm.LoadImage', bands=6)
+    cfg.dump(config)
+    np.save(tmp_path / 'a.npy', np.full((40, 48, 6), [1000, 1500, 2000, 0, 500, 1000], np.uint16))
+    model = config, save_model('mmdet', config, tmp_path / 'model.pth')
+    run(model, [tmp_path / 'a.npy'], tmp_path / 'out', score_thr=0.0)
+    assert 0 < len(read_table(tmp_path / 'out')) <= 5
+    assert Image.open(tmp_path / 'out/a.npy.png').size == (48, 40)
+    seen = []
+    monkeypatch.setattr('mae_mm.models.vit.ViT.forward', record(seen, monkeypatch))
+    _, predict_image = build(load_config(str(config)), str(model[1]))
+    with pytest.raises(StopIteration):
+        predict_image(str(tmp_path / 'a.npy'))
+    assert seen[0][0, :, 5, 5].tolist() == pytest.approx([0, 1, 2, -2, -1, 0])
+
+
 def test_arrays_of_any_channels_are_drawn(tmp_path: Path) -> None:
     bands = np.random.default_rng(0).integers(0, 256, (4, 5, 6), np.uint8)
     np.save(tmp_path / 'a.npy', bands)
