@@ -98,7 +98,7 @@ def _strips(
     panel = max(1, STRIP // (4 * (channels + bands) * size[0] * BLOCK)) * BLOCK
     panels = [(left, min(left + panel, width)) for left in range(0, width, panel)]
     seen = [[x for x in lefts if x < right and x + size[1] > left] for left, right in panels]
-    with tqdm(total=len(tops) * sum(map(len, seen)), desc='windows', delay=2) as bar:
+    with tqdm(total=len(tops) * sum(map(len, seen)), desc='windows', unit='window', delay=2) as bar:
         for (left, right), inside in zip(panels, seen, strict=True):
             total = torch.zeros(channels + 1, size[0], right - left)  # the last one of the weights
             for top, bottom in pairwise([*tops, height]):
