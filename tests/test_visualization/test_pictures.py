@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae_mm.visualization.pictures import GUTTER, caption, displayed, list_images, render, resize, save, tile
+from mae_mm.visualization.pictures import GUTTER, caption, list_images, render, resize, save, tile
 
 
 def test_render_places_every_image() -> None:
@@ -83,15 +83,3 @@ def test_unfinished_pictures_do_not_get_their_name(tmp_path: Path, monkeypatch: 
         save(np.zeros((9, 9, 3), np.uint8), tmp_path / 'new/a.jpg')
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['a.jpg']
     assert (tmp_path / 'new/a.jpg').read_bytes() == before
-
-
-def test_any_pixels_are_displayed() -> None:
-    photo = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    assert np.array_equal(displayed(photo), photo)
-    assert np.array_equal(displayed(photo[..., :1]), photo[..., :1].repeat(3, -1))
-    bands = np.linspace(1000, 2000, 101, dtype=np.float32)[:, None, None] * np.ones((1, 3, 6), np.float32)
-    bands[50, 0] = np.nan
-    shown = displayed(bands)
-    assert shown.dtype == np.uint8 and shown.shape == (101, 3, 3) and not shown[50, 0].any()
-    assert (shown[:3, 1] == 0).all() and (shown[-3:, 1] == 255).all() and abs(int(shown[50, 1, 0]) - 128) <= 1
-    assert not displayed(np.full((2, 2, 1), np.nan, np.float32)).any()
