@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 
 from helpers import ROOT
 
-ROOMS = ['transfer', 'visualization', 'evaluation', 'engine', 'checkpoint', 'models', 'datasets',
+ROOMS = ['transfer', 'visualization', 'evaluation', 'engine', 'mmpretrain_index', 'checkpoint', 'models', 'datasets',
          'registry', 'stopping', 'paths']
 LEAVES = ['benchmark', 'demo_data', 'doctor', '__main__']  # only benchmark imports another of them
 MODULES = {
