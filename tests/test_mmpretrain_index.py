@@ -53,9 +53,8 @@ def test_released_weights_come_through_the_checkpoint_contract(
     make_mae: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    monkeypatch.setenv('HF_HUB_DOWNLOAD_TIMEOUT', '1')
     monkeypatch.setattr('mae_mm.checkpoint.hub.get_hf_file_metadata', refuse)
-    with pytest.raises(ValueError, match='mae_vit_base_full was not fetched: .* the same command continues it'):
+    with pytest.raises(ValueError, match=r'mae_vit_base_full was not fetched: .* the same command continues it'):
         get_model('mae_vit_b16_1600e', pretrained=True, **tiny())
     url, mae = f'{RELEASE}vit_base_full.pth', make_mae()
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-mae_pretrain_vit_base_full.pth'  # as if it was fetched
