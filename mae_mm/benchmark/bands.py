@@ -43,29 +43,29 @@ def write_files(folder: Path, number: int, bands: int, side: int, **layout: obje
     return folder
 
 
-def with_ours(folder: Path, size: int, bands: int) -> Callable[[], list[Tensor]]:
-    """A call that makes one view of every file through `mae_mm.ImageFolder`, uint16."""
+def with_ours(folder: Path, size: int, bands: int) -> Callable[[], Tensor]:
+    """A call that makes a batch, uint16, of one view of every file through `mae_mm.ImageFolder`."""
     dataset = ImageFolder(folder, [dict(
         type='mae_mm.LoadRandomResizedCrop', size=size, scale=RANGES[0], dtype='uint16', bands=bands)])
 
-    def run() -> list[Tensor]:
+    def run() -> Tensor:
         np.random.seed(0)  # the same crops in every call, of all contestants
-        return [dataset[i]['inputs'] for i in range(len(dataset))]
+        return torch.stack([dataset[i]['inputs'] for i in range(len(dataset))])
 
     return run
 
 
-def with_peer(read: Read, number: int, side: int, size: int) -> Callable[[], list[Tensor]]:
-    """The same crops of what `read` returns, (C, h, w) float32, resized and flipped by torch."""
+def with_peer(read: Read, number: int, side: int, size: int) -> Callable[[], Tensor]:
+    """A batch of the same crops, float32, of what `read` returns, (C, h, w) float32, resized and flipped by torch."""
     def view(i: int) -> Tensor:
         noise, = np.random.random_sample((1, NOISE)).tolist()
         img = read(i, crop_box(side, side, noise, *RANGES))
         img = F.interpolate(img[None], (size, size), mode='bicubic', antialias=True)[0]
         return img.flip(-1) if noise[-1] < 0.5 else img
 
-    def run() -> list[Tensor]:
+    def run() -> Tensor:
         np.random.seed(0)
-        return [view(i) for i in range(number)]
+        return torch.stack([view(i) for i in range(number)])
 
     return run
 
