@@ -29,13 +29,15 @@ EXTRAS = {
     'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# Not in `all`: Gradio declares pillow<13, and the tested set has 13, with which it works; the Makefile installs it.
+EXTRAS['app'] = ['gradio>=6.17,<7']  # tools/app.py
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
 # mkdocstrings reads the docstrings without importing the package.
 EXTRAS['docs'] = ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26']
 EXTRAS['dev'] = [
     *EXTRAS['docs'],
-    'hypothesis', 'ipykernel', 'nbclient', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9', 'tensorboard>=2.15',
-    'transformers>=4.40,<4.52', 'wheel']
+    'hypothesis', 'ipykernel', 'nbclient', 'playwright>=1.50', 'pytest>=8', 'pytest-xdist>=3.6', 'ruff>=0.9',
+    'tensorboard>=2.15', 'transformers>=4.40,<4.52', 'wheel']
 
 
 class BuildWithMim(build_py):
@@ -83,7 +85,8 @@ setup(
     ext_modules=[Extension('mae_mm._jpeg_crop', ['mae_mm/csrc/jpeg_crop.c'], libraries=['jpeg'], optional=True)],
     packages=find_packages(include=['mae_mm', 'mae_mm.*']),
     package_data={
-        'mae_mm.transfer': ['report.html', 'verdict.html'], 'mae_mm.visualization': ['gallery.html', 'page.html']},
+        'mae_mm.transfer': ['report.html', 'verdict.html'],
+        'mae_mm.visualization': ['app.css', 'app.html', 'app.js', 'gallery.html', 'page.html']},
     entry_points={'console_scripts': ['mae-mm=mae_mm.__main__:main']},
     python_requires='>=3.10,<3.13',
     install_requires=[

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_mm.checkpoint.files import PARTIAL, write_beside
+from mae_mm.datasets.limits import read_json
 
 ROWS, NAMES, UNREADABLE, STATE = 'features', 'names.txt', 'unreadable.txt', 'state.json'
 GROWING = (ROWS, NAMES, UNREADABLE)
@@ -204,9 +205,31 @@ class FeatureFile:
             return np.array(column).reshape(shape)
         return np.memmap(self.out, '<f4', 'c', len(self.header(shape)), shape)
 
+    def names(self) -> list[str]:
+        """The name of each row's image."""
+        if self.out.suffix == '.parquet':
+            from pyarrow import parquet
+
+            return parquet.read_table(self.out, columns=['name'])['name'].to_pylist()
+        return self.sidecars[NAMES].read_bytes().decode(**AS_BYTES).split('\n')[:-1]
+
     def __str__(self) -> str:
         names = 'column name' if self.out.suffix == '.parquet' else f'names in {self.sidecars[NAMES]}'
         left_out = f'; {len(self.unreadable)} unreadable images are left out: {self.sidecars[UNREADABLE]}'
         return (
             f'{self.out}: {self.count:,} x {" x ".join(map(str, self.shape))} float32, {names}; read it with '
             f'{HOW_TO_READ[self.out.suffix].format(self.out)}' + left_out * bool(self.unreadable))
+
+
+def open_features(path: str | Path) -> tuple[np.ndarray, list[str], dict]:
+    """A finished file: its rows, (images, …) float32, the names of their images, and what it was made by."""
+    path = Path(path)
+    if path.suffix not in HEADERS or not path.is_file():
+        raise FileNotFoundError(f'{path}: no file of features; tools/embed.py writes one, {", ".join(HEADERS)}')
+    if path.with_name(path.name + PARTIAL).exists():
+        raise ValueError(f'{path} is being written, or its run was stopped ({path.name}{PARTIAL}); finish it first')
+    record = read_json(f'{path}.json')
+    if not (isinstance(record, dict) and {'shape', 'made_by'} <= record.keys()):
+        raise ValueError(f'{path}.json does not say how {path.name} was made; write both again with tools/embed.py')
+    file = FeatureFile(path, record['shape'][1:], record['made_by'])
+    return file.read(), file.names(), file.made_by

@@ -62,7 +62,7 @@ def reconstruction_panel(model: nn.Module, inputs: Tensor, *args: object, **kwar
 @torch.no_grad()
 def reconstruction_columns(
     model: nn.Module, inputs: Tensor, sample_idx: Sequence[int] | None = None, seed: int = 0, overlay: bool = False,
-    bands: Sequence[int | str] | None = None,
+    bands: Sequence[int | str] | None = None, noise: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
     """Mask images and reconstruct them: by heading, (N, H, W, 3) uint8. Uses no random generator; keeps the mode.
 
@@ -73,10 +73,12 @@ def reconstruction_columns(
             validation set and seed 0 give the masks of the held-out loss.
         overlay: adds a column in which each masked patch is half original, half reconstruction, and outlined.
         bands: which are shown, see `shown_bands`.
+        noise: (N, L) decides the masks in place of `sample_idx` and `seed`.
     """
     core = model.module if is_model_wrapper(model) else model
     grid = grid_of(tuple(inputs.shape[2:]), core.patch_size)
-    noise = fixed_noise(range(len(inputs)) if sample_idx is None else sample_idx, grid[0] * grid[1], seed)
+    if noise is None:
+        noise = fixed_noise(range(len(inputs)) if sample_idx is None else sample_idx, grid[0] * grid[1], seed)
     samples = model.val_step(dict(inputs=inputs, noise=noise))
     normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
 
@@ -138,6 +140,13 @@ def shown_bands(bands: Sequence[int | str] | None, names: Sequence[str] | None, 
 def as_photos(imgs: Tensor, picks: Sequence[int]) -> Tensor:
     """Some channels of images of any type, to look at: (N, C, H, W) -> (N, 1 or 3, H, W) uint8, see `stretch`."""
     return (imgs if imgs.dtype == torch.uint8 else stretch(imgs))[:, picks]
+
+
+def photos_of(
+    imgs: Tensor, names: Sequence[str] | None = None, bands: Sequence[int | str] | None = None,
+) -> np.ndarray:
+    """Images as they are loaded, (N, C, H, W) of any type, to look at: (N, height, width, 3); see `shown_bands`."""
+    return pixels(as_photos(imgs, shown_bands(bands, names, imgs.shape[1])), scale_of(imgs))
 
 
 def picture_of(img: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:

@@ -32,6 +32,7 @@ TABLE = 'predictions.csv'
 OPACITY = 0.6  # of the colours of classes
 PREVIEW = 1000  # pixels of the longer side of a large image in its picture
 TIFF = ('.tif', '.tiff')
+UNREADABLE = (OSError, ValueError, AssertionError, RuntimeError, cv2.error)  # of a reader or a model
 
 # Columns of the table, after the image's, () without a table; image file -> picture (H, W, 3) uint8 RGB, rows.
 Predictor = tuple[tuple[str, ...], Callable[[str], tuple[np.ndarray, list[tuple]]]]
@@ -64,7 +65,7 @@ def predict(
     for path, name in zip(tqdm(paths, 'images', delay=2), names, strict=True):
         try:
             picture, found = predict_image(path)
-        except (OSError, ValueError, AssertionError, RuntimeError, cv2.error) as error:
+        except UNREADABLE as error:
             skipped.append(f'{path}: {str(error).strip() or type(error).__name__}')
             continue
         save(picture, name)

@@ -18,16 +18,7 @@ from mae_mm.engine.runner import check_device, load_config
 from mae_mm.evaluation.encoder import Encoder, load_encoder
 from mae_mm.models.patches import grid_of
 from mae_mm.visualization.page import Clickable, View, write_page
-from mae_mm.visualization.panels import (
-    as_photos,
-    load_images,
-    load_model,
-    pipeline_of,
-    pixels,
-    reconstruction_columns,
-    scale_of,
-    shown_bands,
-)
+from mae_mm.visualization.panels import load_images, load_model, photos_of, pipeline_of, reconstruction_columns
 from mae_mm.visualization.pictures import check_output, image_format, list_images, render, resize, save
 from mae_mm.visualization.tokens import attention_maps, pca_colours, similarities
 
@@ -89,8 +80,7 @@ def visualize(
         views.append(reconstruction_view(reconstruction_columns(model, imgs, seed=seed, overlay=overlay, bands=bands)))
         photos = views[0].columns['original']
     else:
-        picks = shown_bands(bands, encoder.backbone.bands, imgs.shape[1])
-        photos = pixels(as_photos(imgs, picks), scale_of(imgs))
+        photos = photos_of(imgs, encoder.backbone.bands, bands)
     if tokens:
         photos = shrink(photos)
         views = [view._replace(columns={name: shrink(cells) for name, cells in view.columns.items()}) for view in views]

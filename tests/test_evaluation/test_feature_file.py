@@ -9,7 +9,7 @@ import pytest
 from helpers.features import read_features, read_names
 
 from mae_mm.evaluation import feature_file
-from mae_mm.evaluation.feature_file import HEADERS, FeatureFile
+from mae_mm.evaluation.feature_file import HEADERS, FeatureFile, open_features
 
 MADE_BY = dict(images=7, names='abc', weights='def', pool='mean', img_size=(32, 32))
 SUFFIXES = ('.npy', '.safetensors', '.parquet')
@@ -171,3 +171,29 @@ def test_impossible_names_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(__import__('sys').modules, 'pyarrow', None)
     with pytest.raises(ValueError, match=r'pip install "mae_mm\[embed\]"'):
         FeatureFile('x.parquet', (5, ), MADE_BY)
+
+
+@every_format
+def test_a_finished_file_is_opened_by_its_name(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f'features{suffix}'
+    file = FeatureFile(out, (5, ), MADE_BY)
+    fill(file)
+    with pytest.raises(FileNotFoundError, match='no file of features'):
+        open_features(out)
+    file.finish()
+    before = written(out)
+    rows, names, made_by = open_features(out)
+    np.testing.assert_array_equal(rows, ROWS)
+    assert names == NAMES and made_by['weights'] == 'def' and written(out) == before
+    (tmp_path / f'features{suffix}.partial').mkdir()
+    with pytest.raises(ValueError, match='is being written'):
+        open_features(out)
+    assert (tmp_path / f'features{suffix}.partial').is_dir()
+
+
+@pytest.mark.parametrize('record', ['[]', '{"shape": [6, 5]}', 'no JSON'])
+def test_a_file_without_its_record_is_refused(tmp_path: Path, record: str) -> None:
+    np.save(tmp_path / 'x.npy', ROWS)
+    (tmp_path / 'x.npy.json').write_text(record)
+    with pytest.raises(ValueError, match=r'x\.npy\.json'):
+        open_features(tmp_path / 'x.npy')

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.browser import BROWSER
 from helpers.tiny import DECODER, ENCODER
 from helpers.tools import run_tool
 from mmengine.config import Config
@@ -34,7 +35,6 @@ CONFIG = dict(
     val_dataloader=dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)])))
 TITLES = ['Reconstruction', 'Principal components', 'Attention', 'Neighbours']
 ALL = ['reconstruction', 'pca', 'attention', 'neighbours']
-BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 
 
 @pytest.fixture(autouse=True)
