@@ -73,14 +73,18 @@ class Viewers:
 
     def page(self, path: str | None, actions: dict[str, Callable[[], list[Part]]]) -> str:
         """HTML of the parts that the actions return, by name; a mistake becomes a message in their place."""
-        shown, problem = {}, ''
+        shown, problems = {}, {}
         try:
             if path:
                 check_image(path)
-                shown = {name: action() for name, action in actions.items()}
-        except MISTAKES as error:
-            problem = message_of(error, path)
-        return self.template.render(shown=shown, problem=problem)
+        except ValueError as error:
+            return self.template.render(problems={message_of(error, path): []})
+        for name, action in actions.items() if path else ():
+            try:
+                shown[name] = action()
+            except MISTAKES as error:
+                problems.setdefault(message_of(error, path), []).append(name)
+        return self.template.render(shown=shown, problems=problems)
 
 
 def pair(arguments: Sequence[str]) -> list[tuple[str | None, str]]:

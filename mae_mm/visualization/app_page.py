@@ -108,21 +108,20 @@ def build_page(viewers: Viewers, uploads: str):
     names, reconstructing = list(viewers.by_name), viewers.reconstructing
     with gr.Blocks(title='mae_mm', analytics_enabled=False, delete_cache=(HOUR, HOUR), fill_width=True) as page:
         gr.HTML(INTRODUCTION)
+        chosen = gr.CheckboxGroup(names, value=names[:2], label='Checkpoints, side by side', visible=len(names) > 1)
         with gr.Row():
             with gr.Column(scale=2, min_width=340):
-                image = gr.Image(label='Image', type='filepath', sources=['upload', 'webcam', 'clipboard'], height=300,
+                image = gr.Image(label='Image', type='filepath', sources=['upload', 'webcam', 'clipboard'], height=240,
                                  buttons=[])
                 image.preprocess = partial(path_of, uploads)  # Gradio's own opens it, by any reader
-                chosen = gr.CheckboxGroup(names, value=names[:2], label='Checkpoints, side by side',
-                                          visible=len(names) > 1)
                 with gr.Column(visible=bool(reconstructing)):
+                    board = gr.HTML(
+                        None, html_template=PAINTING, js_on_load=(Path(__file__).parent / 'app.js').read_text())
+                    clear = gr.Button('Show all patches', size='sm')
                     sampler = gr.Radio([*SAMPLERS, PAINTED], value='random', label='Which patches are masked')
                     ratio = gr.Slider(0.05, 0.95, 0.75, step=0.05, label='Mask ratio',
                                       info='of random and block masks; a grid hides three patches of four')
                     seed = gr.Slider(0, 99, 0, step=1, label='Seed', info='another number draws another mask')
-                    board = gr.HTML(
-                        None, html_template=PAINTING, js_on_load=(Path(__file__).parent / 'app.js').read_text())
-                    clear = gr.Button('Show all patches', size='sm')
             with gr.Column(scale=5, min_width=400):
                 reconstructions, views = gr.HTML(js_on_load=None), gr.HTML(js_on_load=None)
 

@@ -150,12 +150,13 @@ class Viewer:
         similarities, positions = nearest(torch.from_numpy(rows), wanted, min(NEIGHBOURS, len(rows)))
         figures = []
         for similarity, position in zip(similarities[0].tolist(), positions[0].tolist(), strict=True):
-            picture, name = '', names[position]
+            picture, missing = '', ''
             try:
-                picture = figure(self.encoder, Images([name], self.encoder), 0)['picture']
+                picture = figure(self.encoder, Images([names[position]], self.encoder), 0)['picture']
             except MISTAKES:
-                name += ' (the file is not there, or cannot be read)'
-            figures.append(Figure(picture, f'{similarity:.3f} {name}'))
+                missing = ' (the file is not there, or cannot be read)'
+            name = '/'.join(names[position].split('/')[-2:])
+            figures.append(Figure(picture, f'{similarity:.3f} {name}{missing}'))
         return Part('Nearest images', f'Of {len(rows):,} images, by cosine similarity of the {made_by["pool"]} token.',
                     figures)
 

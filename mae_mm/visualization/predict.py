@@ -148,8 +148,8 @@ def detector(cfg: Config, checkpoint: str, device: str, side: int, score_thr: fl
         picture = resize(image, side)
         found.bboxes *= max(picture.shape[:2]) / max(image.shape[:2])
         if 'masks' in found and picture.shape != image.shape:
-            masks = torch.as_tensor(found.masks)[None].float()
-            found.masks = F.interpolate(masks, picture.shape[:2], mode='nearest')[0].bool()
+            masks = torch.as_tensor(found.masks)[:, None].float()  # with instances as the batch, which may be empty
+            found.masks = F.interpolate(masks, picture.shape[:2], mode='nearest')[:, 0].bool()
         sample.pred_instances = found
         visualizer.add_datasample('', picture, sample, draw_gt=False, show=False, pred_score_thr=0)
         return visualizer.get_image(), rows

@@ -203,6 +203,9 @@ def test_detections_in_picture_and_table(trained: dict, tmp_path: Path, monkeypa
     low = sorted(float(row['score']) for row in rows)[0]
     run(trained['mmdet'], [image], tmp_path / 'high', score_thr=low + 1e-3)
     assert 0 < len(rows) - len(read_table(tmp_path / 'high')) < 6
+    (picture, *_), skipped = run(trained['mmdet'], [image], tmp_path / 'none', score_thr=1.1, side=160)
+    resized = Image.open(image).resize((160, 120), Image.Resampling.BICUBIC)
+    assert not skipped and np.array_equal(np.array(Image.open(picture)), np.array(resized))
 
 
 def test_segmentation_beside_the_truth_of_the_data_set_alone(trained: dict, tmp_path: Path) -> None:
