@@ -119,7 +119,8 @@ def check_image(path: str) -> None:
         check_bytes(os.path.getsize(path))
         width, height = stored_size(path)
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise
-        why = f'{error}' if 'cannot identify' not in f'{error}' else f'supported are {", ".join(FORMATS)}'
+        why = f'{error}' if 'cannot identify' not in f'{error}' else (
+            f'supported are {", ".join(FORMATS)}; tools/visualize.py and predict.py read more')
         raise ValueError(f'{path} cannot be read as an image: {why}') from error
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(f'{path} has {width:,} x {height:,} pixels; no side may be over {MAX_ASPECT} times the other')

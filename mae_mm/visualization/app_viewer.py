@@ -137,7 +137,8 @@ class Viewer:
                               rows=rows[:ROWS]))
         if self.encoder:
             imgs = self.load_for_encoder(path)
-            view, = token_views(self.encoder, imgs, shrink(photos_of(imgs, self.encoder.backbone.bands)), {'pca'}, -1, ())
+            photos = shrink(photos_of(imgs, self.encoder.backbone.bands))
+            view, = token_views(self.encoder, imgs, photos, {'pca'}, -1, ())
             parts.append(Part(view.title, view.text, figures_of(view.columns)))
             if self.features:
                 parts.append(self.neighbours(imgs))
@@ -183,6 +184,9 @@ def within(path: str, side: int) -> Iterator[str]:
     if max(stored_size(path)) <= side:
         yield path
         return
+    with open_image(path) as image:
+        if image.mode.startswith(('I', 'F')):  # of more than 8 bits, which a copy would lose
+            raise ValueError(f'{path}: predictions of images of more than 8 bits and {side} px: tools/predict.py')
     with TemporaryDirectory() as folder:
         small = Path(folder) / Path(path).with_suffix('.png').name
         save(resize(read_rgb(path), side), small)

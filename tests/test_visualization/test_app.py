@@ -191,6 +191,8 @@ def test_predictions_are_a_picture_and_a_table(files: Path, monkeypatch: pytest.
         assert next(iter(pictures(html))) == 'prediction'
         assert re.findall(r'<th scope="col">(.*?)</th>', html) == ['class', 'score']
         assert html.count('<td>&lt;script&gt;</td>') == app_viewer.ROWS and '<script>' not in html
+    Image.fromarray(np.zeros((99, 1100), np.uint16)).save(files / 'deep.png')
+    assert 'more than 8 bits' in problem(viewers.views(str(files / 'deep.png'), ['model.pth']))
     assert seen == [(app_viewer.MAX_SIDE, app_viewer.MAX_SIDE // 2), (300, 40)]
 
 
