@@ -33,7 +33,7 @@ from mae_mm.paths import ROOT
 SCENES = 400  # drawn, then turned and mirrored at random
 ROWS = 512  # pixels written at a time
 EMPTY = 0.1  # share of the sides of the triangle without data
-CROPS = 2000
+CROPS = 300
 
 
 def make(path: str, side: int) -> None:
@@ -75,17 +75,21 @@ def tiles(path: str, size: int) -> None:
     """How long tiles take to find, and crops of 224 px to load, in one process."""
     folder, name = os.path.split(os.path.abspath(path))
     load = dict(type='mae_mm.LoadRandomResizedCrop', size=224, scale=(0.2, 1.0), dtype='keep', bands=6)
-    for per_file in (None, CROPS):
-        start = time.perf_counter()
-        samples = SeededSamples(TiledImages(folder, size, names=[name], per_file=per_file, pipeline=[load]))
-        found = time.perf_counter() - start
-        chosen = default_rng(0).permutation(len(samples))[:CROPS // 4].tolist()
-        start = time.perf_counter()
-        for i in chosen:
-            samples[i, i]
-        seconds = time.perf_counter() - start
-        print(f'{"grid" if per_file is None else "random windows"}: {len(samples):,} tiles of {size} px found in '
-              f'{found:.2f} s; {len(chosen) / seconds:.1f} crops of 224 px/s')
+    start = clocks()
+    samples = SeededSamples(TiledImages(folder, size, names=[name], pipeline=[load]))
+    print(f'{len(samples):,} tiles of {size} px found in', took(start))
+    chosen, start = default_rng(0).permutation(len(samples))[:CROPS].tolist(), clocks()
+    for i in chosen:
+        samples[i, i]
+    print(f'{len(chosen)} random crops of 224 px loaded in', took(start))
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def took(start: tuple[float, float]) -> str:
+    return '{:.1f} s, {:.1f} s of CPU'.format(*(now - then for now, then in zip(clocks(), start, strict=True)))
 
 
 def segment(path: str, config: str, checkpoint: str, out: str, options: list[str]) -> None:
@@ -94,7 +98,7 @@ def segment(path: str, config: str, checkpoint: str, out: str, options: list[str
     start = time.perf_counter()
     subprocess.run(
         [sys.executable, ROOT / 'tools/predict.py', config, checkpoint, path, '--out', out, *options], check=True)
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     right = total = 0
     with (rasterio.open(path) as image, rasterio.open(Path(out, Path(path).name)) as found,
           rasterio.open(truth_of(path)) as known):
@@ -104,7 +108,8 @@ def segment(path: str, config: str, checkpoint: str, out: str, options: list[str
             labels, truth = found.read(1, window=window), known.read(1, window=window)
             same &= np.array_equal(labels == found.nodata, truth == known.nodata)
             right, total = right + ((labels == truth) & (truth < 255)).sum(), total + (truth < 255).sum()
-        print(f'{image.height:,} x {image.width:,} pixels in {seconds:.0f} s, peak {peak / 1024:.0f} MiB; CRS, '
+        print(f'{image.height:,} x {image.width:,} pixels in {seconds:.0f} s, '
+              f'{used.ru_utime + used.ru_stime:.0f} s of CPU, peak {used.ru_maxrss / 1024:.0f} MiB; CRS, '
               f'transform, size and no-data {"are the same" if same else "DIFFER"}: {found.crs}, {found.bounds}; '
               f'{right / total:.1%} of the pixels are right')
 

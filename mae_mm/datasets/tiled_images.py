@@ -108,9 +108,8 @@ class Grid:
 def _scaled(start: int, size: int, factor: float, middle: bool) -> slice:
     """The pixels of a tile in a smaller copy, or an eighth of them."""
     first, last = int(start / factor), int((start + size) / factor)
-    if middle:
-        side = (last - first) // PROBE
-        first = (first + last - side) // 2
+    if middle:  # from the middle on: often the beginning of a block of the file
+        first, side = (first + last) // 2, (last - first) // PROBE
         last = first + side
     return slice(first, max(last, first + 1))
 

@@ -153,7 +153,7 @@ def test_without_a_pyramid_the_middle_of_each_tile_decides(tmp_path: Path) -> No
     img = with_background(0)
     write_geotiff(tmp_path / 'a.tif', img, **GEOTIFF)
     found = [(top, left) for top in TOPS for left in LEFTS
-             if img[top + 56:top + 72, left + 56:left + 72].all(-1).mean() >= 0.5]
+             if img[top + 64:top + 80, left + 64:left + 80].all(-1).mean() >= 0.5]
     assert 0 < len(found) < 24
     assert places(TiledImages(tmp_path, SIDE, background=(0, 0))) == found
 
