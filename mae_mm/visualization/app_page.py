@@ -1,6 +1,7 @@
 """The page of `tools/app.py` in Gradio: which control calls which function of `app.py`."""
 
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -40,20 +41,20 @@ def serve(
     """Serve the page until Ctrl-C; `tools/app.py --help` describes the arguments."""
     check_port(host, port)
     check_device(device)
-    # Before Gradio is imported: nothing is sent anywhere, and versions are not compared with the newest.
-    os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1')
-    try:
-        import gradio as gr
-        from starlette.middleware import Middleware
-    except ImportError:
-        raise ValueError('the page needs Gradio: pip install "mae_mm[app]"') from None
-    viewers = Viewers(checkpoints, features, device)
-    for name, viewer in viewers.by_name.items():
-        print(f'{name}: {viewer.missing or "loaded"}')
     with TemporaryDirectory(prefix='mae_mm_app_') as uploads:
-        os.environ['GRADIO_TEMP_DIR'] = uploads
+        # Before Gradio is imported: nothing is sent anywhere, and versions are not compared with the newest.
+        os.environ.update(GRADIO_ANALYTICS_ENABLED='False', HF_HUB_DISABLE_TELEMETRY='1', GRADIO_TEMP_DIR=uploads)
+        try:
+            import gradio as gr
+            from starlette.middleware import Middleware
+        except ImportError:
+            raise ValueError('the page needs Gradio: pip install "mae_mm[app]"') from None
+        viewers = Viewers(checkpoints, features, device)
+        for name, viewer in viewers.by_name.items():
+            print(f'{name}: {viewer.missing or "loaded"}')
         page = build_page(viewers, uploads)
         page.queue(max_size=WAITING)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it like Ctrl-C, and uploads are deleted
         print(f'http://{host}:{port} (Ctrl-C ends)', flush=True)
         page.launch(
             server_name=host, server_port=port, share=False, quiet=True, ssr_mode=False, pwa=False, mcp_server=False,

@@ -68,11 +68,13 @@ def write_classifier(folder: Path) -> None:
 @pytest.fixture(scope='module')
 def server(folder: Path) -> Iterator[tuple[str, int]]:
     """Address and process of the page."""
-    port = free_port()
+    port, uploads = free_port(), folder / 'uploads'
+    uploads.mkdir()
     names = [folder / name for name in ('early.pth', 'late.pth', 'classifier.py', 'classifier.pth')]
     process = subprocess.Popen(
         [sys.executable, '-W', 'ignore', 'tools/app.py', *map(str, names), '--port', str(port)], cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'TMPDIR': str(uploads)}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
     try:
         address = f'http://127.0.0.1:{port}/'
         for _ in range(1500):
@@ -306,8 +308,26 @@ def test_an_address_that_cannot_be_used_is_refused(options: dict, message: str) 
         serve(['nowhere.pth'], **options)
 
 
+def test_without_gradio_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('GRADIO_ANALYTICS_ENABLED', 'HF_HUB_DISABLE_TELEMETRY', 'GRADIO_TEMP_DIR'):
+        monkeypatch.setenv(name, '')  # put back afterwards
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    with pytest.raises(ValueError, match=r'pip install "mae_mm\[app\]"'):
+        serve(['nowhere.pth'], port=free_port())
+
+
 def test_it_is_served_to_this_machine_only(server: tuple[str, int]) -> None:
     import psutil
 
     addresses = {one.laddr.ip for one in psutil.Process(server[1]).net_connections() if one.status == 'LISTEN'}
     assert addresses == {'127.0.0.1'}
+
+
+def test_uploads_are_deleted_when_the_page_ends(server: tuple[str, int], folder: Path) -> None:
+    """Comes last: a signal ends the page."""
+    import psutil
+
+    assert list((folder / 'uploads').glob('mae_mm_app_*/*/red.png')) or BROWSER is None
+    process = psutil.Process(server[1])
+    process.terminate()
+    assert process.wait(SECONDS / 1000) == 0 and not list((folder / 'uploads').iterdir())
