@@ -21,7 +21,8 @@ POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'un
           "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'self'")
 INTRODUCTION = """
 <h1>What a masked autoencoder sees</h1>
-<p>Choose an image, or take a picture. It stays on this machine, and is deleted within two hours.</p>
+<p>Choose an image, or take a picture. It goes to the machine that serves this page, and nowhere else, and is
+deleted within two hours.</p>
 """
 # Gradio gives its preview no description.
 NAME_PREVIEWS = """() => new MutationObserver(
