@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mae_mm.engine.hooks import summary
 from mae_mm.engine.hooks.summary import box, draw_curve, read_points, verdict
@@ -56,6 +57,22 @@ def test_panel_shows_fixed_images_under_fixed_masks(run: Callable) -> None:
     assert hook.batch[1] == [0, 2, 3, 5]  # evenly spaced over six
     np.testing.assert_array_equal(second, reconstruction_panel(runner.model, hook.batch[0], sample_idx=[0, 2, 3, 5]))
     assert (second == HIDDEN).any()
+
+
+def test_tensorboard_gets_numbers_panels_and_config(run: Callable) -> None:
+    backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+    runner = run(visualizer=dict(type='Visualizer', vis_backends=backends), cfg=Config(dict(train_cfg=dict(max_epochs=2))))
+    events = EventAccumulator(f'{runner.log_dir}/vis_data')
+    events.Reload()
+    assert [image.step for image in events.Images('reconstruction')] == [1, 2] == [
+        scalar.step for scalar in events.Scalars('recon/loss')]
+    assert [scalar.step for scalar in events.Scalars('loss')] == [2, 5]  # every second step of an epoch
+    lines = map(json.loads, Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines())  # of the other one
+    values = [line['loss'] for line in lines if 'loss' in line]
+    np.testing.assert_allclose([scalar.value for scalar in events.Scalars('loss')], values, rtol=1e-6)
+    assert {'lr', 'time', 'data_time', 'recon/margin'} <= set(events.Tags()['scalars'])
+    assert 'config/text_summary' in events.Tags()['tensors']
+    assert len(drawn(runner)) == 2
 
 
 def test_panel_interval_always_draws_the_last(run: Callable) -> None:
