@@ -61,7 +61,7 @@ def test_panel_shows_fixed_images_under_fixed_masks(run: Callable) -> None:
 
 def test_tensorboard_gets_numbers_panels_and_config(run: Callable) -> None:
     backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-    runner = run(visualizer=dict(type='Visualizer', vis_backends=backends), cfg=Config(dict(train_cfg=dict(max_epochs=2))))
+    runner = run(visualizer=dict(type='Visualizer', vis_backends=backends), cfg=Config(dict(mark=7)))
     events = EventAccumulator(f'{runner.log_dir}/vis_data')
     events.Reload()
     assert [image.step for image in events.Images('reconstruction')] == [1, 2] == [
