@@ -168,8 +168,8 @@ def explained(name: str, where: str, what: str = 'fetched') -> Iterator[None]:
     except OSError as error:
         if error.errno is not None and not isinstance(error, ConnectionError):
             raise  # of the disk
-        reason = (f'{where} cannot be reached, or the transfer was interrupted ({type(error).__name__}); the same command '
-                  'continues it')
+        reason = (f'{where} cannot be reached, or the transfer was interrupted ({type(error).__name__}); '
+                  'the same command continues it')
     else:
         return
     raise ValueError(f'{name} was not {what}: {reason}')
