@@ -51,11 +51,6 @@ $(STAMP):
 	echo 'install 2/4: pinned packages (torch is large: about 5 GB the first time)'
 	$(PIP) install -q -c constraints.txt setuptools wheel ninja psutil
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[all,dev]'
-	# Gradio declares pillow<13 and works with 13, which the tests of its page show: all that it needs but Pillow.
-	$(PIP) install -q -c constraints.txt --no-deps gradio
-	$(PY) -c 'from importlib.metadata import requires; print(*(x for x in requires("gradio") \
-		if not x.startswith("pillow") and "extra ==" not in x), sep="\n")' > $(VENV)/gradio.txt
-	$(PIP) install -q --no-warn-conflicts -c constraints.txt -r $(VENV)/gradio.txt
 	echo 'install 3/4: mmcv with its operators'
 	$(PY) tools/build_mmcv.py
 	echo 'install 4/4: doctor'

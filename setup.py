@@ -24,13 +24,12 @@ EXTRAS = {
     # TIFF stacks, GeoTIFF in windows, DICOM: no one library reads them all.
     'pixels': ['tifffile>=2024.1', 'rasterio>=1.4,<2', 'pydicom>=3,<4'],
     'slides': ['openslide-python>=1.4', 'openslide-bin>=4'],  # whole slides: mae_mm.TiledImages
+    'app': ['gradio>=6.17,<7'],  # tools/app.py; it asks for Pillow below 13
     'embed': ['pyarrow>=16'],  # tools/embed.py --out FILE.parquet
     # PyTorch's ONNX exporter, and the runtime that checks what it wrote.
     'export': ['onnx>=1.18', 'onnxruntime>=1.20', 'onnxscript>=0.5'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-# Not in `all`: Gradio declares pillow<13, and the tested set has 13, with which it works; the Makefile installs it.
-EXTRAS['app'] = ['gradio>=6.17,<7']  # tools/app.py
 # Tests compare converted checkpoints with transformers; mmpretrain 1.2.0 does not import beside 4.52 or newer.
 # mkdocstrings reads the docstrings without importing the package.
 EXTRAS['docs'] = ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26']
