@@ -12,7 +12,9 @@ RELEASE = 'https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_'
 
 def register(hub: type) -> None:
     """Add them to mmpretrain's `ModelHub`, and let mmengine read the released weights that some of them name."""
-    hub.register_model_index(ROOT / 'model-index.yml', config_prefix=ROOT)
+    index = ROOT / 'model-index.yml'
+    if index.is_file():  # not in a copy of the package alone, whose models have no configs
+        hub.register_model_index(index, config_prefix=ROOT)
     CheckpointLoader.register_scheme(RELEASE, load_from_release)
 
 

@@ -1,6 +1,7 @@
 """Tiny models and images for every test: 32 px, patches of 8, width 32, depth 2."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 
@@ -37,6 +38,13 @@ def no_scope() -> Iterator[None]:
     """Leave the default scope that a test has entered."""
     yield
     DefaultScope._instance_dict.clear()  # mmengine has no way to leave a scope that was entered for good
+
+
+@pytest.fixture(autouse=True)
+def logging_on() -> Iterator[None]:
+    """Let the next test log, whatever a tool switched off for its process."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_steps_beside_busy_processes(monkeypatch):
         started.remove(code)
 
     monkeypatch.setattr(busy, '_child', child)
-    monkeypatch.setattr(busy, '_ask', lambda server: asked.append((server, started.count('while True: pass'))))
+    monkeypatch.setattr(busy, '_ask', lambda server: asked.append((server, started.count(busy.BUSY))))
     rows = busy.compare_busy(rounds=2, neighbours=(0, 2))
     assert [row['busy'] for row in rows] == [0, 2] and set(rows[0]['seconds']) == {'default', 'mae_mm'}
     default, ours = busy.CONTESTANTS.values()
