@@ -137,9 +137,11 @@ class ImageFolder(BaseDataset):
             self._log_buckets(f', as sizes with fewer than {smallest} join the nearest')
 
     def _log_buckets(self, reason: str = '') -> None:
-        counts = zip(self.crop_sizes, np.bincount(self.buckets, minlength=len(self.crop_sizes)), strict=True)
-        sizes = ', '.join(f'{height}x{width}: {count:,}' for (height, width), count in counts)
-        print_log(f'{self.data_root}: images by size, height x width: {sizes}{reason}', 'current')
+        counts = np.bincount(self.buckets, minlength=len(self.crop_sizes)).tolist()
+        sizes = ', '.join(
+            f'{height}x{width}: {count:,}' for (height, width), count in zip(self.crop_sizes, counts, strict=True))
+        level = logging.INFO if all(counts) else logging.WARNING
+        print_log(f'{self.data_root}: images by size, height x width: {sizes}{reason}', 'current', level)
 
     def _source(self, i: int) -> dict:
         """Where the transforms find the i-th image of the data."""

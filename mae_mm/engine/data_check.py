@@ -11,6 +11,7 @@ from mae_mm.datasets.checks import coco
 from mae_mm.datasets.configs import LOADERS, datasets_of
 from mae_mm.datasets.pixels import Reading
 from mae_mm.engine.runner import load_config
+from mae_mm.models.patches import grid_of
 
 DEMO = 'python tools/make_demo_data.py --out data/demo    (then use a config of configs/demo/)'
 LAYOUTS = {
@@ -57,6 +58,11 @@ def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
 def check_size(cfg: Config, dataset: ConfigDict, where: str) -> None:
     """Refuse images of another size than the ViT is configured for: it would adapt to them without a word."""
     first, backbone = next(iter(dataset.get('pipeline') or []), {}), cfg.model.get('backbone') or {}
+    for i, size in enumerate(dataset.get('crop_sizes') or []):
+        try:
+            grid_of(size, backbone.get('patch_size', 16))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{where}.crop_sizes.{i}={size}: must be (height, width); {error}') from error
     if backbone.get('type') != 'mae_mm.ViT' or not str(first.get('type')).startswith('mae_mm.Load'):
         return
     sizes = [first.get('size'), backbone.get('img_size', 224)]

@@ -80,8 +80,7 @@ def tests_follow(path: str | Path) -> bool:
         if 'test_dataloader' in names:
             return 'val_dataloader' in (*names, ast.unparse(node.value))
         if '_base_' in names:
-            value = ast.literal_eval(node.value)
-            bases = [value] if isinstance(value, str) else value
+            bases = Config._get_base_files(str(path))  # the expression may join strings
     own = [Path(path).parent / base for base in bases if '::' not in base]  # the others are of a host
     return any(tests_follow(base) for base in own)
 

@@ -20,6 +20,7 @@ from mae_mm.datasets.image_folder import ImageFolder
 from mae_mm.datasets.image_tar import ImageTar
 from mae_mm.datasets.pack import pack
 from mae_mm.datasets.transforms import LoadRandomResizedCrop
+from mae_mm.engine.data_check import check_size
 from mae_mm.engine.loops.batches import build_loader
 from mae_mm.visualization.panel_hook import held_out_batch
 
@@ -149,7 +150,7 @@ def test_a_broken_image_is_replaced_by_one_of_its_size(tmp_path):
     assert 1 <= loader.dataset.num_broken <= 2
 
 
-def run(folder, work_dir, **dataset):
+def run(folder, work_dir, leave_out='', **dataset):
     """One epoch of a tiny MAE with validation: the weights and the validation's numbers."""
     cfg = Config(copy.deepcopy(recipe('mae_pretrain').to_dict()))
     cfg.merge_from_dict(dict(
@@ -161,7 +162,7 @@ def run(folder, work_dir, **dataset):
         loader = cfg[f'{name}_dataloader']
         loader.update(batch_size=2, num_workers=0, persistent_workers=False, pin_memory=False)
         loader.dataset.update(data_root=str(folder), pipeline=pipeline, **dataset)
-        if dataset:
+        if dataset and name != leave_out:
             loader.batch_sampler = dict(type='mae_mm.BucketBatchSampler')
     cfg.experiment_name = work_dir.name
     runner = Runner.from_cfg(cfg)
@@ -191,3 +192,19 @@ def test_what_is_missing_is_named(folder):
         BucketBatchSampler(sampler_of(ImageFolder(str(folder), CROP)), 2)
     with pytest.raises(ValueError, match='DefaultSampler, got InfiniteSampler'):
         BucketBatchSampler(InfiniteSampler(ImageFolder(str(folder), CROP, crop_sizes=SIZES)), 2)
+
+
+@pytest.mark.parametrize('loader', ['train', 'val'])
+def test_a_loader_without_the_sampler_is_named(folder, tmp_path, loader):
+    with pytest.raises(ValueError, match=rf'{loader}_dataloader=dict\(batch_sampler='):
+        run(folder, tmp_path, leave_out=loader, crop_sizes=SIZES)
+
+
+@pytest.mark.parametrize(('sizes', 'message'), [
+    ([(48, 48), (50, 80)], r'train_dataloader\.dataset\.crop_sizes\.1=\(50, 80\): .* e\.g\. 48x80'),
+    ([64, (48, 80)], r'crop_sizes\.0=64: must be \(height, width\)')])
+def test_sizes_that_patches_do_not_fill_are_named(sizes, message):
+    cfg = Config(copy.deepcopy(recipe('demo/mae_pretrain_shapes').to_dict()))
+    cfg.train_dataloader.dataset.crop_sizes = sizes
+    with pytest.raises(ValueError, match=message):
+        check_size(cfg, cfg.train_dataloader.dataset, 'train_dataloader.dataset')

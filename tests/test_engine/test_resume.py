@@ -188,9 +188,10 @@ def test_iterations_resume_without_reading_what_was_used(images: Path, tmp_path:
     assert logged(tmp_path / 'cut') == logged(tmp_path / 'whole')
 
 
-def test_another_batch_size_restarts_the_epoch_with_a_warning(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('stop', [3, EPOCH])
+def test_another_batch_size_restarts_the_epoch_with_a_warning(images: Path, tmp_path: Path, stop: int) -> None:
     options = {'default_hooks.checkpoint.minutes': 0, 'train_cfg.max_epochs': 2, **ALONE}
-    train(tiny_config(images, tmp_path, **options), hooks=(StopAt(3),))
+    train(tiny_config(images, tmp_path, **options), hooks=(StopAt(stop),))
     runner = train(tiny_config(images, tmp_path, **options, **{'train_dataloader.batch_size': BATCH // 2}), resume=True)
     assert runner.iter == 2 * EPOCH * 2
     assert f'an epoch had {EPOCH} batches' in ''.join(p.read_text() for p in tmp_path.glob('*/*.log'))

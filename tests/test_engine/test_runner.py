@@ -135,6 +135,13 @@ def test_tests_follow_the_validation_unless_set(own: str, options: dict, tested:
     assert cfg.test_dataloader is not cfg.val_dataloader and cfg.test_evaluator == cfg.val_evaluator
 
 
+def test_a_base_may_be_an_expression(tmp_path: Path) -> None:
+    """As docs/hosts.md names the configs of a wheel."""
+    (tmp_path / 'mine.py').write_text(
+        '_base_ = f"{__import__(\'mae_mm\').CONFIGS}/mae_pretrain.py"\n' + PHOTOS)
+    assert launch.load_config(str(tmp_path / 'mine.py')).test_dataloader.dataset.data_root == 'photos'
+
+
 def test_tests_set_in_one_line_with_the_validation_follow_it(tmp_path: Path) -> None:
     (tmp_path / 'a.py').write_text(
         f"_base_ = '{ROOT}/configs/mae_pretrain.py'\nval_dataloader = test_dataloader = dict(\n"

@@ -155,6 +155,15 @@ def build_dataset(config: dict | Sized) -> Sized:
     return dataset
 
 
+def check_one_size(dataset: Sized, loader: str) -> None:
+    """Refuse images of several sizes in one batch, before a worker fails on them."""
+    buckets = getattr(dataset, 'buckets', None)
+    if buckets is not None and len(np.unique(buckets)) > 1:
+        raise ValueError(
+            f"{loader}.dataset.crop_sizes: images of several sizes do not fit into one batch; add {loader}"
+            "=dict(batch_sampler=dict(type='mae_mm.BucketBatchSampler')) to the config")
+
+
 def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
     """A loader of mmengine's config with `NumberedBatches` and `SeededSamples`; `seed` is the same on all ranks."""
     config = copy.copy(config)
@@ -167,6 +176,7 @@ def build_loader(config: dict, dataset: Sized, seed: int) -> DataLoader:
     if isinstance(batches, dict):
         batches = root.DATA_SAMPLERS.build(batches, default_args=dict(sampler=sampler, batch_size=batch_size))
     elif batches is None:
+        check_one_size(dataset, 'train_dataloader')
         batches = BatchSampler(sampler, batch_size, drop_last)
     for name in ('dataset', 'disable_subprocess_warning'):
         config.pop(name, None)

@@ -111,10 +111,12 @@ class EpochTrainLoop(_Resumable, EpochBasedTrainLoop):
         start = self._iter - self._epoch * length
         if before == length and 0 <= start <= length:
             return start
-        if self._iter != self._epoch * before:
+        inside = self._iter != self._epoch * before
+        if inside or before != length:
             print_log(
-                f'an epoch had {before} batches when the checkpoint was written and has {length} now: epoch '
-                f'{self._epoch + 1} starts from its beginning', 'current', logging.WARNING)
+                f'an epoch had {before} batches when the checkpoint was written and has {length} now: the steps are '
+                'counted anew' + f', epoch {self._epoch + 1} starts from its beginning' * inside,
+                'current', logging.WARNING)
         self._iter = self._epoch * length
         return 0
 

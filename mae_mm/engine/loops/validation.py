@@ -8,7 +8,7 @@ from mmengine.runner import ValLoop as MMEngineValLoop
 from mmengine.runner.loops import _update_losses
 from torch.utils.data import DataLoader
 
-from mae_mm.engine.loops.batches import ReadableSamples, build_dataset
+from mae_mm.engine.loops.batches import ReadableSamples, build_dataset, check_one_size
 from mae_mm.engine.optim.optim_wrapper import precision_of
 from mae_mm.registry import LOOPS
 
@@ -22,7 +22,10 @@ class ValLoop(MMEngineValLoop):
 
     def __init__(self, runner: Runner, dataloader: dict | DataLoader, *args, replace: bool = True, **options) -> None:
         if isinstance(dataloader, dict):
-            dataloader = {**dataloader, 'dataset': ReadableSamples(build_dataset(dataloader['dataset']), replace)}
+            dataset = build_dataset(dataloader['dataset'])
+            if not dataloader.get('batch_sampler'):
+                check_one_size(dataset, 'val_dataloader')
+            dataloader = {**dataloader, 'dataset': ReadableSamples(dataset, replace)}
         super().__init__(runner, dataloader, *args, **options)
 
     @torch.no_grad()
