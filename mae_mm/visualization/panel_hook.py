@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
+from mmengine.visualization import MLflowVisBackend
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -43,7 +44,9 @@ class PanelHook(AfterValidation):
         self.batch = self.batch or held_out_batch(runner.val_dataloader.dataset, self.num_images)
         panel = reconstruction_panel(runner.model, *self.batch, bands=self.bands)
         if is_main_process():
-            runner.visualizer.add_image('reconstruction', panel, step=step)
+            for backend in runner.visualizer._vis_backends.values():
+                mlflow = isinstance(backend, MLflowVisBackend)  # its images have no step and need an extension
+                backend.add_image(f'reconstruction_{step}.png' if mlflow else 'reconstruction', panel, step=step)
             save(panel, Path(runner.work_dir) / 'panel.png')
 
 

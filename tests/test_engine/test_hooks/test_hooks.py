@@ -2,9 +2,11 @@
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -73,6 +75,16 @@ def test_tensorboard_gets_numbers_panels_and_config(run: Callable) -> None:
     assert {'lr', 'time', 'data_time', 'recon/margin'} <= set(events.Tags()['scalars'])
     assert 'config/text_summary' in events.Tags()['tensors']
     assert len(drawn(runner)) == 2
+
+
+def test_mlflow_gets_panels_with_an_extension(
+        run: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mlflow = Mock()
+    monkeypatch.setitem(sys.modules, 'mlflow', mlflow)
+    backends = [dict(type='LocalVisBackend'), dict(type='MLflowVisBackend')]
+    run(visualizer=dict(type='Visualizer', vis_backends=backends), cfg=Config(dict(work_dir=str(tmp_path))))
+    assert [call.args[1] for call in mlflow.log_image.call_args_list] == [
+        'reconstruction_1.png', 'reconstruction_2.png']
 
 
 def test_panel_interval_always_draws_the_last(run: Callable) -> None:
