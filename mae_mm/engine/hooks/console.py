@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib.util import find_spec
+from numbers import Real
 from typing import TextIO
 
 import torch
@@ -204,4 +205,4 @@ def describe(metrics: Mapping[str, object]) -> str:
         return (
             f'masked loss {metrics["recon/loss"]:.4f}  patch mean {metrics["recon/patch_mean"]:.4f}  interpolation '
             f'{metrics["recon/interpolation"]:.4f}  margin {metrics["recon/margin"]:.1%}')
-    return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items() if isinstance(value, int | float))
+    return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items() if isinstance(value, Real))

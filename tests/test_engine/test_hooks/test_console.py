@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.noise_runs import log_of
 from helpers.reliability import ALONE, BATCH, EPOCH, save_images, tiny_config
@@ -110,6 +111,7 @@ def test_lr_of_a_decayed_run_is_that_of_its_head(
 
 
 def test_metrics_in_a_line() -> None:
+    assert describe({'mIoU': np.float32(24.5)}) == 'mIoU 24.5'  # as mmseg reports it
     assert describe({'accuracy/top1': 53.125, 'coco/bbox_mAP_copypaste': '0.1 0.2', 'coco/bbox_mAP': 0.0812}) == (
         'accuracy/top1 53.12  coco/bbox_mAP 0.0812')
     held_out = {'recon/loss': 0.7181, 'recon/patch_mean': 0.9948, 'recon/interpolation': 0.8726, 'recon/margin': 0.1771}
