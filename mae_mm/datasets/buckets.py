@@ -2,29 +2,30 @@
 
 import io
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
-from mmengine.dist import all_gather_object, get_dist_info
-from tqdm import tqdm
 
+from mae_mm.datasets.parts import map_in_parts
 from mae_mm.datasets.pixel_files import image_size
 from mae_mm.registry import DATA_SAMPLERS
+
+
+def log_aspects(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The logarithm of width / height of each (height, width): wide and tall ones differ equally from a square."""
+    return np.array([math.log(width / height) for height, width in sizes])
 
 
 def nearest_sizes(
         source: Callable[[int], dict], chosen: Sequence[int], sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     """The position in `sizes` of the (height, width) with the nearest aspect, for each of the `chosen` images.
 
-    Headers are read by all processes together, each a part: to be called by all of them. An image that cannot be read
-    counts as square. `source(i)` is that of `mae_mm.ImageFolder`. Returns (len(chosen),) uint8.
+    To be called by all processes, which read a part of the headers each. An image that cannot be read counts as square.
+    `source(i)` is that of `mae_mm.ImageFolder`. Returns (len(chosen),) uint8.
     """
-    rank, world = get_dist_info()
-    aspects = np.array([math.log(width / height) for height, width in sizes])
+    aspects = log_aspects(sizes)
 
     def nearest(i: int) -> int:
         place = source(i)
@@ -34,19 +35,12 @@ def nearest_sizes(
             width = height = 1
         return int(np.abs(aspects - math.log(width / height)).argmin())
 
-    part = chosen[rank::world]
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        found = list(tqdm(pool.map(nearest, part), 'image sizes', len(part), unit='image', leave=False, delay=3,
-                          disable=rank > 0))
-    buckets = np.empty(len(chosen), np.uint8)
-    for start, values in enumerate(all_gather_object(found)):
-        buckets[start::world] = values
-    return buckets
+    return np.array(map_in_parts(nearest, chosen, 'image sizes', 'image', threads=4), np.uint8)
 
 
 def join_small(buckets: np.ndarray, sizes: Sequence[tuple[int, int]], smallest: int) -> np.ndarray:
     """Let sizes with fewer than `smallest` images join those of the nearest aspect, the smallest first."""
-    aspects = np.array([math.log(width / height) for height, width in sizes])
+    aspects = log_aspects(sizes)
     buckets, counts = buckets.copy(), np.bincount(buckets, minlength=len(sizes))
     while (used := np.flatnonzero(counts)).size > 1 and counts[used].min() < smallest:
         small = used[counts[used].argmin()]

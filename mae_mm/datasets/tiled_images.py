@@ -5,19 +5,17 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.logging import print_log
-from tqdm import tqdm
 
 from mae_mm.datasets.decode import DecodeError
 from mae_mm.datasets.image_folder import ImageFolder
 from mae_mm.datasets.limits import printable
+from mae_mm.datasets.parts import map_in_parts
 from mae_mm.datasets.pixel_files import SLIDES
 from mae_mm.datasets.pixels import OpenedImage, Part, Reading
 from mae_mm.registry import DATASETS
@@ -167,13 +165,8 @@ class TiledImages(ImageFolder):
         start, files = time.perf_counter(), len(self.data_address)
         load = self.pipeline.transforms[0] if self.pipeline.transforms else None
         reading, channels = getattr(load, 'reading', Reading('keep')), getattr(load, 'channels', 'unchanged')
-        paths = [os.path.join(self.data_root, self._name(i)) for i in range(get_rank(), files, get_world_size())]
-        with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-            found = [*tqdm(
-                pool.map(partial(self.grid.tiles_of, reading, channels), paths), 'finding tiles', len(paths),
-                unit='file', delay=1, disable=None if is_main_process() else True)]
-        parts = all_gather_object(found)
-        self.files = [parts[i % len(parts)][i // len(parts)] for i in range(files)]
+        paths = [os.path.join(self.data_root, self._name(i)) for i in range(files)]
+        self.files = map_in_parts(partial(self.grid.tiles_of, reading, channels), paths, 'finding tiles', 'file')
         self.tile_ends = np.cumsum([len(file.places) for file in self.files])  # (files,)
         faults, skipped = [file.fault for file in self.files if file.fault], sum(file.background for file in self.files)
         counts = f'{self.tile_ends[-1] - len(faults):,} tiles of {self.grid.size[0]} x {self.grid.size[1]} px'

@@ -9,7 +9,7 @@ from helpers.pixels import PYRAMIDS, blocks, destroy, ramp, write_geotiff, write
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATASETS
 
-from mae_mm.datasets import DecodeError, ImageFolder, TiledImages, pixel_files, tiled_images
+from mae_mm.datasets import DecodeError, ImageFolder, TiledImages, parts, pixel_files
 from mae_mm.datasets.tiled_images import window_starts
 from mae_mm.engine.loops.batches import ReadableSamples, build_loader
 from mae_mm.stopping import UnreadableData
@@ -220,7 +220,6 @@ def test_processes_share_the_work_of_finding_tiles(tmp_path: Path, monkeypatch: 
     for i in range(5):
         write_geotiff(tmp_path / f'{i}.tif', image()[:128 * (i + 1), :128])
     alone, sent = places(TiledImages(tmp_path, SIDE)), []
-    monkeypatch.setattr(tiled_images, 'get_world_size', lambda: 2)
 
     def gather(found: list) -> list:
         if len(sent) < 2:
@@ -228,9 +227,9 @@ def test_processes_share_the_work_of_finding_tiles(tmp_path: Path, monkeypatch: 
             raise InterruptedError
         return sent
 
-    monkeypatch.setattr(tiled_images, 'all_gather_object', gather)
+    monkeypatch.setattr(parts, 'all_gather_object', gather)
     for rank in range(2):
-        monkeypatch.setattr(tiled_images, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(parts, 'get_dist_info', lambda rank=rank: (rank, 2))
         with pytest.raises(InterruptedError):
             TiledImages(tmp_path, SIDE)
     assert [len(part) for part in sent] == [3, 2] and places(TiledImages(tmp_path, SIDE)) == alone

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.features import write_photos
-from helpers.tiny import DECODER, ENCODER
+from helpers.tiny import CONFIG
 from mmengine.config import Config
 from PIL import Image
 from torch import nn
@@ -26,12 +26,6 @@ from mae_mm.visualization.app import MAX_ASPECT, Viewers, pair, short_names
 from mae_mm.visualization.app_masks import choose_mask
 from mae_mm.visualization.panels import load_images, reconstruction_columns
 
-CONFIG = dict(
-    default_scope='mmpretrain',
-    model=dict(
-        type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', **ENCODER),
-        neck=dict(type='mae_mm.MAEDecoder', **DECODER)),
-    val_dataloader=dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)])))
 PAINTED = dict(rows=4, cols=4, mask='1000010000000000')
 
 

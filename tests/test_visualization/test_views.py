@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.browser import BROWSER
-from helpers.tiny import DECODER, ENCODER
+from helpers.tiny import CONFIG
 from helpers.tools import run_tool
 from mmengine.config import Config
 from PIL import Image
@@ -27,12 +27,6 @@ from mae_mm.visualization.panels import reconstruction_panel
 from mae_mm.visualization.pictures import GUTTER, HEADING
 from mae_mm.visualization.views import COLOURS, OPACITY, resized
 
-CONFIG = dict(
-    default_scope='mmpretrain',
-    model=dict(
-        type='mae_mm.MAE', backbone=dict(type='mae_mm.ViT', **ENCODER),
-        neck=dict(type='mae_mm.MAEDecoder', **DECODER)),
-    val_dataloader=dict(dataset=dict(pipeline=[dict(type='mae_mm.LoadResizeCenterCrop', size=32)])))
 TITLES = ['Reconstruction', 'Principal components', 'Attention', 'Neighbours']
 ALL = ['reconstruction', 'pca', 'attention', 'neighbours']
 
