@@ -6,7 +6,10 @@
 #   NNODES=4 RDZV_ENDPOINT=10.0.0.1:29400 bash tools/dist_train.sh CONFIG 8    # the same line on every machine:
 #                                                              # they agree on ranks; RDZV_ID distinguishes jobs
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 2; }
+if [ $# -lt 2 ]; then
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    [[ ${1:-} =~ ^(-h|--help)$ ]] && exit 0 || exit 2
+fi
 config=$1 gpus=$2
 shift 2
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS must be the number of processes on this machine, 1 or more, got '$gpus'" >&2; exit 2; }

@@ -44,6 +44,10 @@ class Checkpoint:
         return _depth(self.tensors, 'blocks')
 
     @property
+    def patch_size(self) -> int:
+        return self.tensors['patch_embed.proj.weight'].shape[-1]
+
+    @property
     def decoder_depth(self) -> int:
         return _depth(self.tensors, 'decoder_blocks')
 

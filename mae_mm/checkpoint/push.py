@@ -63,7 +63,7 @@ def model_card(
         licences.pop() if len(licences) == 1 else None)
     bases = [origin.removeprefix('hf://').split('@')[0] for origin in origins if origin.startswith('hf://')]
     kind = 'Masked autoencoder: encoder and decoder' if checkpoint.has_decoder else 'Encoder of a masked autoencoder'
-    patch_size = checkpoint.tensors['patch_embed.proj.weight'].shape[-1]
+    patch_size = checkpoint.patch_size
     size = {768: 'base', 1024: 'large', 1280: 'huge'}.get(checkpoint.embed_dim)
     head = [*([f'license: {identifier}'] if identifier and identifier != 'not stated' else []),
             *([f'base_model: {base}' for base in bases[-1:]]),

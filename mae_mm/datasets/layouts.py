@@ -3,6 +3,7 @@
 import csv
 import os
 import unicodedata
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +93,9 @@ def _class_folders(path: Path) -> dict[str, list[str]]:
 
 def _read_class_folders(path: Path, sides: dict[str, dict[str, list[str]]]) -> Part:
     classes = sorted({name for folders in sides.values() for name in folders})
+    outside = sum(1 for _ in find_images(str(path))) - sum(map(len, chain.from_iterable(
+        folders.values() for folders in sides.values())))
+    without = f' ({outside} images outside of them are not used)' if outside else ''
     if set(sides) == {'train', 'test'}:
         if lost := set(sides['test']) - set(sides['train']):
             raise ValueError(f'--data {path}: the test part has classes without training images: {some(lost)}')
@@ -101,11 +105,11 @@ def _read_class_folders(path: Path, sides: dict[str, dict[str, list[str]]]) -> P
             for name, images in folders.items():
                 samples += [Sample(f'{roots[side]}/{image}', classes.index(name)) for image in images]
                 split.update({f'{roots[side]}/{image}': side for image in images})
-        return Part('classification', f'class folders below {roots["train"]}/ and {roots["test"]}/', path, classes,
-                     samples, split)
+        return Part('classification', f'class folders below {roots["train"]}/ and {roots["test"]}/{without}', path,
+                    classes, samples, split)
     samples = [Sample(image, classes.index(name)) for folders in sides.values() for name, images in folders.items()
                for image in images]
-    return Part('classification', 'class folders', path, classes, samples)
+    return Part('classification', f'class folders{without}', path, classes, samples)
 
 
 def _read_tables(paths: list[Path]) -> Part:

@@ -64,7 +64,8 @@ def advise(runner: Runner) -> Iterator[str]:
     fresh = not (model.init_cfg or model.backbone.init_cfg)
     if fresh and per_epoch * epochs < STEPS:
         yield (f'{images:,} images x {epochs} epochs are only {per_epoch * epochs:,} steps of {batch}: '
-               f'train_cfg.max_epochs={math.ceil(2 * STEPS * smaller / images)}')
+               f'train_cfg.max_epochs={math.ceil(2 * STEPS * smaller / images)}'
+               + f' with batches of {smaller}' * (smaller < batch))
     if fresh and lr < good_lr(batch) / 4:
         yield f'lr {lr:.3g} is low for batches of {batch}: {lr_options(good_lr(batch))}'
     if hasattr(model.backbone, 'patch_size'):  # a ViT

@@ -91,12 +91,12 @@ def compare_starts(
     parts = split_for_search(data.task, subsets[middle, 0])
     searches = [OwnRun(start, numbers[middle], 0, rate, 'search') for start in starts for rate in RATES]
     count = len(searches) + len(starts) * len(subsets)
-    iters = _length(length or Length(), len(data.train), count, workers, make, parts)
+    iters, minutes = _length(length or Length(), len(data.train), count, workers, make, parts)
     say(f'plan       {count} runs of {iters} steps, {workers} at a time: {len(searches)} to choose learning rates, '
         f'then {len(starts)} starts x {len(fractions)} numbers of labels x {seeds} seeds')
-    if length and length.minutes and iters == SHORTEST:
-        say(f'length     {SHORTEST} steps are the least for a run: this takes longer than {length.minutes:g} minutes; '
-            'fewer --fractions or --seeds are shorter')
+    if minutes and iters == SHORTEST:
+        say(f'length     {SHORTEST} steps are the least for a run: this takes about {minutes:.0f} minutes, not '
+            f'{length.minutes:g}; fewer --fractions or --seeds are shorter')
     jobs = {run: make.job(run, *parts, iters) for run in searches}
     found, failed = complete(jobs, make_own_run, workers)
     rates = {start: max(RATES, key=lambda rate: max((
@@ -129,7 +129,8 @@ def compare_starts(
                 for name, path in starts.items()},
         curves={name: dict(labels=curve.labels, values=curve.values.round(2).tolist(),
                            intervals=curve.intervals.round(2).tolist()) for name, curve in curves.items()},
-        verdict=[pair.sentence for pair in pairs] + _about_rivals(curves, starts, rivals) + [ONE_SEED] * (seeds == 1),
+        verdict=[pair.sentence for pair in pairs] + _about_sizes(encoders) + _about_rivals(curves, starts, rivals)
+        + [ONE_SEED] * (seeds == 1),
         pairs=[dict(first=pair.first, second=pair.second, difference=pair.difference, low=pair.low, high=pair.high,
                     label_factor=pair.factor and pair.factor._asdict()) for pair in pairs],
         pictures={run.start: [str(path) for path in sorted((job.folder / 'pictures').glob('*.png'))]
@@ -162,13 +163,13 @@ def make_own_run(job: Job, report: Callable[[float], None]) -> dict:
     return make_run(job, report, (KeepContributions(task, job.folder / 'per_image.npz'),))
 
 
-def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, parts: tuple) -> int:
-    """Steps of each run."""
+def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, parts: tuple) -> tuple[int, float]:
+    """Steps of each run, and the minutes that all of them take (0: not measured)."""
     task, start = TASKS[make.data.task], next(reversed(make.starts))
     if not length.minutes:
         batch = own_config(make.data, make.encoders[start], 1, 1.0, make.size, make.options).train_dataloader.batch_size
         return max(math.ceil((length.epochs or task.epochs) * images / batch),
-                   SHORTEST if length.epochs else task.min_iters)
+                   SHORTEST if length.epochs else task.min_iters), 0.0
     timings = [OwnRun(start, len(parts[0]), seed, 1.0, 'timing') for seed in range(workers)]  # share the machine, too
     jobs = {run: make.job(run, parts[0], make.data.test, TIMED) for run in timings}
     for job in jobs.values():
@@ -178,7 +179,8 @@ def _length(length: Length, images: int, runs: int, workers: int, make: _Maker, 
         raise ValueError(f'the run that measures a step failed: {error}; see {jobs[run].folder / "log.txt"}')
     step = np.mean([_step_seconds(job.folder) for job in jobs.values()])
     rest = np.mean([result['seconds'] for result in found.values()]) - TIMED * step  # start and evaluation
-    return max(SHORTEST, round((60 * length.minutes * workers / runs - rest) / step))
+    iters = max(SHORTEST, round((60 * length.minutes * workers / runs - rest) / step))
+    return iters, (iters * step + rest) * runs / workers / 60
 
 
 def _step_seconds(folder: Path) -> float:
@@ -224,6 +226,17 @@ def _complete_seeds(
                          f'{run.name}, with {error}; see log.txt in its folder')
     return {name: {number: [by_number[number][seed] for seed in whole] for number in numbers}
             for name, by_number in scores.items()}
+
+
+def _about_sizes(encoders: dict[str, Checkpoint]) -> list[str]:
+    """A sentence where encoders are of different sizes, so that a difference is not of pre-training alone."""
+    sizes = {name: f'{encoder.embed_dim} wide, {encoder.depth} deep, {encoder.patch_size}-px patches'
+             for name, encoder in encoders.items() if name != RANDOM}
+    if len(set(sizes.values())) == 1:
+        return []
+    listed = '; '.join(f'{name}: {size}' for name, size in sizes.items())
+    return [f'The encoders differ in size ({listed}). Random weights are of the first one, so that the others differ '
+            'from them in size, too.']
 
 
 def _about_rivals(curves: dict[str, verdict.Curve], starts: dict, rivals: dict) -> list[str]:

@@ -62,6 +62,16 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
     assert data.split == 'as the data have it'
 
 
+@pytest.mark.parametrize('side', ['', 'train'])
+def test_images_outside_class_folders_are_counted(side: str, tmp_path: Path) -> None:
+    for part in ('train', 'val') if side else ('', ):
+        class_folders(tmp_path / part, dict(a=2, b=2))
+    assert 'not used' not in find_labelled(str(tmp_path)).layout
+    save(tmp_path / side / 'stray.png')
+    save(tmp_path / 'a' / '.hidden.png')
+    assert '(1 images outside of them are not used)' in find_labelled(str(tmp_path)).layout
+
+
 def test_folders_can_be_kept_together(tmp_path: Path) -> None:
     lines = ['path,label']
     for patient in range(12):

@@ -44,7 +44,7 @@ def a_run(
 @pytest.mark.parametrize(('run', 'said'), [
     (dict(), []),
     (dict(batch=64), ['batches of 64 leave 7 steps for each epoch of 500 images: train_dataloader.batch_size=16',
-                      '500 images x 200 epochs are only 1,400 steps of 64: train_cfg.max_epochs=128']),
+                      '200 epochs are only 1,400 steps of 64: train_cfg.max_epochs=128 with batches of 16']),
     (dict(epochs=100), ['only 1,500 steps of 32: train_cfg.max_epochs=256']),
     (dict(lr=1.9e-5), ['lr 1.9e-05 is low for batches of 32: optim_wrapper.optimizer.lr=0.0002 auto_scale']),
     (dict(lr=1.9e-5, epochs=20, started=True), []),

@@ -34,6 +34,12 @@ def start(tmp_path: Path, code: str, processes: str = '2') -> subprocess.Popen:
         env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'CODE': code, 'STARTED': str(tmp_path / 'on')})
 
 
+@pytest.mark.parametrize(('arguments', 'code'), [(['--help'], 0), ([], 2), (['CONFIG'], 2)])
+def test_its_usage(arguments: list[str], code: int) -> None:
+    ended = subprocess.run(['bash', 'tools/dist_train.sh', *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == code and 'tools/dist_train.sh CONFIG GPUS' in ended.stdout
+
+
 @pytest.mark.parametrize('code', [0, 1, 2, 3, 75])
 def test_it_ends_with_the_code_of_its_processes(tmp_path: Path, code: int) -> None:
     process = start(tmp_path, str(code))

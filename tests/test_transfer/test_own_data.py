@@ -13,7 +13,7 @@ from helpers.jobs import make_in_this_process
 from mmengine.config import Config
 from PIL import Image
 
-from mae_mm.checkpoint.contents import read_checkpoint
+from mae_mm.checkpoint.contents import Checkpoint, read_checkpoint
 from mae_mm.datasets.labelled import find_labelled, subset
 from mae_mm.engine import runner as launch
 from mae_mm.transfer import jobs, own_data
@@ -60,7 +60,10 @@ def test_starts_have_names_of_their_own() -> None:
         name_starts(['x/a.pth', 'x/a.pth'])
 
 
-def test_minutes_are_shared_by_runs_that_start_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('given', [4, 0.1])
+def test_minutes_are_shared_by_runs_that_start_and_evaluate(
+    given: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two at a time, as the runs: 10 s each, of which 20 steps of 0.2 s; validation logs another `time`."""
     def complete(jobs: dict, make: Callable, workers: int) -> tuple[dict, dict]:
         assert len(jobs) == workers == 2
@@ -77,8 +80,17 @@ def test_minutes_are_shared_by_runs_that_start_and_evaluate(tmp_path: Path, monk
     monkeypatch.setattr(own_data, 'complete', complete)
     maker = SimpleNamespace(
         data=SimpleNamespace(task='classification', test=['c']), starts=dict(random=None, mine='mine.pth'), job=job)
-    steps = own_data._length(Length(minutes=4), 30, 6, 2, maker, (['a'], ['b']))
-    assert steps == round((4 * 60 * 2 / 6 - 6) / 0.2)
+    steps, minutes = own_data._length(Length(minutes=given), 30, 6, 2, maker, (['a'], ['b']))
+    assert steps == max(32, round((given * 60 * 2 / 6 - 6) / 0.2))
+    assert minutes == pytest.approx(max(given, 6 * (6 + 32 * 0.2) / 2 / 60))
+
+
+def test_encoders_of_different_sizes_are_told() -> None:
+    small, wide = (Checkpoint({'patch_embed.proj.weight': torch.zeros(width, 3, 8, 8),
+                               'blocks.3.norm1.weight': torch.ones(width)}) for width in (32, 64))
+    assert own_data._about_sizes(dict(mine=small, again=small, random=small)) == []
+    line, = own_data._about_sizes(dict(mine=small, other=wide, random=small))
+    assert 'mine: 32 wide, 4 deep' in line and 'other: 64 wide' in line
 
 
 @pytest.mark.integration
