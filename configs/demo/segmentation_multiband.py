@@ -6,12 +6,13 @@ _base_ = 'segmentation.py'
 metainfo = dict(
     classes=['ground', 'oak', 'pine', 'maize', 'reed'],
     palette=[[120, 100, 80], [30, 140, 30], [20, 80, 60], [240, 210, 60], [130, 180, 220]])
+class_weight = [0.2, 1.0, 1.0, 1.0, 1.0]  # most pixels are ground, which any three bands tell from the rest
 model = dict(
     data_preprocessor=dict(
         mean=[20014, 19984, 19995, 20054, 19952, 20046], std=[2470, 2415, 2494, 2477, 2457, 2474], bgr_to_rgb=False),
     backbone=dict(in_chans=['blue', 'green', 'red', 'nir', 'swir1', 'swir2']),
-    decode_head=dict(num_classes=5),
-    auxiliary_head=dict(num_classes=5))
+    decode_head=dict(num_classes=5, loss_decode=dict(class_weight=class_weight)),
+    auxiliary_head=dict(num_classes=5, loss_decode=dict(class_weight=class_weight)))
 train_pipeline = [
     dict(type='mae_mm.LoadImage', bands=6),
     dict(type='LoadAnnotations'),
@@ -29,4 +30,7 @@ train_dataloader = dict(dataset=dict(
 val_dataloader = dict(dataset=dict(
     **data, data_prefix=dict(img_path='val', seg_map_path='labels/val'), pipeline=test_pipeline))
 test_dataloader = val_dataloader
-del data
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
+train_cfg = dict(max_iters=700, val_interval=700)
+default_hooks = dict(checkpoint=dict(interval=700))
+del data, class_weight
