@@ -1,7 +1,6 @@
 """Checkpoint files: only tensors and plain data are ever unpickled."""
 
 import argparse
-import hashlib
 import json
 import os
 import pickle
@@ -15,7 +14,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from mae_mm.checkpoint.hub import PARTIAL, locate
+from mae_mm.checkpoint.hub import PARTIAL, digest, locate
 from mae_mm.checkpoint.trust import contents_of
 
 CONFIGS = ('config.json', 'preprocessor_config.json')  # beside the weights: of the model, of its pixels
@@ -71,10 +70,7 @@ def read_content(path: str | Path) -> tuple[Mapping, dict]:
 
 def content_hash(path: str | Path) -> str:
     """SHA-256 of the weights that `read_content` reads."""
-    digest = hashlib.sha256()
-    for file in _weight_files(locate(path).path):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return digest(_weight_files(locate(path).path), 'sha256')
 
 
 def _weight_files(path: Path) -> list[Path]:

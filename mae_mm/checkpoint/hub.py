@@ -9,8 +9,9 @@ interrupted download is continued.
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ def _of_hub(address: str, name: str) -> tuple[Local, bool]:
 def _check_sha256(path: Path, name: str) -> None:
     """Compare a large file that was just fetched with its checksum, the name of its blob, and delete it if wrong."""
     blob = path.resolve()
-    if re.fullmatch('[0-9a-f]{64}', blob.name) and (found := _digest(blob, 'sha256')) != blob.name:
+    if re.fullmatch('[0-9a-f]{64}', blob.name) and (found := digest([blob], 'sha256')) != blob.name:
         blob.unlink()
         path.unlink()
         raise ValueError(
@@ -123,7 +124,7 @@ def _of_address(url: str, md5: str | None, name: str) -> tuple[Path, bool]:
         with open(partial, 'ab') as file:
             if size is None or file.tell() != size:
                 http_get(url, file, resume_size=file.tell(), expected_size=size, displayed_filename=path.name)
-        if md5 and not (found := _digest(partial, 'md5')).startswith(md5):
+        if md5 and not (found := digest([partial], 'md5')).startswith(md5):
             partial.unlink()
             raise ValueError(
                 f'{name}: {url} arrived damaged (MD5 {found[:12]}…, must begin with {md5}) and was deleted; try again')
@@ -179,7 +180,11 @@ def _blobs(folder: str) -> set[Path]:
     return {path.resolve() for path in Path(folder).rglob('*')}
 
 
-def _digest(path: Path, kind: str) -> str:
-    with open(path, 'rb') as file:
-        return hashlib.file_digest(file, kind).hexdigest() if hasattr(hashlib, 'file_digest') else (
-            hashlib.new(kind, file.read()).hexdigest())  # Python 3.10
+def digest(paths: Sequence[Path], kind: str) -> str:
+    """Of the bytes of files, one after the other, which may be larger than memory."""
+    total = hashlib.new(kind)
+    for path in paths:
+        with path.open('rb') as file:
+            for part in iter(partial(file.read, 1 << 24), b''):
+                total.update(part)
+    return total.hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 from mae_mm.datasets.limits import FORMATS, check_bytes
 from mae_mm.evaluation.feature_file import open_features
 from mae_mm.visualization.app_masks import MAX_BOARD, choose_mask, fit
-from mae_mm.visualization.app_viewer import MISTAKES, Features, Part, Viewer, picture_of, stored_size
+from mae_mm.visualization.app_viewer import MISTAKES, Features, Part, Viewer, png_uri, stored_size
 from mae_mm.visualization.panels import photos_of
 
 MAX_ASPECT = 50  # longer side / shorter side: the image is resized until the shorter one covers the model's
@@ -55,7 +55,7 @@ class Viewers:
         except MISTAKES:
             return None
         bits = ''.join(str(int(bit)) for bit in mask[0])
-        return dict(rows=grid[0], cols=grid[1], picture=picture_of(photo), mask=bits)
+        return dict(rows=grid[0], cols=grid[1], picture=png_uri(photo), mask=bits)
 
     def reconstructions(
         self, path: str | None, names: Sequence[str], sampler: str, ratio: float, seed: float, painted: object,

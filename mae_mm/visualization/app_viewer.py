@@ -193,10 +193,10 @@ def within(path: str, side: int) -> Iterator[str]:
         yield str(small)
 
 
-def picture_of(image: np.ndarray) -> str:
+def png_uri(image: np.ndarray) -> str:
     return data_uri(Image.fromarray(image).save, 'png')
 
 
 def figures_of(columns: dict[str, np.ndarray]) -> list[Figure]:
     """The first image of each column."""
-    return [Figure(picture_of(imgs[0]), heading) for heading, imgs in columns.items()]
+    return [Figure(png_uri(imgs[0]), heading) for heading, imgs in columns.items()]
