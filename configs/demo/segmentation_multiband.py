@@ -30,7 +30,7 @@ train_dataloader = dict(dataset=dict(
 val_dataloader = dict(dataset=dict(
     **data, data_prefix=dict(img_path='val', seg_map_path='labels/val'), pipeline=test_pipeline))
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(lr=3e-3))
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=1.0))  # the first blocks have to tell spectra apart, too
 train_cfg = dict(max_iters=700, val_interval=700)
 default_hooks = dict(checkpoint=dict(interval=700))
 del data, class_weight
