@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.limits import read_file
+from mae_mm.datasets.pixels import Reading
 
 FILE = 'fingerprints.npz'  # in the work folder of a pre-training
 SIDE = 12  # of the hash, in bits
@@ -78,7 +79,7 @@ def fingerprint(
     def one(name: str) -> tuple[bytes, bytes, bytes, bytes] | None:
         try:
             data = read(name)
-            picture = Image.fromarray(decode(data).permute(1, 2, 0).numpy())
+            picture = _picture(data, name)
         except (OSError, DecodeError):
             return None
         mirror = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -93,6 +94,18 @@ def fingerprint(
         [name for name, _ in kept], np.frombuffer(b''.join(digests), np.uint8).reshape(-1, 16),
         *(np.frombuffer(b''.join(column), np.uint64).reshape(-1, WORDS) for column in (hashes, mirrored)),
         np.frombuffer(b''.join(reduced), np.uint8).reshape(-1, REDUCED, REDUCED))
+
+
+def _picture(data: bytes, name: str) -> Image.Image:
+    """A photograph, or the mean of other bands, from its lowest value to its highest."""
+    try:
+        return Image.fromarray(decode(data).permute(1, 2, 0).numpy())
+    except DecodeError:
+        img = Reading('keep').open(data, 'unchanged', name)[:, :].astype(np.float32)
+        known = np.isfinite(img)
+        gray = np.where(known, img, 0).sum(2) / known.sum(2).clip(1)
+        low, high = gray.min(), gray.max()
+        return Image.fromarray(((gray - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)).convert('RGB')
 
 
 def _hash(picture: Image.Image) -> bytes:

@@ -53,6 +53,7 @@ class Stored(NamedTuple):
     names: tuple[str | None, ...] = ()  # of the bands, if they have any
     nodata: float | None = None  # the value that the file names for pixels without data
     window: tuple[float, float] | None = None  # the range of values that a DICOM file wants shown
+    inverted: float | None = None  # values are this number minus those that the file has
     levels: tuple[float, ...] = (1.0,)  # how many times smaller each level of the file's pyramid is
     place: dict | None = None  # `crs` and `transform` of a GeoTIFF
 
@@ -153,6 +154,8 @@ def _open_npy(source: bytes | str, level: int = 0) -> Stored:
         shape, fortran, dtype = header(file)
         if len(shape) not in (2, 3) or dtype.kind not in 'uif':
             raise DecodeError(f'array of {dtype} {shape}, must be numbers (H, W) or (H, W, C)')
+        if len(shape) == 3 and 4 * shape[0] < min(shape[1:]):
+            raise DecodeError(f'array of {shape}, which looks like (C, H, W), must be (H, W, C): np.moveaxis(x, 0, 2)')
         buffer = source if isinstance(source, bytes) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         array = np.ndarray(shape, dtype, buffer, file.tell(), order='F' if fortran else 'C')
     return _whole(array if array.ndim == 3 else array[..., None])
@@ -291,11 +294,12 @@ def _open_dicom(data: bytes, level: int = 0) -> Stored:
     padding = header.get('PixelPaddingValue') if samples == 1 else None
     marks = [center - width / 2, center + width / 2, np.ravel(np.nan if padding is None else padding).astype(float)]
     marks[2] = np.float32(marks[2]) * np.float32(slope) + np.float32(intercept)
-    if header.PhotometricInterpretation == 'MONOCHROME1':
+    inverted = header.PhotometricInterpretation == 'MONOCHROME1'
+    if inverted:
         ends = -1 if int(header.PixelRepresentation) else 2**int(header.BitsStored) - 1  # their sum
         ends = ends if (slope, intercept) == (1, 0) else np.float32(ends * slope + 2 * intercept)
         array, marks = ends - array, [ends - mark for mark in marks]
     low, high, padding = (float(mark[0]) for mark in marks)
     return _whole(
         array, nodata=None if math.isnan(padding) else padding,
-        window=(min(low, high), max(low, high)) if width[0] > 0 else None)
+        window=(min(low, high), max(low, high)) if width[0] > 0 else None, inverted=float(ends) if inverted else None)

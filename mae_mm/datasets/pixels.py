@@ -38,8 +38,8 @@ class Reading:
             GeoTIFF gives its bands. All of them by default.
         nodata: pixels without data: 'file' takes the value that a file names, a number is taken for all files, None
             for none. They become NaN, also where one is infinite; images with such a value are float32.
-        window: range of values (DICOM's centre and width), outside of which they are cut: two numbers, or 'file' to
-            take what a DICOM file names.
+        window: range of values (DICOM's centre and width), outside of which they are cut: two numbers, as the file has
+            them after rescaling and before an inversion, or 'file' to take what a DICOM file names.
     """
 
     dtype: str = 'uint8'
@@ -70,8 +70,10 @@ class Reading:
         except Exception as error:  # parsers raise whatever they raise
             raise DecodeError(f'cannot read {name}: {str(error) or type(error).__name__}') from error
 
-    def finish(self, img: np.ndarray, nodata: float | None = None, window: tuple[float, float] | None = None,
-               ) -> np.ndarray:
+    def finish(
+        self, img: np.ndarray, nodata: float | None = None, window: tuple[float, float] | None = None,
+        inverted: float | None = None,
+    ) -> np.ndarray:
         """(h, w, C) as stored -> with NaN for no data, cut to the window, in the type to deliver; order as stored."""
         nodata = self._marks(nodata)
         out = self._dtype(img.dtype, nodata)
@@ -81,6 +83,7 @@ class Reading:
             values = np.where(known, values, out.type('nan'))
         if isinstance(self.window, Sequence) and self.window != 'file':
             window = self.window[0] - self.window[1] / 2, self.window[0] + self.window[1] / 2
+            window = window if inverted is None else (inverted - window[1], inverted - window[0])
         if self.window and window:
             values = np.clip(values.astype(np.float32), *window)
             values = values if out.kind == 'f' else values.round()
@@ -110,6 +113,7 @@ class OpenedImage:
     def __init__(self, stored: Stored, reading: Reading, channels: str, name: str, part: Part = WHOLE) -> None:
         self.stored, self.reading, self.channels, self.part = stored, reading, channels, part
         self.bands = choose_bands(reading.bands, stored.shape[2], stored.names)
+        self.names = tuple(stored.names[band] for band in self.bands) if any(stored.names) else ()
         height, width = part.height or stored.shape[0], part.width or stored.shape[1]
         self.name = f'{name}[{part.top}:{part.top + height}, {part.left}:{part.left + width}]' if part.height else name
         self.shape = (height, width, len(self.bands))
@@ -136,7 +140,7 @@ class OpenedImage:
             rows = slice(self.part.top + top, self.part.top + bottom)
             columns = slice(self.part.left + left, self.part.left + right)
             img = self.stored.read(rows, columns, self.bands)
-            img = self.reading.finish(img, self.stored.nodata, self.stored.window)
+            img = self.reading.finish(img, self.stored.nodata, self.stored.window, self.stored.inverted)
             return img if self.channels == 'unchanged' else convert_array(img, self.channels, 'rgb', self.reading.dtype)
         except Exception as error:  # parsers raise whatever they raise
             raise DecodeError(f'cannot read {self.name}: {str(error) or type(error).__name__}') from error

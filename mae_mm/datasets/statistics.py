@@ -21,6 +21,7 @@ class Summary(NamedTuple):
     low: np.ndarray  # (C,)
     high: np.ndarray  # (C,)
     pixels: np.ndarray  # (k, C), some of them, the same places in all bands
+    names: tuple[str | None, ...]  # of the bands, if the file has any
 
 
 class Summarize:
@@ -32,10 +33,10 @@ class Summarize:
     def __call__(self, results: dict) -> dict:
         inputs = results.get('inputs')
         img = results['img'].transpose(2, 0, 1) if inputs is None else np.moveaxis(inputs.numpy(), -3, 0)
-        return dict(summary=summarize(img.reshape(len(img), -1), self.kept))
+        return dict(summary=summarize(img.reshape(len(img), -1), self.kept, results.get('band_names', ())))
 
 
-def summarize(bands: np.ndarray, kept: int) -> Summary:
+def summarize(bands: np.ndarray, kept: int, names: tuple[str | None, ...] = ()) -> Summary:
     """(C, pixels) of any type, NaN where there is no data -> their summary, with some of the pixels."""
     rows = []
     for band in bands:  # one after the other: float64 takes eight times the memory
@@ -45,7 +46,8 @@ def summarize(bands: np.ndarray, kept: int) -> Summary:
             known.min(initial=np.inf), known.max(initial=-np.inf)])
     places = np.random.default_rng(0).integers(0, bands.shape[1], kept)
     pixels = bands[:, places].T.astype(np.float32)
-    return Summary(bands.dtype.name, *np.array(rows).T, np.where(np.isfinite(pixels), pixels, np.float32(np.nan)))
+    pixels = np.where(np.isfinite(pixels), pixels, np.float32(np.nan))
+    return Summary(bands.dtype.name, *np.array(rows).T, pixels, names)
 
 
 class Statistics(NamedTuple):
@@ -62,6 +64,7 @@ class Statistics(NamedTuple):
     without_data: list[float]  # share of the pixels
     clipped_mean: list[float]  # of pixels cut to the outer percentiles
     clipped_std: list[float]
+    names: dict[tuple[str | None, ...], int]  # of the bands, and how many images have these; () for none
 
 
 def merge(summaries: Iterable[Summary]) -> Statistics:
@@ -85,7 +88,8 @@ def merge(summaries: Iterable[Summary]) -> Statistics:
         images, dict(Counter(one.dtype for one in chosen)), dict(others), _digits(mean),
         _digits(np.where(low < high, np.sqrt(variance), 1)), _digits(low), _digits(high),
         {p: _digits(row) for p, row in zip(PERCENTILES, percentiles, strict=True)}, _digits(1 - share.mean(0)),
-        _digits(np.nanmean(clipped, 0)), [one or 1.0 for one in _digits(np.nanstd(clipped, 0))])
+        _digits(np.nanmean(clipped, 0)), [one or 1.0 for one in _digits(np.nanstd(clipped, 0))],
+        dict(Counter(tuple(one.names) for one in chosen)))
 
 
 def _digits(values: np.ndarray) -> list[float]:

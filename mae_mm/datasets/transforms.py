@@ -110,6 +110,7 @@ class ReadImage:
         source = self.read(results)
         if isinstance(source, bytes):
             return self.decode(source, results)
+        results['band_names'] = getattr(source, 'names', ())
         return source[:, :]
 
     def read(self, results: dict) -> bytes | np.ndarray | OpenedImage:

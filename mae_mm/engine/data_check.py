@@ -38,6 +38,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...] = LOADERS) -> None:
                         f'  own data:   --cfg-options {where}.{key}=PATH\n'
                         f'  demo data:  {DEMO}')
             check_channel_order(cfg, dataset, where)
+            check_bands(cfg, dataset, where)
             if loader == LOADERS[0] or cfg.model.type == 'mae_mm.MAE':
                 check_size(cfg, dataset, where)
         coco.check_loader(cfg, loader)
@@ -53,6 +54,16 @@ def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
                 raise ValueError(
                     f'{where}.pipeline begins with {first["type"]}, which delivers RGB, and {key}.{option}=True would '
                     f'swap its channels: --cfg-options {key}.{option}=False')
+
+
+def check_bands(cfg: Config, dataset: ConfigDict, where: str) -> None:
+    """Refuse bands that are read in another order than the model names them: weights would go to wrong ones."""
+    named = [(cfg.model.get('backbone') or {}).get('in_chans'),
+             next(iter(dataset.get('pipeline') or []), {}).get('bands')]
+    if all(isinstance(one, list | tuple) and all(isinstance(name, str) for name in one) for one in named) and (
+            [*named[0]] != [*named[1]]):
+        raise ValueError(f'{where}.pipeline.0.bands={[*named[1]]} differs from model.backbone.in_chans={[*named[0]]}: '
+                         'both must have the same names in the same order')
 
 
 def check_size(cfg: Config, dataset: ConfigDict, where: str) -> None:

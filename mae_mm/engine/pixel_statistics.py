@@ -19,7 +19,8 @@ def pixel_statistics(
     found, broken = measure(
         dict(dataset, pipeline=[dict(type='mae_mm.LoadImage', **reading)]), workers, images)
     photos = [*found.types] == ['uint8'] and len(found.mean) == 3 and not reading
-    options = {} if photos else dict(dtype=best_dtype(found), bands=reading.get('bands') or len(found.mean))
+    names = band_names(found)
+    options = {} if photos else dict(dtype=best_dtype(found), bands=reading.get('bands') or names or len(found.mean))
     options |= {key: reading[key] for key in ('nodata', 'window') if key in reading}
     low, high = (found.percentiles[one] for one in (PERCENTILES[0], PERCENTILES[-1]))
     pixels = dict(mean=found.mean, std=found.std)
@@ -32,7 +33,7 @@ def pixel_statistics(
           f'or, without the outermost pixels: {keywords(clipped)}')
     if out:
         extensions = {key: dataset[key] for key in ('extensions', ) if key in dataset}
-        text = derived_config(config, out, extensions, options, pixels)
+        text = derived_config(config, out, extensions, options, pixels, None if photos else names)
         write_beside(out, lambda part: part.write_text(text))
         print(f'\n{out} is written: python tools/train.py {out} --data {root}')
 
@@ -43,12 +44,24 @@ def table(found: Statistics) -> list[str]:
     lines = [f'{found.images:,} images of {len(found.mean)} bands; types: {types}']
     lines += [f'{count:,} images have {bands} bands and are left out: bands={len(found.mean)} refuses them'
               for bands, count in found.others.items()]
+    if len(found.names) > 1:
+        lines += ['the names of the bands differ, and so may their order: name those to take, in their order, in '
+                  '--reading bands=…']
+        lines += [f'  {count:,} images: {", ".join(map(str, names)) or "no names"}'
+                  for names, count in found.names.items()]
     names = ('band', 'mean', 'deviation', 'lowest', *(f'{p} %' for p in PERCENTILES), 'highest', 'no data')
     columns = (found.mean, found.std, found.low, *found.percentiles.values(), found.high)
     lines.append(''.join(f'{name:>12}' for name in names))
-    for band, row in enumerate(zip(*columns, found.without_data, strict=True), 1):
+    bands = band_names(found) or range(1, len(found.mean) + 1)
+    for band, *row in zip(bands, *columns, found.without_data, strict=True):
         lines.append(f'{band:>12}' + ''.join(f'{value:>12g}' for value in row[:-1]) + f'{row[-1]:>12.2%}')
     return lines
+
+
+def band_names(found: Statistics) -> list[str] | None:
+    """Of the bands, if all files have the same ones, and a name for each band."""
+    names, *others = found.names
+    return None if others or not all(names) or len({*names}) < len(found.mean) else [*names]
 
 
 def best_dtype(found: Statistics) -> str:
@@ -61,14 +74,16 @@ def keywords(options: dict) -> str:
     return ', '.join(f'{key}={value!r}' for key, value in options.items())
 
 
-def derived_config(config: str, out: str, dataset: dict, options: dict, pixels: dict) -> str:
+def derived_config(
+    config: str, out: str, dataset: dict, options: dict, pixels: dict, names: list[str] | None,
+) -> str:
     """`config` for these images: extensions, bands, types, mean and deviation are set."""
     base = load_config(config)
     lines = [
         f'"""{Path(config).name} for other pixels, by tools/pixel_statistics.py."""',
         f'_base_ = {os.path.relpath(config, Path(out).parent)!r}',
         'model = dict(', f'    data_preprocessor=dict({keywords(pixels)}),',
-        f'    backbone=dict(in_chans={len(pixels["mean"])}))']
+        f'    backbone=dict(in_chans={names or len(pixels["mean"])}))']
     for loader in LOADERS[:2]:
         steps = [dict(step) for step in base[loader].dataset.pipeline]
         steps[0].update(options)

@@ -69,6 +69,17 @@ def own_config(data: Labelled, encoder: Checkpoint, iters: int, rate: float, siz
     return cfg
 
 
+def check_photographs(encoder: Checkpoint) -> None:
+    """Refuse an encoder of other pixels than 8-bit photographs, as which images of one's own are read."""
+    dtype = encoder.settings.get('reading', {}).get('dtype', 'uint8')
+    if dtype != 'uint8':
+        chans = encoder.tensors['patch_embed.proj.weight'].shape[1]
+        raise ValueError(
+            f'{encoder.source} was pre-trained on images of {chans} bands, dtype={dtype!r}; --data reads 8-bit '
+            'photographs. Fine-tune it with a config: docs/pixels.md, Hosts, shows how; configs/demo/*_multiband.py '
+            'are whole examples')
+
+
 def _fill_classification(cfg: Config, data: Labelled, encoder: Checkpoint, side: int, patch: int) -> None:
     cfg.model.head.update(num_classes=len(data.classes), in_channels=encoder.embed_dim)
     cfg.data_preprocessor.num_classes = len(data.classes)

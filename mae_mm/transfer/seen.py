@@ -38,10 +38,15 @@ def find_seen(data: Labelled, checkpoints: Sequence[str]) -> Seen:
         return Seen({}, [f'{source} ({count:,} images are too many)' for source in (TRAINING, *sources)])
     train, test = (fingerprint([f'{data.root}/{sample.name}' for sample in samples], desc=f'copies: {side} images')
                    for side, samples in dict(training=data.train, test=data.test).items())
-    leaks, unknown = {TRAINING: find_leaks(test, train)}, []
+    unreadable = {side: len(samples) - len(found.names) for side, samples, found in (
+        ('training', data.train, train), ('test', data.test, test))}
+    leaks = {TRAINING: find_leaks(test, train)}
+    unknown = [f'{count} {side} images (they cannot be read)' for side, count in unreadable.items() if count]
     for path, source in zip(checkpoints, sources, strict=True):
         if (file := Path(path).parent / FILE).exists():
-            leaks[source] = find_leaks(test, load_fingerprints(file))
+            known = load_fingerprints(file)
+            leaks |= {source: find_leaks(test, known)} if known.names else {}
+            unknown += [] if known.names else [f'{source} ({FILE} beside it has no images)']
         else:
             unknown.append(f'{source} (no {FILE} beside it)')
     if len(leaks[TRAINING]) > REPEATED * len(data.test):

@@ -49,6 +49,24 @@ def test_copies_are_found_and_others_are_not(folder: Path, tmp_path: Path) -> No
         ('half.png', 'train5.png', 'same picture'), ('mirrored.png', 'train6.png', 'mirrored')]
 
 
+def test_images_of_other_bands_and_types(tmp_path: Path) -> None:
+    def bands(seed: int) -> np.ndarray:
+        gray = np.asarray(picture(seed).convert('L'), np.float32)[..., None]
+        return gray * 30 + np.arange(6)
+
+    for i in range(6):
+        np.save(tmp_path / f'{i}.npy', bands(i))
+    np.save(tmp_path / 'flat.npy', np.full((20, 20, 6), np.nan))
+    (tmp_path / 'same.npy').write_bytes((tmp_path / '2.npy').read_bytes())
+    np.save(tmp_path / 'gain.npy', (bands(3)[:, ::-1] * 2).astype(np.uint16))
+    np.save(tmp_path / 'other.npy', bands(9))
+    train, test = (fingerprint([f'{tmp_path}/{name}.npy' for name in names]) for names in (
+        [*range(6), 'flat'], ['same', 'gain', 'other']))
+    assert len(train.names) == 6
+    assert [(leak.train[-5:], leak.how) for leak in find_leaks(test, train)] == [
+        ('2.npy', 'same file'), ('3.npy', 'mirrored')]
+
+
 def test_no_training_images(folder: Path) -> None:
     test = fingerprint([f'{folder}/same.png'])
     assert find_leaks(test, fingerprint([])) == []

@@ -112,6 +112,14 @@ def test_pages_of_a_volume_and_a_pyramid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / 'b.ome.tif'), img)
 
 
+def test_arrays_with_the_bands_first_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', ramp(6).transpose(2, 0, 1))
+    with pytest.raises(DecodeError, match=r'a\.npy: array of \(6, 40, 48\), which looks like \(C, H, W\)'):
+        read(tmp_path / 'a.npy')
+    np.save(tmp_path / 'b.npy', np.zeros((16, 16, 60), np.uint16))
+    assert read(tmp_path / 'b.npy').shape == (16, 16, 60)
+
+
 def test_dicom_values_are_those_of_its_modality(tmp_path: Path) -> None:
     img = ramp(1) - np.uint16(5)  # 0 and 65531 first
     write_dicom(tmp_path / 'a.dcm', img, RescaleSlope=0.5, RescaleIntercept=-1024, WindowCenter=0, WindowWidth=100)
@@ -122,6 +130,8 @@ def test_dicom_values_are_those_of_its_modality(tmp_path: Path) -> None:
     write_dicom(tmp_path / 'b.dcm', img, PhotometricInterpretation='MONOCHROME1', PixelPaddingValue=7)
     assert np.array_equal(read(tmp_path / 'b.dcm', nodata=None), 65535 - img)
     assert np.array_equal(np.isnan(read(tmp_path / 'b.dcm')), img == 7)
+    cut = read(tmp_path / 'b.dcm', nodata=None, window=(1000, 400))  # of the file's values, before they are inverted
+    assert np.array_equal(cut, 65535 - np.clip(img, 800, 1200))
     signed = (ramp(1) - 900).astype(np.int16)
     write_dicom(tmp_path / 'c.dcm', signed, PixelPaddingValue=-900)
     out = read(tmp_path / 'c.dcm')

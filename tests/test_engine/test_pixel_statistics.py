@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.pixels import ramp, write_geotiff
+from helpers.pixels import NAMES, ramp, write_geotiff
 from helpers.reliability import save_images
 from helpers.tools import run_tool
 
@@ -38,8 +38,13 @@ def test_a_folder_and_its_config(folder: Path, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(cfg.model.data_preprocessor.std, 58 * np.arange(1, 7), rtol=0.01)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         step, = loader.dataset.pipeline
-        assert (step.dtype, step.bands, step.size) == ('float32', 6, 48)
-    assert cfg.model.backbone.in_chans == 6
+        assert (step.dtype, step.bands, step.size) == ('float32', [*NAMES], 48)
+    assert cfg.model.backbone.in_chans == [*NAMES]
+    write_geotiff(folder / 'turned.tif', ramp(), NAMES[::-1])
+    pixel_statistics(str(folder), None, 0, {}, 'configs/demo/mae_pretrain.py', str(tmp_path / 'mine.py'))
+    out = capsys.readouterr().out
+    assert 'the names of the bands differ' in out and '1 images: swir2, swir1, nir' in out and '13 images: blue' in out
+    assert load_config(str(tmp_path / 'mine.py')).model.backbone.in_chans == 6
 
 
 def test_options(folder: Path, tmp_path: Path, capsys) -> None:

@@ -18,7 +18,7 @@ from mae_mm.datasets.labelled import find_labelled, subset
 from mae_mm.engine import runner as launch
 from mae_mm.transfer import jobs, own_data
 from mae_mm.transfer.own_data import Length, compare_starts, make_own_run
-from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
+from mae_mm.transfer.own_recipes import TASKS, check_photographs, own_config, use_images
 from mae_mm.transfer.own_report import write_verdict
 from mae_mm.transfer.per_image import load_score
 from mae_mm.transfer.probing import probe_checkpoints
@@ -91,6 +91,13 @@ def test_encoders_of_different_sizes_are_told() -> None:
     assert own_data._about_sizes(dict(mine=small, again=small, random=small)) == []
     line, = own_data._about_sizes(dict(mine=small, other=wide, random=small))
     assert 'mine: 32 wide, 4 deep' in line and 'other: 64 wide' in line
+
+
+def test_encoders_of_other_pixels_are_refused() -> None:
+    tensors = {'patch_embed.proj.weight': torch.zeros(8, 6, 8, 8)}
+    check_photographs(Checkpoint(tensors))
+    with pytest.raises(ValueError, match=r"six\.pth was pre-trained on images of 6 bands, dtype='uint16'"):
+        check_photographs(Checkpoint(tensors, settings=dict(reading=dict(dtype='uint16', bands=6)), source='six.pth'))
 
 
 @pytest.mark.integration

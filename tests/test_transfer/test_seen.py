@@ -45,6 +45,15 @@ def test_copies_in_pre_training_are_named_and_left_out(data: Labelled, tmp_path:
     assert abs(left - right[:, ::-1]).mean() < 8 < abs(left - right).mean()
 
 
+def test_what_could_not_be_compared_is_said(data: Labelled, tmp_path: Path) -> None:
+    fingerprint([]).save(tmp_path / FILE)
+    Path(data.root, data.test[0].name).write_bytes(b'no image')
+    seen = find_seen(data, [str(tmp_path / 'run.pth')])
+    assert list(seen.leaks) == [TRAINING]
+    assert seen.unknown == ['1 test images (they cannot be read)',
+                            f'the pre-training of {tmp_path}/run.pth ({FILE} beside it has no images)']
+
+
 def test_a_test_part_that_repeats_the_training_part_is_refused(data: Labelled) -> None:
     with pytest.raises(ValueError, match='12 of 12 test images are copies of training images'):
         find_seen(data._replace(test=data.train), [])

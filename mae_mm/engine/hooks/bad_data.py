@@ -1,5 +1,6 @@
 """Unreadable images: listed in a file, and tolerated up to a share of the data set."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -70,4 +71,5 @@ class BadDataHook(Hook):
             raise TrainingStopped(printable(
                 f'{of_all}, more than the tolerated share of {self.max_share:.2%}; listed in {self.file}. Fix '
                 'or remove them (python tools/check_dataset.py finds all of them), or tolerate more: --cfg-options '
-                'default_hooks.bad_data.max_share=0.05; then continue with --resume'))
+                f'default_hooks.bad_data.max_share={min(1, math.ceil(150 * count / len(dataset)) / 100):g}; then '
+                'continue with --resume'))
