@@ -116,13 +116,12 @@ def compare_on_own_data(args: argparse.Namespace, workers: int) -> None:
     from mae_mm.checkpoint.contents import read_checkpoint
     from mae_mm.datasets.labelled import find_labelled
     from mae_mm.transfer.own_data import Length, compare_starts
-    from mae_mm.transfer.own_recipes import check_photographs
     from mae_mm.transfer.own_report import write_verdict
     from mae_mm.transfer.probing import probe_checkpoints
     from mae_mm.transfer.seen import describe, draw_pairs, find_seen, leave_out
 
     for checkpoint in args.checkpoints:  # before many images are read
-        check_photographs(read_checkpoint(checkpoint))
+        read_checkpoint(checkpoint)
     data, out = find_labelled(args.data, args.split_by), Path(args.out)
     print(data, flush=True)
     if args.probes and data.task != 'classification':

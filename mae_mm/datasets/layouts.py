@@ -11,10 +11,12 @@ import numpy as np
 
 from mae_mm.datasets.checks import coco
 from mae_mm.datasets.find import find_images, on_disk
-from mae_mm.datasets.limits import open_image, upright_size
+from mae_mm.datasets.limits import open_image
+from mae_mm.datasets.pixel_files import extensions_of, image_size
 
 TRAIN, TEST = ('train', 'training', 'train2017'), ('test', 'val', 'valid', 'validation', 'val2017', 'testing')
 IMAGES = ('images', 'imgs', 'image', 'img', 'jpegimages')
+ANY = extensions_of('keep')  # of images
 MAP_TYPES = ('.png', '.tif', '.tiff', '.bmp')
 LABEL_MAPS = ('labels', 'masks', 'annotations', 'label', 'mask', 'segmentationclass', 'gt')
 PATH_COLUMNS = ('path', 'file', 'filename', 'file_name', 'image', 'img', 'name')
@@ -70,7 +72,7 @@ def recognise(path: Path) -> Part:
         return _read_label_maps(path, *maps)
     if folders:
         return _read_class_folders(path, folders)
-    images = sum(1 for _ in find_images(str(path)))
+    images = sum(1 for _ in find_images(str(path), ANY))
     raise ValueError(
         f'--data {path} has no labels (images found: {images}). Want class folders (PATH/CLASS/*.jpg, also below '
         'train/ and val/), a table PATH/*.csv with the columns path and label, COCO annotations (PATH/*.json), or '
@@ -87,13 +89,13 @@ def _sides(path: Path) -> dict[str, Path]:
 def _class_folders(path: Path) -> dict[str, list[str]]:
     """The images below each folder that has some, relative to `path`."""
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
-    found = {name: [f'{name}/{image}' for image in find_images(str(path / name))] for name in names}
+    found = {name: [f'{name}/{image}' for image in find_images(str(path / name), ANY)] for name in names}
     return {name: images for name, images in found.items() if images}
 
 
 def _read_class_folders(path: Path, sides: dict[str, dict[str, list[str]]]) -> Part:
     classes = sorted({name for folders in sides.values() for name in folders})
-    outside = sum(1 for _ in find_images(str(path))) - sum(map(len, chain.from_iterable(
+    outside = sum(1 for _ in find_images(str(path), ANY)) - sum(map(len, chain.from_iterable(
         folders.values() for folders in sides.values())))
     without = f' ({outside} images outside of them are not used)' if outside else ''
     if set(sides) == {'train', 'test'}:
@@ -245,7 +247,7 @@ def _label_map_folders(path: Path) -> list[Path]:
 def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
     """Pairs of the same relative stem; classes are the values that occur, or the lines of classes.txt."""
     by_stem, map_of, twice = {}, {}, []
-    for of_stem, names in (by_stem, find_images(str(images))), (map_of, find_images(str(maps), MAP_TYPES)):
+    for of_stem, names in (by_stem, find_images(str(images), ANY)), (map_of, find_images(str(maps), MAP_TYPES)):
         for name in names:
             stem = unicodedata.normalize('NFC', os.path.splitext(name)[0])
             twice += [f'{of_stem[stem]} and {name}'] if stem in of_stem else []
@@ -256,7 +258,7 @@ def _read_label_maps(path: Path, images: Path, maps: Path) -> Part:
     highest, colour, sizes, unreadable = -1, [], [], []
     for stem in sorted(set(by_stem) & set(map_of)):
         try:
-            size, values = upright_size(images / by_stem[stem]), np.asarray(open_image(maps / map_of[stem]))
+            size, values = image_size(images / by_stem[stem]), np.asarray(open_image(maps / map_of[stem]))
         except OSError:
             unreadable.append(f'{by_stem[stem]} or {map_of[stem]}')
             continue

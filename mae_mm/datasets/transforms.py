@@ -107,11 +107,11 @@ class ReadImage:
 
     def load(self, results: dict) -> np.ndarray:
         """Take the image out of the results, decoded: (H, W, C). Errors as of `read`."""
-        source = self.read(results)
-        if isinstance(source, bytes):
-            return self.decode(source, results)
-        results['band_names'] = getattr(source, 'names', ())
-        return source[:, :]
+        return self.pixels(self.read(results), results)
+
+    def pixels(self, source: bytes | np.ndarray | OpenedImage, results: dict) -> np.ndarray:
+        """All of what `read` took, (H, W, C)."""
+        return self.decode(source, results) if isinstance(source, bytes) else source[:, :]
 
     def read(self, results: dict) -> bytes | np.ndarray | OpenedImage:
         """Take the content of the file, or `decoded` or `img` as (H, W, C) in the order of `channels`.
@@ -152,8 +152,8 @@ class ReadImage:
 class LoadImage(ReadImage):
     """Read an image for the pipeline of a host (mmpretrain, mmdet, mmseg), in place of its `LoadImageFromFile`.
 
-    Adds `img`, (H, W, C) of the file's type, `img_shape` and `ori_shape`, (H, W). Colours are RGB: leave out the
-    preprocessor's `to_rgb` and `bgr_to_rgb`.
+    Adds `img`, (H, W, C) of the file's type, `img_shape` and `ori_shape`, (H, W), and `band_names`, if the file has
+    any. Colours are RGB: leave out the preprocessor's `to_rgb` and `bgr_to_rgb`.
 
     Args:
         channels, array_order, reading: see `ReadImage`.
@@ -165,8 +165,10 @@ class LoadImage(ReadImage):
         super().__init__(channels, array_order, dtype=dtype, **reading)
 
     def __call__(self, results: dict) -> dict:
-        img = np.ascontiguousarray(self.load(results))
-        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
+        source = self.read(results)
+        img = np.ascontiguousarray(self.pixels(source, results))
+        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2],
+                       band_names=getattr(source, 'names', ()))
         return results
 
 

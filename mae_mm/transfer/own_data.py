@@ -116,7 +116,8 @@ def compare_starts(
     scores: dict[str, dict[int, dict[int, Score]]] = {start: defaultdict(dict) for start in starts}
     for run in found:
         scores[run.start][run.labels][run.seed] = load_score(jobs[run].folder / 'per_image.npz')
-    rivals = _rivals(data, subsets, numbers, out / 'rivals') if data.task == 'classification' else {}
+    reading = next((one.settings['reading'] for one in encoders.values() if 'reading' in one.settings), None)
+    rivals = _rivals(data, subsets, numbers, out / 'rivals', reading) if data.task == 'classification' else {}
     replicates = DETECTION_REPLICATES if data.task == 'detection' else verdict.REPLICATES
     curves = verdict.make_curves(
         _complete_seeds({**scores, **rivals}, seeds, failed), len(data.test), replicates=replicates)
@@ -192,6 +193,7 @@ def _step_seconds(folder: Path) -> float:
 
 def _rivals(
     data: Labelled, subsets: dict[tuple[float, int], list[Sample]], numbers: dict[float, int], folder: Path,
+    reading: dict | None,
 ) -> dict[str, dict[int, dict[int, Score]]]:
     """Classifiers of pixels, on the same labels and test images; what is complete is kept in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +204,7 @@ def _rivals(
         file = folder / f'{numbers[fraction]}labels_seed{seed}_{key:016x}.npz'
         if not file.exists():
             pixels = pixels or {sample.name: row for part in (data.train, data.test)
-                                for sample, row in zip(part, read_pixels(data.root, part), strict=True)}
+                                for sample, row in zip(part, read_pixels(data.root, part, reading), strict=True)}
             sides = [(np.stack([pixels[sample.name] for sample in part]), np.array([sample.label for sample in part]))
                      for part in (samples, data.test)]
             np.savez(file, **rival_hits(*sides[0], *sides[1], seed))

@@ -18,6 +18,7 @@ from mae_mm.engine.runner import load_config
 from mae_mm.transfer.types import Metric
 
 TAPS = (1 / 3, 1 / 2, 2 / 3, 1)  # of the depth: the blocks that UperNet reads
+PIXELS = ('mean', 'std', 'clip', 'per_image')  # settings of a checkpoint that normalise
 LARGER = 4 / 3  # times the side of pre-training: detection and segmentation have smaller objects
 
 
@@ -29,12 +30,16 @@ class Task(NamedTuple):
     metric: Metric
     min_iters: int  # shortest default length
     epochs: int  # default length, of all training labels
+    host: str  # its preprocessor
 
 
 TASKS = dict(
-    classification=Task('configs/own_data/classification.py', 'accuracy/top1', Metric('top-1'), 200, 30),
-    segmentation=Task('configs/own_data/segmentation.py', 'mIoU', Metric('mIoU'), 400, 20),
-    detection=Task('configs/own_data/detection.py', 'coco/bbox_mAP', Metric('box AP', 100.0), 600, 20))
+    classification=Task('configs/own_data/classification.py', 'accuracy/top1', Metric('top-1'), 200, 30,
+                        'mmpretrain.ClsDataPreprocessor'),
+    segmentation=Task('configs/own_data/segmentation.py', 'mIoU', Metric('mIoU'), 400, 20,
+                      'mmseg.SegDataPreProcessor'),
+    detection=Task('configs/own_data/detection.py', 'coco/bbox_mAP', Metric('box AP', 100.0), 600, 20,
+                   'mmdet.DetDataPreprocessor'))
 
 
 def own_config(data: Labelled, encoder: Checkpoint, iters: int, rate: float, size: int | None = None,
@@ -59,8 +64,7 @@ def own_config(data: Labelled, encoder: Checkpoint, iters: int, rate: float, siz
         in_chans=chans)
     {'classification': _fill_classification, 'segmentation': _fill_segmentation, 'detection': _fill_detection}[
         data.task](cfg, data, encoder, side, patch)
-    preprocessor = cfg.data_preprocessor if data.task == 'classification' else cfg.model.data_preprocessor
-    preprocessor.update({key: encoder.settings[key] for key in ('mean', 'std') if key in encoder.settings})
+    _read_as_pretrained(cfg, data.task, encoder)
     if torch.cuda.is_available():  # one run at a time, whose images the CPUs decode
         cfg.train_dataloader.update(num_workers=min(8, os.cpu_count()), persistent_workers=True)
     cfg.optim_wrapper.optimizer.lr *= rate
@@ -69,15 +73,19 @@ def own_config(data: Labelled, encoder: Checkpoint, iters: int, rate: float, siz
     return cfg
 
 
-def check_photographs(encoder: Checkpoint) -> None:
-    """Refuse an encoder of other pixels than 8-bit photographs, as which images of one's own are read."""
-    dtype = encoder.settings.get('reading', {}).get('dtype', 'uint8')
-    if dtype != 'uint8':
-        chans = encoder.tensors['patch_embed.proj.weight'].shape[1]
-        raise ValueError(
-            f'{encoder.source} was pre-trained on images of {chans} bands, dtype={dtype!r}; --data reads 8-bit '
-            'photographs. Fine-tune it with a config: docs/pixels.md, Hosts, shows how; configs/demo/*_multiband.py '
-            'are whole examples')
+def _read_as_pretrained(cfg: Config, task: str, encoder: Checkpoint) -> None:
+    """Read and normalise images as the pre-training did: any bands and types, where it read more than photographs."""
+    pixels = {key: encoder.settings[key] for key in PIXELS if key in encoder.settings}
+    owner = cfg if task == 'classification' else cfg.model
+    if not (reading := encoder.settings.get('reading')):
+        owner.data_preprocessor.update({key: pixels[key] for key in ('mean', 'std') if key in pixels})
+        return
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        first = loader.dataset.pipeline[0] if task == 'classification' else dict(type='mae_mm.LoadImage')
+        loader.dataset.pipeline[0] = {**first, **reading}
+    host = {key: value for key, value in owner.data_preprocessor.items()
+            if key not in ('type', 'mean', 'std', 'to_rgb', 'bgr_to_rgb')}
+    owner.data_preprocessor = dict(type='mae_mm.ImagePreprocessor', **pixels, host=dict(type=TASKS[task].host, **host))
 
 
 def _fill_classification(cfg: Config, data: Labelled, encoder: Checkpoint, side: int, patch: int) -> None:

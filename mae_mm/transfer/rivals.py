@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.layouts import Sample, some
 from mae_mm.datasets.limits import read_file
+from mae_mm.datasets.transforms import LoadImage
 
 SIDE = 32  # pixels to which images are reduced
 MAX_IMAGES = 10_000  # of training: the cost of an SVM is quadratic
@@ -19,21 +22,33 @@ COMPONENTS = 128  # principal components: an SVM of 3,072 pixels takes minutes
 STRENGTHS = (0.1, 1.0, 10.0)  # of C, three values, as for the learning rates
 
 
-def read_pixels(root: str, samples: Sequence[Sample]) -> np.ndarray:
-    """(N, SIDE * SIDE * 3) float32 in [0, 1]; zeros, with a warning, for files that cannot be read."""
-    pixels, unreadable = np.zeros((len(samples), SIDE, SIDE, 3), np.float32), []
-    for row, sample in zip(pixels, samples, strict=True):
+def read_pixels(root: str, samples: Sequence[Sample], reading: dict | None = None) -> np.ndarray:
+    """(N, SIDE * SIDE * C) float32; zeros, with a warning, for files that cannot be read.
+
+    Photographs are in [0, 1]; `reading` are options of `mae_mm.LoadImage` for other bands and types.
+    """
+    rows, unreadable = [], []
+    for sample in samples:
         try:
-            img = decode(read_file(f'{root}/{sample.name}'))
+            rows.append(_reduced(f'{root}/{sample.name}', reading))
         except (OSError, DecodeError):
+            rows.append(np.float32(0))
             unreadable.append(sample.name)
-            continue
-        small = Image.fromarray(img.permute(1, 2, 0).numpy()).resize((SIDE, SIDE), Image.Resampling.BOX)
-        row[:] = np.asarray(small, np.float32) / 255
+    shape = next((row.shape for row in rows if row.ndim), (SIDE, SIDE, 3))
+    pixels = np.stack([np.broadcast_to(row, shape) for row in rows])
     if unreadable:
         print(f'warning: files of {root} that cannot be read are black for the classifiers of pixels '
               f'({len(unreadable)} of {len(samples)}): {some(unreadable)}', file=sys.stderr)
     return pixels.reshape(len(samples), -1)
+
+
+def _reduced(path: str, reading: dict | None) -> np.ndarray:
+    """An image as (SIDE, SIDE, C) float32."""
+    if reading:
+        img = torch.from_numpy(LoadImage(**reading).load(dict(img_path=path)).astype(np.float32))
+        return F.adaptive_avg_pool2d(img.nan_to_num(0).permute(2, 0, 1), SIDE).permute(1, 2, 0).numpy()
+    photo = Image.fromarray(decode(read_file(path)).permute(1, 2, 0).numpy())
+    return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
 
 
 def rival_hits(

@@ -96,7 +96,7 @@ def test_multi_scale(name):
     *((f'baselines/vitdet_{size}_coco_scratch', f'detection/vitdet_{size}_coco') for size in 'blh'),
     *((f'baselines/upernet_vit_{size}_ade20k_scratch', f'segmentation/upernet_vit_{size}_ade20k') for size in 'bl'),
     *((f'demo/{task}{bands}_scratch', f'demo/{task}{bands}') for bands in ('', '_multiband')
-      for task in ('classification', 'detection', 'segmentation'))])
+      for task in ('classification', 'detection', 'segmentation')[:2 if bands else 3])])  # its six bands have no decay
 def test_only_the_start_and_the_layer_decay_differ(scratch, mae):
     own, other = recipe(scratch).to_dict(), recipe(mae).to_dict()
     assert own['optim_wrapper']['paramwise_cfg'].pop('layer_decay_rate') == 1.0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.images import class_folders
 from helpers.jobs import make_in_this_process
+from helpers.pixels import write_geotiff
 from mmengine.config import Config
 from PIL import Image
 
@@ -18,7 +19,7 @@ from mae_mm.datasets.labelled import find_labelled, subset
 from mae_mm.engine import runner as launch
 from mae_mm.transfer import jobs, own_data
 from mae_mm.transfer.own_data import Length, compare_starts, make_own_run
-from mae_mm.transfer.own_recipes import TASKS, check_photographs, own_config, use_images
+from mae_mm.transfer.own_recipes import TASKS, own_config, use_images
 from mae_mm.transfer.own_report import write_verdict
 from mae_mm.transfer.per_image import load_score
 from mae_mm.transfer.probing import probe_checkpoints
@@ -93,13 +94,6 @@ def test_encoders_of_different_sizes_are_told() -> None:
     assert 'mine: 32 wide, 4 deep' in line and 'other: 64 wide' in line
 
 
-def test_encoders_of_other_pixels_are_refused() -> None:
-    tensors = {'patch_embed.proj.weight': torch.zeros(8, 6, 8, 8)}
-    check_photographs(Checkpoint(tensors))
-    with pytest.raises(ValueError, match=r"six\.pth was pre-trained on images of 6 bands, dtype='uint16'"):
-        check_photographs(Checkpoint(tensors, settings=dict(reading=dict(dtype='uint16', bands=6)), source='six.pth'))
-
-
 @pytest.mark.integration
 def test_from_class_folders_to_a_verdict(
     classes: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -140,19 +134,19 @@ def test_from_class_folders_to_a_verdict(
     assert 'k-NN' not in (tmp_path / 'out/report.html').read_text()
 
 
-def boxes_with_odd_ids(root: Path) -> None:
+def boxes_with_odd_ids(root: Path, save: Callable = save_image, suffix: str = 'png') -> None:
     for number in range(10):
-        save_image(root / f'images/{number}.png', number)
-    images = [dict(id=1000 * number + 7, file_name=f'{number}.png', width=40, height=32) for number in range(10)]
+        save(root / f'images/{number}.{suffix}', number)
+    images = [dict(id=1000 * number + 7, file_name=f'{number}.{suffix}', width=40, height=32) for number in range(10)]
     annotations = [dict(id=image['id'], image_id=image['id'], category_id=9 if number % 2 else 4, iscrowd=0, area=144,
                         bbox=[4, 4, 12, 12]) for number, image in enumerate(images)]
     (root / 'labels.json').write_text(json.dumps(dict(
         images=images, annotations=annotations, categories=[dict(id=9, name='cup'), dict(id=4, name='ant')])))
 
 
-def label_maps(root: Path) -> None:
+def label_maps(root: Path, save: Callable = save_image, suffix: str = 'jpg') -> None:
     for number in range(10):
-        save_image(root / f'images/a b {number}.jpg', number)
+        save(root / f'images/a b {number}.{suffix}', number)
         values = np.zeros((32, 40), np.uint8)
         values[:, 20:], values[:4] = 1, 255
         (root / 'masks').mkdir(exist_ok=True)
@@ -180,3 +174,41 @@ def test_other_tasks(make: Callable, task: str, checkpoint: str, tmp_path: Path)
     assert len(list((tmp_path / 'run/pictures').glob('*.png'))) == 6
     cfg.merge_from_dict({'train_dataloader.batch_size': 9, 'work_dir': str(tmp_path / 'alone')})
     launch.check_batches(launch.build_runner(cfg))  # nor are 8 images too few for a batch
+
+
+def save_bands(path: Path, seed: int) -> None:
+    """Six bands of 16 bits, some pixels without data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    img = np.random.default_rng(seed).integers(1000, 3000, (32, 40, 6)).astype(np.uint16)
+    img[:5, :7] = 0
+    write_geotiff(path, img, nodata=0)
+
+
+def folders_of_bands(root: Path, save: Callable, suffix: str) -> None:
+    for number in range(10):
+        save(root / 'ab'[number % 2] / f'{number}.{suffix}', number)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(('make', 'task'), [
+    (folders_of_bands, 'classification'), (boxes_with_odd_ids, 'detection'), (label_maps, 'segmentation')])
+def test_images_are_read_as_the_pre_training_read_them(
+    make: Callable, task: str, make_mae: Callable, tmp_path: Path,
+) -> None:
+    mae = make_mae(dict(arch=dict(embed_dim=32, depth=4, num_heads=2), in_chans=6))
+    torch.save(dict(state_dict=mae.state_dict(), meta=dict(mae_mm=dict(num_heads=2))), tmp_path / 'six.pth')
+    (tmp_path / 'data').mkdir()
+    make(tmp_path / 'data', save_bands, 'tif')
+    data = find_labelled(str(tmp_path / 'data'))
+    encoder = read_checkpoint(tmp_path / 'six.pth')
+    encoder.settings.update(mean=[2000.0] * 6, std=[600.0] * 6, reading=dict(dtype='float32', bands=6))
+    cfg = place(own_config(data, encoder, 3, 1.0), tmp_path / 'run', 0)
+    use_images(cfg, data, data.train, data.test)
+    key, metric = TASKS[task].key, TASKS[task].metric
+    result = make_own_run(Job('run', cfg, {key: metric}, str(tmp_path / 'six.pth'), task, draw=True), print)
+    assert (result['train_images'], result['val_images']) == (8, 2) and result['metrics'][key] >= 0
+    assert len(list((tmp_path / 'run/pictures').glob('*.png'))) == 6
+    runner = launch.build_runner(cfg)
+    batch = runner.model.data_preprocessor(next(iter(runner.train_dataloader)), True)
+    known = batch['inputs'][batch['inputs'] != 0]
+    assert batch['inputs'].shape[1] == 6 and known.abs().max() < 3 and abs(known.mean()) < 0.2
