@@ -2,7 +2,10 @@
 
 import argparse
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
+  python tools/fit_pca.py configs/demo/mae_pretrain_multiband_pca.py
+  python tools/train.py configs/demo/mae_pretrain_multiband_pca.py
+
   python tools/ablate.py configs/ablation/target.py --rows pca --write-config work_dirs/pca_row.py
   python tools/fit_pca.py work_dirs/pca_row.py --out work_dirs/pca.pth
   python tools/train.py work_dirs/pca_row.py --cfg-options model.target.fitted=work_dirs/pca.pth"""
@@ -12,7 +15,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='pre-training config, for its images, crops, normalisation and patch size')
-    parser.add_argument('--out', required=True, metavar='FILE', help='where to write mean and components')
+    parser.add_argument('--out', metavar='FILE',
+                        help="where to write mean and components (default: model.target.fitted of the config)")
     parser.add_argument('--images', type=int, default=5000,
                         help='number of images to sample, 64 patches from each (default: %(default)s)')
     parser.add_argument('--data-root', metavar='FOLDER', help="images (default: the config's)")
@@ -29,16 +33,19 @@ def main() -> None:
 
     def fit() -> None:
         cfg = launch.load_config(args.config)
+        out = args.out or (cfg.model.get('target') or {}).get('fitted')
+        if not out:
+            raise ValueError(f'{args.config} sets no model.target.fitted: name a file, --out work_dirs/pca.pth')
         if args.data_root:
             cfg.train_dataloader.dataset.data_root = args.data_root
         check_data(cfg, ('train_dataloader', ))
         basis = pca.fit_to_images(cfg, args.images)
-        write_content(basis, args.out)
+        write_content(basis, out)
         variances = basis['variances']
         for num in (n for n in (1, 8, 32, 96, 192) if n <= len(variances)):
             print(f'{num:>5} of {len(variances)} components hold {variances[:num].sum() / variances.sum():.1%} of the '
                   'variance')
-        print(f'-> {args.out}')
+        print(f'-> {out}')
 
     exit_on_user_error(fit)
 

@@ -125,7 +125,7 @@ def variants() -> dict[str, Callable[[str], nn.Module]]:
     def with_pca(device: str) -> nn.Module:
         model = tiny_mae(device, target=dict(type='mae_mm.PCATarget', num_values=24))
         size = model.target_generator.components.shape[1]
-        model.target_generator.set_components(torch.zeros(size), torch.eye(size)[:24])
+        model.target_generator.set_components(torch.zeros(size), torch.eye(size)[:24], torch.ones(24))
         return model
 
     def with_tokens(device: str) -> nn.Module:

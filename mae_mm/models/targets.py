@@ -95,18 +95,25 @@ class PCATarget(BaseModule):
 
     The components are buffers: a checkpoint holds them. `tools/fit_pca.py` fits them to a sample of the data and
     writes the file `fitted`, which is read when training begins.
+
+    Args:
+        whiten: divide the coefficients by their deviations, so that all count the same in the loss. Reconstruction
+            neglects what has little variance, and classes may be there (arXiv:2402.11337): in images of many bands
+            they are small differences of spectra beside large ones of light.
     """
 
     min_valid = 1.0
 
     def __init__(
-        self, num_values: int = 96, fitted: str | None = None, patch_size: int = 16, in_chans: int = 3,
+        self, num_values: int = 96, fitted: str | None = None, whiten: bool = False, patch_size: int = 16,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
         size = patch_size**2 * in_chans
-        self.num_values, self.fitted, self.patch_size = num_values, fitted, patch_size
+        self.num_values, self.fitted, self.patch_size, self.whiten = num_values, fitted, patch_size, whiten
         self.register_buffer('mean', torch.zeros(size))
         self.register_buffer('components', torch.zeros(num_values, size))  # orthonormal rows, the largest first
+        self.register_buffer('deviations', torch.ones(num_values), persistent=whiten)
         self._is_fitted = False
 
     def init_weights(self) -> None:
@@ -116,11 +123,11 @@ class PCATarget(BaseModule):
             raise FileNotFoundError(
                 f'model.target.fitted={self.fitted} is missing: python tools/fit_pca.py CONFIG --out FILE writes it')
         basis = torch.load(self.fitted, map_location='cpu', weights_only=True)
-        self.set_components(basis['mean'], basis['components'])
+        self.set_components(**basis)
         self._is_init = True
 
-    def set_components(self, mean: Tensor, components: Tensor) -> None:
-        """Take what `fit_pca` returned: (P,) and (…, P), the largest first."""
+    def set_components(self, mean: Tensor, components: Tensor, variances: Tensor) -> None:
+        """Take what `fit_pca` returned: (P,), (…, P) and (…,), the largest first."""
         num_values, size = self.components.shape
         if components.shape[1] != size or len(components) < num_values:
             raise ValueError(
@@ -128,22 +135,25 @@ class PCATarget(BaseModule):
                 f'components of {size} values; run tools/fit_pca.py with the config that you train')
         self.mean.copy_(mean)
         self.components.copy_(components[:num_values])
+        if self.whiten:
+            least = torch.finfo(variances.dtype).eps * variances[0]  # of a constant component only noise remains
+            self.deviations.copy_(variances[:num_values].clamp_min(least).sqrt())
 
     def forward(
         self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None, valid: Tensor | None = None,
     ) -> Tensor:
-        """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image."""
+        """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image or, if whitened, of deviations."""
         if not self._is_fitted:  # read once: each reading waits for the device
             self._is_fitted = bool(self.components.any())
         if not self._is_fitted:
             raise ValueError('the PCA target has no components: set model.target.fitted, see tools/fit_pca.py --help')
-        return (patchify(imgs.float(), self.patch_size) - self.mean) @ self.components.t()
+        return (patchify(imgs.float(), self.patch_size) - self.mean) @ self.components.t() / self.deviations
 
     def errors(self, pred: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
         return patch_errors(pred, target)
 
     def to_images(self, pred: Tensor, imgs: Tensor, valid: Tensor | None = None) -> Tensor:
-        patches = pred.float() @ self.components + self.mean
+        patches = (pred.float() * self.deviations) @ self.components + self.mean
         return unpatchify(patches, self.patch_size, grid_of(imgs.shape[2:], self.patch_size))
 
     def baselines(self, imgs: Tensor, mask: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,15 @@ def test_fit_pca_tool(demo_config, tmp_path, monkeypatch, capsys):
     import fit_pca as tool
 
     demo_config.dump(tmp_path / 'config.py')
-    monkeypatch.setattr(sys, 'argv', [
-        'fit_pca.py', str(tmp_path / 'config.py'), '--out', str(tmp_path / 'out.pth'), '--images', '12'])
-    tool.main()
-    assert '32 of 48 components hold' in capsys.readouterr().out
+    for out in ([], ['--out', str(tmp_path / 'out.pth')]):  # by default where the config looks for it
+        monkeypatch.setattr(sys, 'argv', ['fit_pca.py', str(tmp_path / 'config.py'), '--images', '12', *out])
+        tool.main()
+        assert '32 of 48 components hold' in capsys.readouterr().out
     assert set(torch.load(tmp_path / 'out.pth')) == {'mean', 'components', 'variances'}
+    MODELS.build(demo_config.model).init_weights()
+    demo_config.model.target.fitted = None
+    demo_config.dump(tmp_path / 'config.py')
+    monkeypatch.setattr(sys, 'argv', ['fit_pca.py', str(tmp_path / 'config.py')])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert 'sets no model.target.fitted' in capsys.readouterr().err

@@ -251,14 +251,13 @@ def test_l1_and_all_patches_by_hand(make_mae, imgs, norm_pix):
     assert result['patch_mean'].item() == pytest.approx(flat.abs().mean().item(), rel=1e-4)
 
 
-def pca_target(num_values: int = 5) -> dict:
-    return dict(type='mae_mm.PCATarget', num_values=num_values)
+def pca_target(num_values: int = 5, **options) -> dict:
+    return dict(type='mae_mm.PCATarget', num_values=num_values, **options)
 
 
-def fitted_mae(make_mae, num_values: int = 5):
-    mae = make_mae(target=pca_target(num_values))
-    basis = fit_pca(torch.randn(500, 192) @ torch.randn(192, 192))
-    mae.target_generator.set_components(basis['mean'], basis['components'])
+def fitted_mae(make_mae, num_values: int = 5, **options):
+    mae = make_mae(target=pca_target(num_values, **options))
+    mae.target_generator.set_components(**fit_pca(torch.randn(500, 192) @ torch.randn(192, 192)))
     return mae
 
 
@@ -280,11 +279,29 @@ def test_pca_target_projects_and_draws(make_mae, imgs):
     assert mae.predict(imgs, noise=noise)[0]['patch_mean'].item() == pytest.approx(error.item(), rel=1e-4)
 
 
-def test_checkpoint_holds_the_components_and_the_mask_token(make_mae, imgs, tmp_path):
-    mae = fitted_mae(make_mae)
+def test_whitened_coefficients_have_variance_one(make_mae, tmp_path):
+    """Of the patches that were fitted, also where a component is constant; a picture is drawn as without whitening."""
+    patches = torch.randn(960, 192) * torch.logspace(0, -2, 192)
+    patches[:, -1] = 0
+    patches = patches @ torch.linalg.qr(torch.randn(192, 192))[0]
+    mae, plain = (make_mae(target=pca_target(192, whiten=whiten)) for whiten in (True, False))
+    for one in (mae, plain):
+        one.target_generator.set_components(**fit_pca(patches))
+    imgs = unpatchify(patches.view(60, 16, 192), 8, (4, 4))
+    variances = mae.target(imgs).flatten(0, 1).var(0)
+    torch.testing.assert_close(variances[:-1], torch.ones(191), rtol=1e-2, atol=1e-2)
+    assert variances[-1] < 1.1 and plain.target(imgs).flatten(0, 1).var(0)[-2] < 1e-3
+    torch.testing.assert_close(mae.to_images(mae.target(imgs), imgs), imgs, rtol=1e-3, atol=1e-3)
+    assert 'target_generator.deviations' in mae.state_dict()
+    assert 'target_generator.deviations' not in plain.state_dict()  # older checkpoints still load strictly
+
+
+@pytest.mark.parametrize('options', [{}, dict(whiten=True)])
+def test_checkpoint_holds_the_components_and_the_mask_token(make_mae, imgs, tmp_path, options):
+    mae = fitted_mae(make_mae, **options)
     torch.save(dict(state_dict=mae.state_dict()), tmp_path / 'mae.pth')
     assert read_checkpoint(tmp_path / 'mae.pth').has_decoder
-    other = make_mae(target=pca_target())
+    other = make_mae(target=pca_target(**options))
     with pytest.raises(ValueError, match='no components'):
         other.loss(imgs)
     report = load_pretrained(other, tmp_path / 'mae.pth')
