@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='pre-training config, for its images, crops, normalisation and patch size')
     parser.add_argument('--out', metavar='FILE',
-                        help="where to write mean and components (default: model.target.fitted of the config)")
+                        help='where to write mean and components (default: model.target.fitted of the config)')
     parser.add_argument('--images', type=int, default=5000,
                         help='number of images to sample, 64 patches from each (default: %(default)s)')
     parser.add_argument('--data-root', metavar='FOLDER', help="images (default: the config's)")

@@ -1,6 +1,5 @@
 """Images of several shapes in one run: each is cropped to the size whose aspect is nearest, a batch to one size."""
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,7 +8,7 @@ import torch
 from mmengine.dataset import DefaultSampler
 
 from mae_mm.datasets.parts import map_in_parts
-from mae_mm.datasets.pixel_files import image_size
+from mae_mm.datasets.pixel_files import source_size
 from mae_mm.registry import DATA_SAMPLERS
 
 
@@ -30,7 +29,7 @@ def nearest_sizes(
     def nearest(i: int) -> int:
         place = source(i)
         try:
-            width, height = image_size(io.BytesIO(place['read']()) if 'read' in place else place['img_path'])
+            width, height = source_size(place)
         except OSError:
             width = height = 1
         return int(np.abs(aspects - math.log(width / height)).argmin())

@@ -4,6 +4,7 @@ TIFF, slides and `.npy` are read in windows, without the rest of the file. Missi
 """
 
 import importlib
+import io
 import math
 import mmap
 import warnings
@@ -79,7 +80,12 @@ def open_stored(source: bytes | str, level: int = 0) -> Stored:
         return opener(file.read(), level)
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def source_size(source: dict) -> tuple[int, int]:
+    """`image_size` of what `mae_mm.ImageFolder.get_data_info` returns, a file or a member of a tar."""
+    return image_size(io.BytesIO(source['read']()) if 'read' in source else source['img_path'])
+
+
+def image_size(path: str | Path | io.BytesIO) -> tuple[int, int]:
     """(width, height) of an image file of any format, upright, from its header where that is enough.
 
     Raises:
@@ -89,7 +95,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return upright_size(path)
     except OSError as reason:
         try:
-            height, width, _ = open_stored(str(path)).shape
+            height, width, _ = open_stored(path.getvalue() if isinstance(path, io.BytesIO) else str(path)).shape
         except Exception as error:  # parsers raise whatever they raise
             raise reason from error
         return width, height

@@ -157,5 +157,6 @@ def choose_bands(
     names = [name or '' for name in names]
     found = [names.index(one) + 1 if one in names else one for one in bands]
     if missing := [one for one in found if isinstance(one, str) or not 1 <= one <= count]:
-        raise DecodeError(f'no band {missing[0]!r} among {count}' + f': {", ".join(map(repr, names))}' * any(names))
+        known = f': {", ".join(map(repr, names))}' if any(names) else f', which have no names, only numbers 1 … {count}'
+        raise DecodeError(f'no band {missing[0]!r} among {count}{known}')
     return [one - 1 for one in found]

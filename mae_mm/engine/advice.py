@@ -1,6 +1,5 @@
 """What is likely to go wrong in a pre-training on few images, before its first step. Measured: docs/own_data.md."""
 
-import io
 import math
 from collections.abc import Iterator, Sized
 
@@ -9,7 +8,7 @@ from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mae_mm.datasets.limits import upright_size
+from mae_mm.datasets.pixel_files import source_size
 
 STEPS = 2000  # below, the held-out loss still falls fast at demo scale
 PROBED = 64  # images whose size is looked at
@@ -82,7 +81,7 @@ def _advise_on_size(dataset: Sized, crop: tuple[int, int] | None, patch_size: in
             sides.append(min(source['part'][3:]))
             continue
         try:
-            sides.append(min(upright_size(io.BytesIO(source['read']()) if 'read' in source else source['img_path'])))
+            sides.append(min(source_size(source)))
         except OSError:  # reported when it is used
             continue
     if sides and (median := np.median(sides)) < min(crop):

@@ -42,8 +42,8 @@ def table(found: Statistics) -> list[str]:
     """Lines to read."""
     types = ', '.join(f'{name} ({count:,})' for name, count in found.types.items())
     lines = [f'{found.images:,} images of {len(found.mean)} bands; types: {types}']
-    lines += [f'{count:,} images have {bands} bands and are left out: bands={len(found.mean)} refuses them'
-              for bands, count in found.others.items()]
+    lines += [f'{count:,} images have {bands} bands and are left out; which: python tools/check_dataset.py FOLDER '
+              f'--reading bands={len(found.mean)}' for bands, count in found.others.items()]
     if len(found.names) > 1:
         lines += ['the names of the bands differ, and so may their order: name those to take, in their order, in '
                   '--reading bands=…']

@@ -142,7 +142,7 @@ class PCATarget(BaseModule):
     def forward(
         self, imgs: Tensor, preprocessor: BaseDataPreprocessor | None = None, valid: Tensor | None = None,
     ) -> Tensor:
-        """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image or, if whitened, of deviations."""
+        """(N, C, H, W) -> (N, L, `num_values`) float32, in units of the normalised image; whitened: of deviations."""
         if not self._is_fitted:  # read once: each reading waits for the device
             self._is_fitted = bool(self.components.any())
         if not self._is_fitted:

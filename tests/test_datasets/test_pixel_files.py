@@ -11,7 +11,7 @@ from helpers.pixels import NAMES, PYRAMIDS, WRITERS, blocks, destroy, ramp, writ
 from PIL import Image
 
 from mae_mm.datasets import DecodeError, LoadImage, pixel_files
-from mae_mm.datasets.pixel_files import open_stored
+from mae_mm.datasets.pixel_files import open_stored, source_size
 from mae_mm.datasets.pixels import Reading
 
 
@@ -228,6 +228,12 @@ def test_a_missing_package_is_named_and_is_not_a_bad_image(
     assert not isinstance(found.value, DecodeError)
 
 
+def test_size_of_a_file_and_of_a_member_of_a_tar(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', ramp()[:10])
+    sources = (dict(img_path=str(tmp_path / 'a.npy')), dict(read=(tmp_path / 'a.npy').read_bytes))
+    assert [source_size(source) for source in sources] == [(ramp().shape[1], 10)] * 2
+
+
 def test_names_of_bands(tmp_path: Path) -> None:
     write_geotiff(tmp_path / 'a.tif', ramp())
     assert open_stored(str(tmp_path / 'a.tif')).names == NAMES
@@ -236,5 +242,8 @@ def test_names_of_bands(tmp_path: Path) -> None:
         read(tmp_path / 'a.tif', bands=['red', 'B12'])
     with pytest.raises(DecodeError, match=r'a\.tif: no band 7 among 6'):
         read(tmp_path / 'a.tif', bands=[7])
+    np.save(tmp_path / 'a.npy', ramp())
+    with pytest.raises(DecodeError, match=r"no band 'red' among 6, which have no names, only numbers 1 … 6"):
+        read(tmp_path / 'a.npy', bands=['red'])
     with pytest.raises(DecodeError, match=r'a\.tif: an image of 6 bands, and bands=13'):
         read(tmp_path / 'a.tif', bands=13)

@@ -19,6 +19,7 @@ from mae_mm.datasets.pixels import Reading
 
 PHOTOS = Reading()
 CHUNK = 64  # files per task of a process
+SHOWN = 8  # reasons
 PROBED = 50  # images of a COCO file that are looked for in each folder
 
 
@@ -92,13 +93,20 @@ def report(files: list[str], bad: list[BadFile], max_share: float) -> str:
     """A summary: how many, for which reasons, and whether training would stop."""
     if not bad:
         return f'{len(files)} files, all good'
-    reasons = Counter(' '.join(one.reason.split()[:4]) for one in bad)
+    reasons = Counter(_without_path(one) for one in bad)
+    others = len(reasons) - SHOWN
     stops = exceeds_share(len(bad), len(files), max_share)
     return '\n'.join([
         f'{len(bad)} of {len(files)} files cannot be read ({len(bad) / len(files):.2%}):',
-        *(f'  {count:>7}  {reason} …' for reason, count in reasons.most_common(8)),
+        *(f'  {count:>7}  {reason}' for reason, count in reasons.most_common(SHOWN)),
+        *([f'  and {others} other reasons'] if others > 0 else []),
         f'{"too many, training would stop" if stops else "training continues"}: {max_share:.2%} of the files, and one '
         'file in any case, are tolerated (default_hooks.bad_data)'])
+
+
+def _without_path(one: BadFile) -> str:
+    """The reason, the same for all files that have it."""
+    return one.reason.replace(one.path, '').removeprefix('cannot read : ').strip(' :')
 
 
 def _folder(root: str, extensions: tuple[str, ...]) -> Iterator[str]:

@@ -183,6 +183,13 @@ def test_the_verdict_is_the_rule_of_training(files: int, bad: int, stops: bool) 
     assert exceeds_share(bad, files, 0.01) is stops
 
 
+def test_reasons_are_grouped_without_the_names_of_files() -> None:
+    bad = [BadFile(f'/a/{i}.tif', f'cannot read /a/{i}.tif: an image of 5 bands, and bands=6') for i in range(3)]
+    bad += [BadFile(f'/a/{i}.jpg', f'reason {i}') for i in range(9)]
+    text = report([one.path for one in bad], bad, 0.01)
+    assert '      3  an image of 5 bands, and bands=6\n' in text and 'and 2 other reasons\n' in text
+
+
 @pytest.mark.integration
 def test_names_that_are_no_utf8(folder: Path, tmp_path: Path) -> None:
     (folder / 'annotations').mkdir()
@@ -269,7 +276,7 @@ def test_check_dataset_command(tmp_path: Path) -> None:
         [sys.executable, 'tools/check_dataset.py', str(data), '--out', str(tmp_path / 'bad.txt'), '--workers', '1'],
         cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert result.returncode == 1, result.stderr
-    assert '2 of 24 files cannot be read (8.33%)' in result.stdout and '2  empty file …' in result.stdout
+    assert '2 of 24 files cannot be read (8.33%)' in result.stdout and '2  empty file\n' in result.stdout
     assert f'  {data / "00.jpg"}\n  {data / "01.jpg"}\n' in result.stdout
     assert (tmp_path / 'bad.txt').read_text().splitlines()[0] == f'{data / "00.jpg"}\tempty file'
 
