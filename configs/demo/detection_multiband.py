@@ -21,4 +21,6 @@ val_dataloader = dict(dataset=dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/demo_multiband/annotations/instances_val.json')
 test_evaluator = val_evaluator
+# The first blocks have to tell spectra apart, too; at 1e-3 the heads learn where objects are, not what they are.
+optim_wrapper = dict(optimizer=dict(lr=3e-4), paramwise_cfg=dict(layer_decay_rate=1.0))
 del data

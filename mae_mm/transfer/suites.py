@@ -126,7 +126,7 @@ def six_bands(task: str, preprocessor: str) -> dict[str, Protocol]:
     three = {'model.backbone.in_chans': ['red', 'green', 'blue'], f'{preprocessor}.mean': [19995, 19984, 20014],
              f'{preprocessor}.std': [2494, 2415, 2470],
              **{f'{part}_dataloader.dataset.pipeline.0.bands': [3, 2, 1] for part in ('train', 'val')}}
-    return dict(six=Protocol('six bands', scratch if find_config(scratch) else config, config),
+    return dict(six=Protocol('six bands', scratch, config),
                 three=Protocol('three of the bands', None, config, three, chans=3))
 
 

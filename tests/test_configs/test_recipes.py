@@ -95,13 +95,20 @@ def test_multi_scale(name):
 @pytest.mark.parametrize(('scratch', 'mae'), [
     *((f'baselines/vitdet_{size}_coco_scratch', f'detection/vitdet_{size}_coco') for size in 'blh'),
     *((f'baselines/upernet_vit_{size}_ade20k_scratch', f'segmentation/upernet_vit_{size}_ade20k') for size in 'bl'),
-    *((f'demo/{task}{bands}_scratch', f'demo/{task}{bands}') for bands in ('', '_multiband')
-      for task in ('classification', 'detection', 'segmentation')[:2 if bands else 3])])  # its six bands have no decay
+    *((f'demo/{task}_scratch', f'demo/{task}') for task in ('classification', 'detection', 'segmentation'))])
 def test_only_the_start_and_the_layer_decay_differ(scratch, mae):
     own, other = recipe(scratch).to_dict(), recipe(mae).to_dict()
     assert own['optim_wrapper']['paramwise_cfg'].pop('layer_decay_rate') == 1.0
     assert other['optim_wrapper']['paramwise_cfg'].pop('layer_decay_rate') < 1
     assert own == other
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_six_bands_from_random_weights_have_their_own_rate(task):
+    own, other = (recipe(f'demo/{task}_multiband{end}').to_dict() for end in ('_scratch', ''))
+    rates = [cfg['optim_wrapper']['optimizer'].pop('lr') for cfg in (own, other)]
+    decays = [cfg['optim_wrapper']['paramwise_cfg'].pop('layer_decay_rate') for cfg in (own, other)]
+    assert own == other and rates[0] < rates[1] and decays[0] == 1.0
 
 
 @pytest.mark.parametrize(('name', 'parent'), [
