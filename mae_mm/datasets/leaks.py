@@ -7,6 +7,7 @@ are closer, so that reduced pictures are compared, too.
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,7 +87,9 @@ def fingerprint(
         reduced = picture.convert('L').resize((REDUCED, REDUCED), Image.Resampling.BILINEAR).tobytes()
         return hashlib.blake2b(data, digest_size=16).digest(), _hash(picture), _hash(mirror), reduced
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter('ignore')  # whoever trains on these files is told once
+        warnings.filterwarnings('error', '16-bit images are cut')  # dark ones would all look the same
         found = list(tqdm(pool.map(one, names), desc, len(names), unit='img', disable=None))
     kept = [(name, one) for name, one in zip(names, found, strict=True) if one]
     digests, hashes, mirrored, reduced = zip(*(one for _, one in kept), strict=True) if kept else ([], [], [], [])
@@ -100,7 +103,7 @@ def _picture(data: bytes, name: str) -> Image.Image:
     """A photograph, or the mean of other bands, from its lowest value to its highest."""
     try:
         return Image.fromarray(decode(data).permute(1, 2, 0).numpy())
-    except DecodeError:
+    except (DecodeError, UserWarning):
         img = Reading('keep').open(data, 'unchanged', name)[:, :].astype(np.float32)
         known = np.isfinite(img)
         gray = np.where(known, img, 0).sum(2) / known.sum(2).clip(1)

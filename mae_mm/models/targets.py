@@ -121,7 +121,7 @@ class PCATarget(BaseModule):
             return
         if not Path(self.fitted).is_file():
             raise FileNotFoundError(
-                f'model.target.fitted={self.fitted} is missing: python tools/fit_pca.py CONFIG --out FILE writes it')
+                f'model.target.fitted={self.fitted} is missing: python tools/fit_pca.py CONFIG writes it')
         basis = torch.load(self.fitted, map_location='cpu', weights_only=True)
         self.set_components(**basis)
         self._is_init = True

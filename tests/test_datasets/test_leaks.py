@@ -67,6 +67,17 @@ def test_images_of_other_bands_and_types(tmp_path: Path) -> None:
         ('2.npy', 'same file'), ('3.npy', 'mirrored')]
 
 
+def test_dark_images_of_16_bits_are_no_copies_of_each_other(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """12 bits in 16: of their upper bytes little would remain to tell them apart. No warning comes of looking."""
+    for i in range(2):
+        gray = np.asarray(picture(i).convert('L')).astype(np.uint16)
+        Image.fromarray(gray * 16).save(tmp_path / f'{i}.png')
+    paths = [str(tmp_path / f'{i}.png') for i in range(2)]
+    prints = fingerprint(paths)
+    assert np.ptp(prints.reduced[0].astype(int)) > 100
+    assert not find_leaks(fingerprint(paths[:1]), fingerprint(paths[1:])) and not recwarn.list
+
+
 def test_no_training_images(folder: Path) -> None:
     test = fingerprint([f'{folder}/same.png'])
     assert find_leaks(test, fingerprint([])) == []
