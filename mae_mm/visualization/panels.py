@@ -88,6 +88,8 @@ def reconstruction_columns(
     original, reconstruction = (
         pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype, normalised)[:, picks], scale)
         for imgs in (normalised, predicted))
+    if inputs.is_floating_point():  # what has no data is black, and differs from what is hidden
+        original = np.where(pixels(inputs[:, picks].isnan().all(1, keepdim=True), scale), np.uint8(0), original)
     mask = torch.stack([sample['mask'] for sample in samples])
     patch = core.patch_size * scale
     hidden = pixels(mask.view(-1, 1, *grid), patch)

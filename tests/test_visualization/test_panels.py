@@ -174,6 +174,15 @@ def test_which_bands_are_shown(make_mae: Callable, bands: list | None, in_chans:
     assert len(np.unique(original)) > 200
 
 
+def test_what_has_no_data_is_black(make_mae: Callable) -> None:
+    model = make_mae(backbone=dict(in_chans=4), data_preprocessor=dict(
+        type='mae_mm.ImagePreprocessor', mean=[100] * 4, std=[50] * 4))
+    imgs = 100 + 50 * torch.rand(1, 4, 32, 48)
+    imgs[:, :, :8] = torch.nan
+    original = cells(reconstruction_panel(model, imgs), 160, 240)[0][0]
+    assert (original[:40] == 0).all() and (original[40:].mean(0) > 60).all()
+
+
 def test_bands_that_cannot_be_shown(make_mae: Callable) -> None:
     model, imgs = make_mae(backbone=dict(in_chans=['red', 'nir', 'vv'])), torch.zeros(1, 3, 32, 32).byte()
     with pytest.raises(ValueError, match=r"no band 'blue' among 3: 'red', 'nir', 'vv'"):
