@@ -30,9 +30,11 @@ def main() -> None:
     from mae_mm.engine.data_check import check_data
     from mae_mm.engine.exits import exit_on_user_error
     from mae_mm.models import pca
+    from mae_mm.registry import MODELS
 
     def fit() -> None:
         cfg = launch.load_config(args.config)
+        MODELS.build(cfg.model)  # tells of mistakes before the images are read
         out = args.out or (cfg.model.get('target') or {}).get('fitted')
         if not out:
             raise ValueError(f'{args.config} sets no model.target.fitted: name a file, --out work_dirs/pca.pth')

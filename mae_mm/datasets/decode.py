@@ -15,6 +15,7 @@ CHANNELS = ('rgb', 'gray', 'unchanged')
 TURBO_DECODERS = {b'\xff\xd8\xff': decode_jpeg, b'\x89PN': decode_png}  # by the first three bytes of the file
 READ_MODES = {'rgb': ImageReadMode.RGB, 'gray': ImageReadMode.GRAY}
 PILLOW_MODES = {'rgb': 'RGB', 'gray': 'L'}
+TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, 32 and 64-bit offsets
 
 
 class DecodeError(ValueError):
@@ -46,6 +47,9 @@ def decode(data: bytes, channels: str = 'rgb') -> Tensor:
         array = _decode_npy(data, channels) if data[:6] == b'\x93NUMPY' else (
             pillow_array(open_image(BytesIO(data)), channels))
     except UnidentifiedImageError:
+        if bytes(data[:4]) in TIFF:
+            raise DecodeError("a TIFF that is broken, or has other pixels than 8-bit photographs: dtype='keep' in "
+                              'the transform that loads it reads them (docs/pixels.md)') from None
         start = f'not an image, begins with {bytes(data[:12])!r}; supported are {", ".join(FORMATS)}'
         raise DecodeError(start if data else 'empty file') from None
     except Exception as error:  # Pillow's plugins raise whatever their parsers raise

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
-from mae_mm.datasets.decode import DecodeError, decode
+from mae_mm.datasets.decode import TIFF, DecodeError, decode
 from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.datasets.limits import (
     IN_TILES,
@@ -34,7 +34,6 @@ from mae_mm.datasets.limits import (
     upright_size,
 )
 
-TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')  # little and big endian, 32 and 64-bit offsets
 MAX_PAGES = 10_000  # of a TIFF
 HEAD = 132  # bytes that tell the format
 # Whole slides, which openslide reads; of some formats, these are TIFFs that no other reader stitches together.

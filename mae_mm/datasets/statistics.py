@@ -22,6 +22,7 @@ class Summary(NamedTuple):
     high: np.ndarray  # (C,)
     pixels: np.ndarray  # (k, C), some of them, the same places in all bands
     names: tuple[str | None, ...]  # of the bands, if the file has any
+    index: int | None = None  # of the image in its data set
 
 
 class Summarize:
@@ -33,7 +34,8 @@ class Summarize:
     def __call__(self, results: dict) -> dict:
         inputs = results.get('inputs')
         img = results['img'].transpose(2, 0, 1) if inputs is None else np.moveaxis(inputs.numpy(), -3, 0)
-        return dict(summary=summarize(img.reshape(len(img), -1), self.kept, results.get('band_names', ())))
+        found = summarize(img.reshape(len(img), -1), self.kept, results.get('band_names', ()))
+        return dict(summary=found._replace(index=results.get('sample_idx')))
 
 
 def summarize(bands: np.ndarray, kept: int, names: tuple[str | None, ...] = ()) -> Summary:

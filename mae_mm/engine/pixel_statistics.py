@@ -45,8 +45,8 @@ def table(found: Statistics) -> list[str]:
     lines += [f'{count:,} images have {bands} bands and are left out; which: python tools/check_dataset.py FOLDER '
               f'--reading bands={len(found.mean)}' for bands, count in found.others.items()]
     if len(found.names) > 1:
-        lines += ['the names of the bands differ, and so may their order: name those to take, in their order, in '
-                  '--reading bands=…']
+        lines += ['the names of the bands differ, and so may their order: --bands names those to take, in '
+                  'their order; without it they are taken by their position']
         lines += [f'  {count:,} images: {", ".join(map(str, names)) or "no names"}'
                   for names, count in found.names.items()]
     names = ('band', 'mean', 'deviation', 'lowest', *(f'{p} %' for p in PERCENTILES), 'highest', 'no data')

@@ -6,6 +6,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor
 from tqdm import tqdm
 
+from mae_mm.datasets.decode import DecodeError
 from mae_mm.models.patches import patchify
 from mae_mm.registry import MODELS
 
@@ -25,18 +26,26 @@ def fit_pca(patches: Tensor) -> dict[str, Tensor]:
 
 
 def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
-    """`fit_pca` on 64 random patches of each of `num_images` training images, cropped and normalised as in training."""
+    """`fit_pca` on 64 random patches of each of `num_images` training images, cropped and normalised as in training.
+
+    Patches with missing values and images that cannot be read are left out, as in training.
+    """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     generator = torch.Generator().manual_seed(0)
-    rows = []
+    patch_size, rows = cfg.model.backbone.get('patch_size', 16), []
     for index in tqdm(torch.randperm(len(dataset), generator=generator)[:num_images].tolist(), 'patches', leave=False):
-        imgs = preprocessor(dict(inputs=dataset[index]['inputs'][None]))['inputs']
-        patches = patchify(imgs, cfg.model.backbone.get('patch_size', 16)).flatten(0, 1)
+        try:
+            batch = preprocessor(dict(inputs=dataset[index]['inputs'][None]))
+        except (OSError, DecodeError):
+            continue
+        patches = patchify(batch['inputs'], patch_size).flatten(0, 1)
+        if 'valid' in batch:
+            patches = patches[patchify(batch['valid'], patch_size).flatten(0, 1).all(-1)]
         rows.append(patches[torch.randperm(len(patches), generator=generator)[:64]])
-    patches = torch.cat(rows)
+    patches = torch.cat(rows) if rows else torch.empty(0, 0)
     if len(patches) <= patches.shape[1]:
         raise ValueError(
-            f'{len(patches)} patches are too few for components of {patches.shape[1]} values; give more images')
+            f'{len(patches)} whole patches are too few for components of {patches.shape[1]} values; give more images')
     return fit_pca(patches)

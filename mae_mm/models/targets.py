@@ -110,6 +110,8 @@ class PCATarget(BaseModule):
     ) -> None:
         super().__init__()
         size = patch_size**2 * in_chans
+        if num_values > size:
+            raise ValueError(f'model.target.num_values={num_values}, and a patch has only {size} values')
         self.num_values, self.fitted, self.patch_size, self.whiten = num_values, fitted, patch_size, whiten
         self.register_buffer('mean', torch.zeros(size))
         self.register_buffer('components', torch.zeros(num_values, size))  # orthonormal rows, the largest first

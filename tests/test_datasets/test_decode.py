@@ -82,6 +82,7 @@ def test_decode_unchanged_keeps_every_band():
 @pytest.mark.parametrize('data, reason', [
     (b'', 'empty file'),
     (b'hello, I am no image', 'not an image, begins with'),
+    (b'II*\0' + bytes(100), "a TIFF that is broken, or has other pixels .* dtype='keep'"),
     (encode(RGB, 'JPEG')[:2000], 'truncated'),
     (encode(RGB, 'PNG')[:2000], 'truncated'),
     (b'\xff\xd8\xff' + bytes(100), 'not an image'),

@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -48,6 +49,26 @@ def test_components_fitted_to_a_folder_of_images(demo_config):
         MODELS.build(demo_config.model).init_weights()
     with pytest.raises(ValueError, match='too few'):
         fit_to_images(demo_config, num_images=2)
+
+
+def test_what_training_leaves_out_is_not_fitted(demo_config, tmp_path):
+    """Patches without data would be zeros, here far from all others; a broken file is no reason to stop."""
+    images = 100 + np.random.default_rng(0).normal(size=(12, 32, 32, 1)).astype(np.float32)
+    images[:, :10] = np.nan
+    (tmp_path / 'tiles').mkdir()
+    for i, img in enumerate(images):
+        np.save(tmp_path / f'tiles/{i}.npy', img)
+    (tmp_path / 'tiles/broken.npy').write_bytes(b'no array')
+    demo_config.model.data_preprocessor.update(mean=[0], std=[1])
+    demo_config.train_dataloader.dataset.update(data_root=str(tmp_path / 'tiles'), extensions=['.npy'], pipeline=[
+        dict(type='mae_mm.LoadRandomResizedCrop', size=32, scale=(1, 1), ratio=(1, 1), dtype='float32')])
+    basis = fit_to_images(demo_config)
+    assert (basis['mean'] - 100).abs().max() < 1 and basis['variances'].max() < 10
+
+
+def test_more_components_than_values_of_a_patch():
+    with pytest.raises(ValueError, match=r'num_values=500, and a patch has only 320 values'):
+        MODELS.build(dict(type='mae_mm.PCATarget', num_values=500, patch_size=8, in_chans=5))
 
 
 def test_fit_pca_tool(demo_config, tmp_path, monkeypatch, capsys):
