@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mae_mm.checkpoint.files import write_beside
 from mae_mm.datasets.configs import LOADERS
+from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.datasets.pixel_files import extensions_of
 from mae_mm.datasets.statistics import PERCENTILES, Statistics
 from mae_mm.engine.own_data import measure, reader_of
@@ -87,5 +88,7 @@ def derived_config(
     for loader in LOADERS[:2]:
         steps = [dict(step) for step in base[loader].dataset.pipeline]
         steps[0].update(options)
+        if 'extensions' in base[loader].dataset:  # for images of its own
+            dataset = dict(extensions=[*EXTENSIONS]) | dataset
         lines.append(f'{loader} = dict(dataset=dict({keywords({**dataset, "pipeline": steps})}))')
     return '\n'.join([*lines, 'test_dataloader = val_dataloader', ''])

@@ -47,6 +47,15 @@ def test_a_folder_and_its_config(folder: Path, tmp_path: Path, capsys) -> None:
     assert load_config(str(tmp_path / 'mine.py')).model.backbone.in_chans == 6
 
 
+def test_extensions_of_the_base_do_not_stay(folder: Path, tmp_path: Path, capsys) -> None:
+    """A config for .npy files, and TIFFs."""
+    out = tmp_path / 'mine.py'
+    pixel_statistics(str(folder), None, 0, {}, 'configs/demo/mae_pretrain_multiband.py', str(out))
+    cfg = load_config(str(out))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        assert {'.tif', '.png'} <= {*loader.dataset.extensions}
+
+
 def test_options(folder: Path, tmp_path: Path, capsys) -> None:
     """Bands by name, a number without data, another extension; a sample; photographs need nothing."""
     pixel_statistics(str(folder), 5, 0, dict(bands=['nir', 1], nodata=300.0), 'configs/mae_pretrain.py', None)
