@@ -22,11 +22,13 @@ class Summary(NamedTuple):
     high: np.ndarray  # (C,)
     pixels: np.ndarray  # (k, C), some of them, the same places in all bands
     names: tuple[str | None, ...]  # of the bands, if the file has any
-    index: int | None = None  # of the image in its data set
 
 
 class Summarize:
-    """The last transform of a pipeline: a `Summary` of `inputs`, (…, C, H, W), or else of `img`, (H, W, C)."""
+    """The last transform of a pipeline: a `Summary` of `inputs`, (…, C, H, W), or else of `img`, (H, W, C).
+
+    `sample_idx` stays beside it, and tells which image it is.
+    """
 
     def __init__(self, images: int) -> None:
         self.kept = max(1, min(PIXELS_OF_IMAGE, PIXELS // max(images, 1)))
@@ -34,8 +36,8 @@ class Summarize:
     def __call__(self, results: dict) -> dict:
         inputs = results.get('inputs')
         img = results['img'].transpose(2, 0, 1) if inputs is None else np.moveaxis(inputs.numpy(), -3, 0)
-        found = summarize(img.reshape(len(img), -1), self.kept, results.get('band_names', ()))
-        return dict(summary=found._replace(index=results.get('sample_idx')))
+        summary = summarize(img.reshape(len(img), -1), self.kept, results.get('band_names', ()))
+        return dict(summary=summary, sample_idx=results.get('sample_idx'))
 
 
 def summarize(bands: np.ndarray, kept: int, names: tuple[str | None, ...] = ()) -> Summary:

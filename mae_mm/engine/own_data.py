@@ -135,7 +135,5 @@ def measure(dataset: ConfigDict, num_workers: int, images: int | None = SAMPLE) 
     loader = DataLoader(  # keys are (index, seed)
         samples, sampler=[(i, i) for i in chosen], batch_size=None, num_workers=num_workers)
     rows = tqdm(loader, 'mean and deviation', unit='img', disable=None if starts_first() else True)
-    found = {}  # what stands for a broken file does not count twice
-    for key, row in zip(chosen, rows, strict=True):
-        found[key if row['summary'].index is None else row['summary'].index] = row['summary']
+    found = {row['sample_idx']: row['summary'] for row in rows}  # what stands for a broken file counts once
     return merge(found.values()), samples.broken_files()

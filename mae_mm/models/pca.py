@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from mae_mm.datasets.decode import DecodeError
 from mae_mm.models.patches import patchify
+from mae_mm.models.targets import PCATarget, with_data
 from mae_mm.registry import MODELS
 
 
@@ -42,7 +43,7 @@ def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
             continue
         patches = patchify(batch['inputs'], patch_size).flatten(0, 1)
         if 'valid' in batch:
-            patches = patches[patchify(batch['valid'], patch_size).flatten(0, 1).all(-1)]
+            patches = patches[with_data(batch['valid'], patch_size, PCATarget.min_valid).flatten()]
         rows.append(patches[torch.randperm(len(patches), generator=generator)[:64]])
     patches = torch.cat(rows) if rows else torch.empty(0, 0)
     if len(patches) <= patches.shape[1]:

@@ -122,11 +122,11 @@ def measure_knn(cfg: Config, pretrained: str | None) -> dict[str, float]:
 
 def six_bands(task: str, preprocessor: str) -> dict[str, Protocol]:
     """Protocols on demo images of six bands: all of them, and the three that an encoder of three channels takes."""
-    config, scratch = (f'configs/demo/{task}_multiband{end}.py' for end in ('', '_scratch'))
+    config = f'configs/demo/{task}_multiband.py'
     three = {'model.backbone.in_chans': ['red', 'green', 'blue'], f'{preprocessor}.mean': [19995, 19984, 20014],
              f'{preprocessor}.std': [2494, 2415, 2470],
              **{f'{part}_dataloader.dataset.pipeline.0.bands': [3, 2, 1] for part in ('train', 'val')}}
-    return dict(six=Protocol('six bands', scratch, config),
+    return dict(six=Protocol('six bands', config.replace('.py', '_scratch.py'), config),
                 three=Protocol('three of the bands', None, config, three, chans=3))
 
 
