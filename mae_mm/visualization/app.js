@@ -1,6 +1,7 @@
-// The board on which masks are painted: props.value is {rows, cols, picture, mask}, mask a string of rows * cols 0 or 1.
+// The board on which masks are painted: props.value is {rows, cols, picture, mask, strokes}, mask a string of rows * cols
+// 0 or 1. An answer repeats the number of strokes that it knew of: with fewer than were painted, it is out of date.
 const board = element.querySelector('[role=grid]');
-let cells = [], at = 0, brush = null, changed = false;
+let cells = [], at = 0, brush = null, changed = false, painted = null;
 
 const masked = i => cells[i].getAttribute('aria-selected') === 'true';
 function mark(i, hide) {
@@ -33,8 +34,13 @@ function move(to) {
 }
 function show() {
   const value = props.value;
-  board.hidden = !value;
-  if (!value) return;
+  board.parentElement.hidden = !value;
+  if (!value) painted = null;
+  if (!value || (brush !== null && cells.length === value.mask.length)) return;  // a stroke is being painted
+  if (value.strokes < painted?.strokes) {
+    props.value = painted;
+    return;
+  }
   if (cells.length !== value.mask.length || board.children.length !== value.rows) build(value);
   board.style.backgroundImage = `url(${value.picture})`;
   cells.forEach((_, i) => mark(i, value.mask[i] === '1'));
@@ -49,8 +55,12 @@ function finish() {
   brush = null;
   if (!changed) return;
   changed = false;
-  props.value = {...props.value, mask: cells.map((_, i) => Number(masked(i))).join('')};
-  trigger('input');
+  painted = {...props.value, mask: cells.map((_, i) => Number(masked(i))).join(''), strokes: props.value.strokes + 1};
+  props.value = painted;
+  // Chosen here, not by an answer of the server: until it came, 'random' would be sent with the painted mask.
+  const sampler = document.querySelector('input[type=radio][value=painted]');
+  if (sampler.checked) trigger('input');
+  else sampler.click();
 }
 const under = event => document.elementFromPoint(event.clientX, event.clientY)?.closest('[data-index]');
 
@@ -82,6 +92,11 @@ board.addEventListener('keydown', event => {
   }
   brush = !masked(at);
   paint(at);
+  finish();
+});
+board.nextElementSibling.addEventListener('click', () => {
+  brush = false;
+  cells.forEach((_, i) => paint(i));
   finish();
 });
 watch('value', show);

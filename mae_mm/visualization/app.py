@@ -42,7 +42,7 @@ class Viewers:
     def board(
         self, path: str | None, names: Sequence[str], sampler: str, ratio: float, seed: float, painted: object,
     ) -> dict | None:
-        """What the board shows on which masks are painted: a picture, and a mask as rows * cols times 0 or 1."""
+        """What the board shows: a picture, a mask as rows * cols times 0 or 1, and how many strokes it has seen."""
         viewer = next((self.by_name[name] for name in names if self.by_name[name].model), None)
         if not path or not viewer:
             return None
@@ -55,7 +55,8 @@ class Viewers:
         except MISTAKES:
             return None
         bits = ''.join(str(int(bit)) for bit in mask[0])
-        return dict(rows=grid[0], cols=grid[1], picture=png_uri(photo), mask=bits)
+        strokes = painted.get('strokes') if isinstance(painted, dict) else None
+        return dict(rows=grid[0], cols=grid[1], picture=png_uri(photo), mask=bits, strokes=strokes or 0)
 
     def reconstructions(
         self, path: str | None, names: Sequence[str], sampler: str, ratio: float, seed: float, painted: object,

@@ -29,9 +29,12 @@ NAME_PREVIEWS = """() => new MutationObserver(
   () => document.querySelectorAll('img:not([alt])').forEach(image => { image.alt = 'The chosen image'; })
 ).observe(document.body, {childList: true, subtree: true})"""
 PAINTING = """
+<div class="painting" hidden>
 <p id="board-help"><b>Mask</b>: click or drag to hide patches, and again to show them; or move with the arrow keys, and
 press the space bar.</p>
-<div role="grid" tabindex="0" aria-label="Mask" aria-describedby="board-help" class="board" hidden></div>
+<div role="grid" tabindex="0" aria-label="Mask" aria-describedby="board-help" class="board"></div>
+<button type="button" class="clear">Show all patches</button>
+</div>
 """
 
 
@@ -119,7 +122,6 @@ def build_page(viewers: Viewers, uploads: str):
                 with gr.Column(visible=bool(reconstructing)):
                     board = gr.HTML(
                         None, html_template=PAINTING, js_on_load=(Path(__file__).parent / 'app.js').read_text())
-                    clear = gr.Button('Show all patches', size='sm')
                     sampler = gr.Radio([*SAMPLERS, PAINTED], value='random', label='Which patches are masked')
                     ratio = gr.Slider(0.05, 0.95, 0.75, step=0.05, label='Mask ratio',
                                       info='of random and block masks; a grid hides three patches of four')
@@ -128,22 +130,13 @@ def build_page(viewers: Viewers, uploads: str):
                 reconstructions, views = gr.HTML(js_on_load=None), gr.HTML(js_on_load=None)
 
         page.load(None, js=NAME_PREVIEWS)
-        once = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private', show_progress='minimal')
+        once = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private', show_progress='minimal',
+                    trigger_mode='always_last')
         mask = [image, chosen, sampler, ratio, seed, board]
         of_image = [image.change, chosen.input]
-        gr.on([*of_image, sampler.input, ratio.input, seed.input],
+        # One function for all: if any was used while it ran, it runs once more, with what the controls say then.
+        gr.on([*of_image, sampler.input, ratio.input, seed.input, board.input],
               lambda *args: (viewers.board(*args), viewers.reconstructions(*args)), mask, [board, reconstructions],
-              trigger_mode='always_last', **once)
-        gr.on(of_image, viewers.views, [image, chosen], views, trigger_mode='always_last', **once)
-
-        def show_painted(*args):  # the board itself is not sent back: it may have been painted on meanwhile
-            args = [PAINTED if part is sampler else arg for part, arg in zip(mask, args, strict=True)]
-            return PAINTED, viewers.reconstructions(*args)
-
-        def clear_board(*args):
-            painted = args[-1] and dict(args[-1], mask='0' * len(args[-1]['mask']))
-            return PAINTED, viewers.reconstructions(*args[:2], PAINTED, *args[3:-1], painted), painted
-
-        board.input(show_painted, mask, [sampler, reconstructions], trigger_mode='always_last', **once)
-        clear.click(clear_board, mask, [sampler, reconstructions, board], **once)
+              **once)
+        gr.on(of_image, viewers.views, [image, chosen], views, **once)
     return page

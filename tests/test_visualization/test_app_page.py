@@ -189,6 +189,39 @@ def test_a_mask_is_painted_by_mouse_and_by_keyboard(visit: Callable, folder: Pat
 
 
 @in_browser
+def test_what_was_done_last_is_shown_however_slow_the_server(visit: Callable, folder: Path) -> None:
+    """Controls are used again before the answers to earlier ones have come."""
+    page = visit(folder / 'red.png')
+    page.context.new_cdp_session(page).send('Network.emulateNetworkConditions', dict(
+        offline=False, latency=300, downloadThroughput=-1, uploadThroughput=-1))
+    ratio, clear = page.get_by_role('slider', name='Mask ratio'), page.get_by_role('button', name='Show all patches')
+    for _ in range(3):
+        ratio.focus()
+        page.get_by_role('radio', name='random').check()
+        for key in ['ArrowLeft'] * 3:
+            ratio.press(key)
+        clear.click()
+        alert = page.get_by_role('alert').get_by_text('no patch is masked')
+        alert.wait_for()
+        page.wait_for_timeout(2000)  # an answer to what came before would replace it
+        assert alert.count() == 1 and page.locator('[aria-selected=true]').count() == 0
+        assert page.get_by_role('radio', name='painted').is_checked()
+        for cell in (2, 7, 9):
+            page.get_by_role('gridcell').nth(cell).click()
+        shown(page, '19% masked')
+        hidden = page.locator('[aria-selected=true]').evaluate_all('cells => cells.map(cell => +cell.dataset.index)')
+        assert hidden == [2, 7, 9]
+        page.get_by_role('gridcell').nth(0).click()  # its answer comes during the next stroke
+        first, last = (page.get_by_role('gridcell').nth(cell).bounding_box() for cell in (12, 15))
+        page.mouse.move(first['x'] + 5, first['y'] + 5)
+        page.mouse.down()
+        page.mouse.move(last['x'] + 5, last['y'] + 5, steps=12)
+        shown(page, '25% masked')
+        page.mouse.up()
+        shown(page, '50% masked')
+
+
+@in_browser
 @pytest.mark.parametrize(('name', 'message'), [
     ('broken.jpg', 'broken.jpg'), ('text.png', 'text.png cannot be read as an image: supported are JPEG')])
 def test_a_file_that_is_no_image_gets_a_message(visit: Callable, folder: Path, name: str, message: str) -> None:
