@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -248,8 +249,18 @@ def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> S
         samples, offsets = pages[0].samplesperpixel, [page.offset for page in pages]
         if not all(offsets) or len(pages) * samples != count:
             raise DecodeError('pages of the TIFF hold several images each; write one image to a page')
+        names = _channel_names(tif.ome_metadata or '')
     read = partial(_read_pages, name, memory, offsets, samples)
-    return Stored((height, width, count), series.dtype, read, levels=factors)
+    return Stored(
+        (height, width, count), series.dtype, read, levels=factors, names=names if len(names) == count else ())
+
+
+def _channel_names(xml: str) -> tuple[str | None, ...]:
+    """What an OME-TIFF calls the channels of its first image."""
+    try:
+        return tuple(channel.get('Name') for channel in ElementTree.fromstring(xml).findall('{*}Image[1]//{*}Channel'))
+    except ElementTree.ParseError:
+        return ()
 
 
 def _read_pages(

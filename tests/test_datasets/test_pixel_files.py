@@ -86,6 +86,20 @@ def test_a_window_of_a_stack_is_read_without_the_rest(tmp_path: Path) -> None:
         np.testing.assert_array_equal(others[:, :], ramp(3, 64, 64)[..., [2, 1]])
 
 
+def test_channels_of_an_ome_tiff_are_taken_by_name(tmp_path: Path) -> None:
+    def write(**options: object) -> str:
+        tifffile.imwrite(path, img.transpose(2, 0, 1), metadata=dict(axes='CYX', **options), ome=True)
+        return str(path)
+
+    img, path = ramp(3), tmp_path / 'a.ome.tif'
+    picked = Reading('keep', bands=['GFP', 'DAPI'])
+    opened = picked.open(write(Channel=dict(Name=['DAPI', 'GFP', 'Cy5'])), 'unchanged', 'a.ome.tif')
+    assert opened.names == ('GFP', 'DAPI')
+    np.testing.assert_array_equal(opened[:, :], img[..., [1, 0]])
+    with pytest.raises(DecodeError, match=r"'GFP'.*have no names, only numbers 1 … 3"):
+        picked.open(write(), 'unchanged', 'a.ome.tif')
+
+
 def test_bits_of_a_12_bit_scanner_and_a_palette(tmp_path: Path) -> None:
     img = ramp(1) % 4096
     write_geotiff(tmp_path / 'a.tif', img, nbits=12)
