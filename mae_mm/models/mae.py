@@ -136,7 +136,7 @@ class MaskedAutoencoder(BaseSelfSupervisor):
         with torch.autocast(inputs.device.type, enabled=False):
             judged = mask
             if getattr(self.target_generator, 'norm_pix_loss', False):
-                judged = mask & ~flat_patches(inputs, self.patch_size)
+                judged = mask & ~flat_patches(inputs, self.patch_size, valid)
             if valid is not None:
                 judged = judged & with_data(valid, self.patch_size, self.target_generator.min_valid)
             errors = self.target_generator.errors(pred, self.target(inputs, valid), valid)

@@ -231,19 +231,25 @@ class TokenTarget(BaseModule):
 
 
 def patch_stats(patches: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (unbiased variance) of each patch: (N, L, P) -> two (N, L, 1).
+    """Mean and standard deviation of each patch: (N, L, P) -> two (N, L, 1); `known` as of `mean_and_variance`."""
+    mean, variance = mean_and_variance(patches, known)
+    return mean, (variance + EPS).sqrt()
+
+
+def mean_and_variance(patches: Tensor, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each patch: (N, L, P) -> two (N, L, 1).
 
     Of the values that are `known`, (N, L, P) bool; of all by default.
     """
-    if known is not None:
-        count = known.sum(-1, keepdim=True).clamp_min(2)
-        mean = (patches * known).sum(-1, keepdim=True) / count
-        return mean, (((patches - mean) * known).square().sum(-1, keepdim=True) / (count - 1) + EPS).sqrt()
-    return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
+    if known is None:
+        return patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    count = known.sum(-1, keepdim=True).clamp_min(2)
+    mean = (patches * known).sum(-1, keepdim=True) / count
+    return mean, ((patches - mean) * known).square().sum(-1, keepdim=True) / (count - 1)
 
 
-def flat_patches(imgs: Tensor, patch_size: int) -> Tensor:
-    """Patches of (almost) one colour: (N, C, H, W) -> (N, L) bool.
+def flat_patches(imgs: Tensor, patch_size: int, valid: Tensor | None = None) -> Tensor:
+    """Patches of (almost) one colour: (N, C, H, W) -> (N, L) bool. Values that are not `valid` do not count.
 
     Normalising divides by the deviation of the patch. Where that is close to 0, as on black backgrounds, the target is
     noise or nothing, and a smooth guess that is wrong by one gray level would count more than a thousand other patches.
@@ -251,7 +257,10 @@ def flat_patches(imgs: Tensor, patch_size: int) -> Tensor:
     not. `FLAT` bounds what remains: a patch can count a few hundred times the mean at most.
     """
     patches = patchify(imgs.float(), patch_size)
-    return patches.var(-1) <= FLAT**2 * patches.flatten(1).var(-1, keepdim=True) + EPS
+    known = None if valid is None else patchify(valid, patch_size)
+    of_patches = mean_and_variance(patches, known)[1].squeeze(-1)  # (N, L)
+    of_images = mean_and_variance(patches.flatten(1), None if known is None else known.flatten(1))[1]  # (N, 1)
+    return of_patches <= FLAT**2 * of_images + EPS
 
 
 def with_data(valid: Tensor, patch_size: int, share: float) -> Tensor:

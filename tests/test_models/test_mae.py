@@ -566,6 +566,18 @@ def test_predictions_leave_out_the_same_pixels(make_mae, imgs):
         assert 0.5 < result['patch_mean'] < 1.5
 
 
+def test_patches_of_one_colour_at_the_border_of_the_data_are_flat(make_mae, imgs):
+    """The zeros in place of missing pixels do not make them count: the target is divided by almost 0."""
+    mae, noise, valid = make_mae().eval(), torch.arange(16.0).flip(0).expand(2, 16), torch.ones_like(imgs) > 0
+    imgs, valid[..., :3] = imgs.clone(), False
+    imgs[..., :8, :8] = 2.0  # the first of the 12 masked patches; 3/8 of it are missing
+    with torch.no_grad():
+        results = mae.predict(imgs * valid, noise=noise, valid=valid)
+    for result in results:
+        assert result['mask'][0] and result['flat'].item() == pytest.approx(1 / 12)
+        assert 0.9 < result['patch_mean'] < 1 and result['interpolation'] < 5
+
+
 def test_nan_from_the_loader_becomes_a_mask(make_mae, imgs):
     """The whole way of a training step: NaN in, the loss of the rest out."""
     mae = make_mae(data_preprocessor=dict(type='mae_mm.ImagePreprocessor', mean=[1.0], std=[2.0]))

@@ -222,6 +222,16 @@ def test_flat_patches_by_hand():
     assert flat_patches(torch.full((1, 1, 4, 8), 0.3), 4).all()
 
 
+def test_flat_patches_are_those_of_the_known_values():
+    left = torch.arange(16.0).view(4, 4)
+    imgs = torch.cat([left, 20 + 0.01 * left, 20 + 0.2 * left], 1).expand(1, 2, 4, 12)
+    valid = torch.ones_like(imgs) > 0
+    valid[..., 0, ::2] = False
+    for offset in (0, 1000):  # zeros would add a million to the variances, of the patches or of the image
+        assert flat_patches((imgs + offset) * valid, 4, valid).tolist() == [[False, True, False]]
+    assert flat_patches(imgs, 4, valid | True).tolist() == flat_patches(imgs, 4).tolist() == [[False, True, False]]
+
+
 def test_baselines_are_per_image():
     imgs, mask = torch.randn(3, 3, 32, 32), random_mask(3, 16)
     together = baseline_losses(imgs, mask, 8, True)
