@@ -80,7 +80,8 @@ def reconstruction_columns(
     if noise is None:
         noise = fixed_noise(range(len(inputs)) if sample_idx is None else sample_idx, grid[0] * grid[1], seed)
     samples = model.val_step(dict(inputs=inputs, noise=noise))
-    normalised = core.data_preprocessor(dict(inputs=inputs))['inputs']
+    batch = core.data_preprocessor(dict(inputs=inputs))
+    normalised = batch['inputs'].where(batch['valid'], torch.nan) if 'valid' in batch else batch['inputs']
 
     scale, picks = scale_of(inputs), shown_bands(
         bands, getattr(core.backbone, 'bands', None), inputs.shape[1])
@@ -88,8 +89,6 @@ def reconstruction_columns(
     original, reconstruction = (
         pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype, normalised)[:, picks], scale)
         for imgs in (normalised, predicted))
-    if inputs.is_floating_point():  # what has no data is black, and differs from what is hidden
-        original = np.where(pixels(inputs[:, picks].isnan().all(1, keepdim=True), scale), np.uint8(0), original)
     mask = torch.stack([sample['mask'] for sample in samples])
     patch = core.patch_size * scale
     hidden = pixels(mask.view(-1, 1, *grid), patch)

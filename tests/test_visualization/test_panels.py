@@ -14,7 +14,7 @@ from torch import Tensor
 from mae_mm.models.data_preprocessor import stretch
 from mae_mm.models.mae import MAE, Reconstruction
 from mae_mm.models.masking import fixed_noise, random_masking
-from mae_mm.visualization.panels import HIDDEN, OUTLINE, reconstruction_panel
+from mae_mm.visualization.panels import HIDDEN, OUTLINE, photos_of, reconstruction_panel
 from mae_mm.visualization.pictures import GUTTER, HEADING
 
 RAW_PIXELS = dict(type='mae_mm.ImagePreprocessor', mean=[0.0], std=[1.0])
@@ -181,6 +181,17 @@ def test_what_has_no_data_is_black(make_mae: Callable) -> None:
     imgs[:, :, :8] = torch.nan
     original = cells(reconstruction_panel(model, imgs), 160, 240)[0][0]
     assert (original[:40] == 0).all() and (original[40:].mean(0) > 60).all()
+
+
+def test_pixels_without_data_do_not_count_in_the_stretch(make_mae: Callable) -> None:
+    model = answer_with(make_mae(norm_pix_loss=False, data_preprocessor=RAW_PIXELS), lambda target: target)
+    imgs = 5 + 0.1 * torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    imgs[..., :12] = torch.nan
+    original, _, reconstruction, _ = cells(reconstruction_panel(model, imgs), 160, 240)
+    np.testing.assert_array_equal(original, photos_of(imgs))
+    known = np.s_[:, :, 12 * SCALE:]
+    np.testing.assert_array_equal(reconstruction[known], original[known])  # stretched as its original
+    assert len(np.unique(original[known])) > 200
 
 
 def test_bands_that_cannot_be_shown(make_mae: Callable) -> None:
