@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mae_mm.benchmark.timing import Rounds, Timing, interleave
 from mae_mm.datasets import ImageFolder
 from mae_mm.datasets.jpeg import Box
-from mae_mm.datasets.pixel_files import package
+from mae_mm.datasets.stored import package
 from mae_mm.datasets.transforms import NOISE, crop_box
 
 LAYOUTS = {  # of GeoTIFFs

@@ -111,6 +111,6 @@ def _decode_npy(data: bytes, channels: str) -> np.ndarray:
     array = np.load(BytesIO(data), allow_pickle=False)
     array = array[..., None] if array.ndim == 2 else array
     bands = {'rgb': 3, 'gray': 1}.get(channels, array.shape[-1])
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != bands:
-        raise DecodeError(f'array of {array.dtype} {array.shape}, must be uint8 (H, W, C) with C = {bands}')
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != bands or not array.size:
+        raise DecodeError(f'array of {array.dtype} {array.shape}, must be uint8 (H, W, C) with C = {bands}, not empty')
     return array

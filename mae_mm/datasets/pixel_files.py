@@ -3,17 +3,17 @@
 TIFF, slides and `.npy` are read in windows, without the rest of the file. Missing packages of the extras are named.
 """
 
-import importlib
+import contextlib
 import io
 import math
 import mmap
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -22,41 +22,28 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
 from mae_mm.datasets.decode import TIFF, DecodeError, decode
+from mae_mm.datasets.dicom import open_dicom
 from mae_mm.datasets.find import EXTENSIONS
 from mae_mm.datasets.limits import (
-    IN_TILES,
-    MAX_BYTES,
-    MAX_PIXELS,
     PNG_HEADER,
     check_bytes,
     header_size,
-    open_image,
     open_regular,
+    read_file,
     upright_size,
 )
+from mae_mm.datasets.stored import Stored, check_size, package, whole
 
 MAX_PAGES = 10_000  # of a TIFF
+MAX_TAGS = 1 << 16  # of a page
 HEAD = 132  # bytes that tell the format
 # Whole slides, which openslide reads; of some formats, these are TIFFs that no other reader stitches together.
 SLIDES = ('.svs', '.ndpi', '.scn', '.mrxs', '.vms', '.vmu', '.svslide', '.bif')
 SUB_IFDS = 330  # tag of a page that has smaller copies
+PNM = re.compile(rb'P([2356])' + 3 * rb'(?:\s|#[^\n]*\n)+(\d+)' + rb'\s')  # width, height, highest value
 PIXEL_EXTENSIONS = ('.npy', '.dcm')  # read here, not by `decode`, in addition to `find.EXTENSIONS`
 # GDAL would look for files beside the image, and keep a twentieth of the memory for blocks that are not read again.
 GDAL = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED='NO', GDAL_CACHEMAX=64)
-
-
-class Stored(NamedTuple):
-    """An image as its file holds it, opened, not yet read."""
-
-    shape: tuple[int, int, int]  # H, W, bands
-    dtype: np.dtype
-    read: Callable[[slice, slice, Sequence[int]], np.ndarray]  # rows, columns, bands from 0 -> (h, w, C)
-    names: tuple[str | None, ...] = ()  # of the bands, if they have any
-    nodata: float | None = None  # the value that the file names for pixels without data
-    window: tuple[float, float] | None = None  # the range of values that a DICOM file wants shown
-    inverted: float | None = None  # values are this number minus those that the file has
-    levels: tuple[float, ...] = (1.0,)  # how many times smaller each level of the file's pyramid is
-    place: dict | None = None  # `crs` and `transform` of a GeoTIFF
 
 
 def open_stored(source: bytes | str, level: int = 0) -> Stored:
@@ -93,11 +80,11 @@ def image_size(path: str | Path | io.BytesIO) -> tuple[int, int]:
     """
     try:
         return upright_size(path)
-    except OSError as reason:
+    except Exception as reason:  # parsers raise whatever they raise, of sizes that are fine in tiles, too
         try:
             height, width, _ = open_stored(path.getvalue() if isinstance(path, io.BytesIO) else str(path)).shape
-        except Exception as error:  # parsers raise whatever they raise
-            raise reason from error
+        except Exception as error:
+            raise OSError(str(reason) or type(reason).__name__) from error
         return width, height
 
 
@@ -106,50 +93,31 @@ def extensions_of(dtype: str) -> tuple[str, ...]:
     return EXTENSIONS if dtype == 'uint8' else (*EXTENSIONS, *PIXEL_EXTENSIONS)
 
 
-def check_size(height: int, width: int, bands: int, itemsize: int) -> None:
-    """Refuse what would take more memory than any image, before it is taken."""
-    if height * width > MAX_PIXELS or height * width * bands * itemsize > MAX_BYTES:
-        raise DecodeError(
-            f'{height} x {width} pixels of {bands} bands, {itemsize} bytes each: a decompression bomb, or too large to '
-            f'be read at once ({MAX_PIXELS:,} pixels and {MAX_BYTES:,} bytes at most){IN_TILES}')
-
-
-def package(name: str, extra: str = 'pixels', wheels: str = '') -> ModuleType:
-    """Import a package of an extra."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{name} is not installed, which reads this format: pip install -e '.[{extra}]' (or pip install "
-            f'{wheels or name})') from error
-
-
 def _opener(head: bytes) -> Callable[[bytes | str, int], Stored]:
     if head[:6] == b'\x93NUMPY':
         return _open_npy
     if head[:4] in TIFF:
         return _open_tiff
     if head[128:] == b'DICM':
-        return _open_dicom
+        return open_dicom
     return _open_picture
 
 
-def _whole(array: np.ndarray, **known: object) -> Stored:
-    """An image that has been read: (H, W, bands)."""
-    return Stored(array.shape, array.dtype, lambda rows, columns, bands: array[rows, columns][..., bands], **known)
-
-
 def _open_picture(data: bytes, level: int = 0) -> Stored:
-    """16 bits of a PNG or PGM; `decode` reads all else, in 8 bits."""
-    if data[:2] == b'P5' and (gray := np.asarray(open_image(BytesIO(data)))).dtype == np.int32:
-        return _whole(gray.astype(np.uint16)[..., None])
+    """16 bits of a PNG, PGM or PPM; `decode` reads all else, in 8 bits."""
+    if (pnm := PNM.match(data)) and int(pnm[4]) > 255:  # Pillow would scale it to 16 bits, or cut it to 8
+        if pnm[1] in b'23':
+            raise DecodeError('a PNM of 16 bits in digits; save it as PNG, or as P5 or P6')
+        shape = int(pnm[3]), int(pnm[2]), 3 if pnm[1] == b'6' else 1
+        check_size(*shape, 2)
+        return whole(np.frombuffer(data, '>u2', math.prod(shape), pnm.end()).reshape(shape))
     if data[:16] == PNG_HEADER and data[24:25] == b'\x10':
         height, width = header_size(data)
         check_size(height, width, 4, 2)
         img = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
     else:
         img = decode(data, 'unchanged')
-    return _whole(img.permute(1, 2, 0).numpy())
+    return whole(img.permute(1, 2, 0).numpy())
 
 
 def _open_npy(source: bytes | str, level: int = 0) -> Stored:
@@ -158,13 +126,13 @@ def _open_npy(source: bytes | str, level: int = 0) -> Stored:
         major, _ = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
-        if len(shape) not in (2, 3) or dtype.kind not in 'uif':
-            raise DecodeError(f'array of {dtype} {shape}, must be numbers (H, W) or (H, W, C)')
+        if len(shape) not in (2, 3) or not all(shape) or dtype.kind not in 'uif':
+            raise DecodeError(f'array of {dtype} {shape}, must be numbers (H, W) or (H, W, C), not empty')
         if len(shape) == 3 and 4 * shape[0] < min(shape[1:]):
             raise DecodeError(f'array of {shape}, which looks like (C, H, W), must be (H, W, C): np.moveaxis(x, 0, 2)')
         buffer = source if isinstance(source, bytes) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         array = np.ndarray(shape, dtype, buffer, file.tell(), order='F' if fortran else 'C')
-    return _whole(array if array.ndim == 3 else array[..., None])
+    return whole(array if array.ndim == 3 else array[..., None])
 
 
 def _open_tiff(source: bytes | str, level: int) -> Stored:
@@ -178,20 +146,26 @@ def _open_tiff(source: bytes | str, level: int) -> Stored:
         img.close()
         return _open_stack(source, name, memory, level)
     if img.colorinterp[0].name == 'palette':
-        with BytesIO(source) if memory else open_regular(source) as file:
-            return _open_picture(file.read())
+        return _open_picture(source if memory else read_file(source))
     known = dict(
-        names=img.descriptions, nodata=img.nodata, levels=(1.0, *map(float, img.overviews(1))),
+        names=img.descriptions if any(img.descriptions) else _channel_names(
+            img.tags().get('TIFFTAG_IMAGEDESCRIPTION', ''), img.count),
+        nodata=img.nodata, levels=(1.0, *map(float, img.overviews(1))),
         place=dict(crs=img.crs, transform=img.transform))
     img = _open_page(name, overview_level=level - 1) if level else img
     return Stored(
         (img.height, img.width, img.count), np.dtype(img.dtypes[0]), partial(_read_window, img, memory), **known)
 
 
+@cache  # each call would also forget which warnings of any kind have been shown
+def _silence(category: type[Warning]) -> None:
+    warnings.filterwarnings('ignore', category=category)
+
+
 def _open_page(name: str, **options: int) -> object:
     """A page of a TIFF as an open rasterio data set; refuses blocks that GDAL would decode whole for one pixel."""
     rasterio = package('rasterio')
-    warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
+    _silence(rasterio.errors.NotGeoreferencedWarning)
     with rasterio.Env(**GDAL):
         img = rasterio.open(name, driver='GTiff', **options)
     together = img.count if img.interleaving == rasterio.enums.Interleaving.pixel else 1
@@ -213,8 +187,11 @@ def check_pages(file: BinaryIO) -> bool:
         if not (start := int.from_bytes(file.read(offset_bytes), order)):
             return nested
         file.seek(min(start, end))
-        length = entry_bytes * int.from_bytes(file.read(count_bytes), order)
+        tags = int.from_bytes(file.read(count_bytes), order)
+        length = entry_bytes * tags
         place = start + count_bytes + length
+        if tags > MAX_TAGS:
+            raise DecodeError(f'page {page + 1} of the TIFF has {tags:,} tags')
         if place + offset_bytes > end:
             raise DecodeError(f'page {page + 1} of the TIFF is beyond the end of the file: it is truncated')
         if page == 0:
@@ -236,7 +213,12 @@ def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> S
     tifffile knows which pages belong together, and rasterio reads windows of them, from the file called `name`.
     """
     tifffile = package('tifffile')
-    with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file, tifffile.TiffFile(file) as tif:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, str):  # mapped, it has no name: tifffile would open other files beside it
+            file = stack.enter_context(open_regular(source))
+            source = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        tif = stack.enter_context(tifffile.TiffFile(
+            BytesIO(source) if isinstance(source, bytes) else source, _multifile=False))
         levels = tif.series[0].levels
         series, pages = levels[level], list(levels[level].pages)
         if any(page is None or page.dataoffsets[-1] + page.databytecounts[-1] > tif.filehandle.size for page in pages):
@@ -249,18 +231,18 @@ def _open_stack(source: bytes | str, name: str, memory: object, level: int) -> S
         samples, offsets = pages[0].samplesperpixel, [page.offset for page in pages]
         if not all(offsets) or len(pages) * samples != count:
             raise DecodeError('pages of the TIFF hold several images each; write one image to a page')
-        names = _channel_names(tif.ome_metadata or '')
+        names = _channel_names(tif.ome_metadata or '', count) if series.kind == 'ome' else ()
     read = partial(_read_pages, name, memory, offsets, samples)
-    return Stored(
-        (height, width, count), series.dtype, read, levels=factors, names=names if len(names) == count else ())
+    return Stored((height, width, count), series.dtype, read, levels=factors, names=names)
 
 
-def _channel_names(xml: str) -> tuple[str | None, ...]:
-    """What an OME-TIFF calls the channels of its first image."""
+def _channel_names(xml: str, count: int) -> tuple[str | None, ...]:
+    """What an OME-TIFF calls the channels of its first image, if each of its `count` bands is one."""
     try:
-        return tuple(channel.get('Name') for channel in ElementTree.fromstring(xml).findall('{*}Image[1]//{*}Channel'))
+        channels = ElementTree.fromstring(xml).findall('{*}Image[1]//{*}Channel')
     except ElementTree.ParseError:
         return ()
+    return tuple(channel.get('Name') for channel in channels) if len(channels) == count else ()
 
 
 def _read_pages(
@@ -289,33 +271,3 @@ def _open_slide(path: str, level: int) -> Stored:
         return np.array(Image.alpha_composite(Image.new('RGBA', size, blank), region))[..., bands]
 
     return Stored((height, width, 3), np.dtype(np.uint8), read, levels=tuple(slide.level_downsamples))
-
-
-def _open_dicom(data: bytes, level: int = 0) -> Stored:
-    """Values after the rescale slope and intercept; frames are bands; larger is brighter (MONOCHROME1 is inverted)."""
-    pydicom = package('pydicom')
-    if b'1.2.840.10008.1.2.1.99' in data[:1024]:
-        raise DecodeError('a deflated DICOM file, whose size cannot be known before it is inflated')
-    header = pydicom.dcmread(BytesIO(data))
-    frames, samples = int(header.get('NumberOfFrames') or 1), int(header.SamplesPerPixel)
-    height, width = int(header.Rows), int(header.Columns)
-    check_size(height, width, frames * samples, int(header.BitsAllocated) // 8)
-    array = pydicom.pixels.pixel_array(header)
-    array = array[None] if frames == 1 else array  # (frames, H, W) or (frames, H, W, samples)
-    array = np.moveaxis(array, 0, 2).reshape(height, width, -1)
-    slope, intercept = float(header.get('RescaleSlope', 1)), float(header.get('RescaleIntercept', 0))
-    if (slope, intercept) != (1, 0):
-        array = array.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    center, width = (np.ravel(header.get(f'Window{key}', 0))[:1].astype(float) for key in ('Center', 'Width'))
-    padding = header.get('PixelPaddingValue') if samples == 1 else None
-    marks = [center - width / 2, center + width / 2, np.ravel(np.nan if padding is None else padding).astype(float)]
-    marks[2] = np.float32(marks[2]) * np.float32(slope) + np.float32(intercept)
-    inverted = header.PhotometricInterpretation == 'MONOCHROME1'
-    if inverted:
-        ends = -1 if int(header.PixelRepresentation) else 2**int(header.BitsStored) - 1  # their sum
-        ends = ends if (slope, intercept) == (1, 0) else np.float32(ends * slope + 2 * intercept)
-        array, marks = ends - array, [ends - mark for mark in marks]
-    low, high, padding = (float(mark[0]) for mark in marks)
-    return _whole(
-        array, nodata=None if math.isnan(padding) else padding,
-        window=(min(low, high), max(low, high)) if width[0] > 0 else None, inverted=float(ends) if inverted else None)

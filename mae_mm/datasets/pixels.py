@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mae_mm.datasets.decode import DecodeError, convert_array
-from mae_mm.datasets.limits import MAX_PIXELS
-from mae_mm.datasets.pixel_files import Stored, check_size, open_stored
+from mae_mm.datasets.pixel_files import open_stored
+from mae_mm.datasets.stored import Stored, check_size
 
+STRIP = 256  # rows
 DTYPES = ('uint8', 'keep', 'int8', 'uint16', 'int16', 'float32')
 
 
@@ -75,7 +76,7 @@ class Reading:
         inverted: float | None = None,
     ) -> np.ndarray:
         """(h, w, C) as stored -> with NaN for no data, cut to the window, in the type to deliver; order as stored."""
-        nodata = self._marks(nodata)
+        nodata = self._nodata(nodata)
         out = self._dtype(img.dtype, nodata)
         values = img.astype(out if out.kind == 'f' else img.dtype.newbyteorder('='), copy=False)
         if out.kind == 'f':
@@ -86,10 +87,11 @@ class Reading:
             window = window if inverted is None else (inverted - window[1], inverted - window[0])
         if self.window and window:
             values = np.clip(values.astype(np.float32), *window)
-            values = values if out.kind == 'f' else values.round()
+            if out.kind != 'f':
+                values = values.round().clip(np.iinfo(out).min, np.iinfo(out).max)  # the window may reach further
         return values.astype(out, copy=not values.flags.writeable)  # mapped files are not writeable; the order stays
 
-    def _marks(self, nodata: float | None) -> float | None:
+    def _nodata(self, nodata: float | None) -> float | None:
         if self.dtype == 'uint8':
             return None
         return nodata if self.nodata == 'file' else self.nodata
@@ -119,7 +121,7 @@ class OpenedImage:
         self.shape = (height, width, len(self.bands))
         if part.top + height > stored.shape[0] or part.left + width > stored.shape[1]:
             raise DecodeError(f'it has {stored.shape[0]} x {stored.shape[1]} pixels now: it was changed')
-        self.dtype = reading._dtype(stored.dtype, reading._marks(stored.nodata))
+        self.dtype = reading._dtype(stored.dtype, reading._nodata(stored.nodata))
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         img = self.read(*index)
@@ -128,9 +130,10 @@ class OpenedImage:
         return img
 
     def _is_empty(self) -> bool:
-        """Whether no pixel of the whole image has data; not asked of one that is too large to be read at once."""
+        """Whether no pixel of the whole image has data; strips are read until one has."""
         height, width, _ = self.shape
-        return height * width <= MAX_PIXELS and not np.isfinite(self.read(slice(height), slice(width))).any()
+        return not any(np.isfinite(self.read(slice(top, top + STRIP), slice(width))).any()
+                       for top in range(0, height, STRIP))
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """As `img[rows, columns]`, also of an image without any data."""

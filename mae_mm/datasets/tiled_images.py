@@ -153,6 +153,8 @@ class TiledImages(ImageFolder):
             raise ValueError(f'background={background} must be the lowest and the highest value of the background')
         if per_file and folder.get('cache', 'none') != 'none':
             raise ValueError("cache='memory' would repeat the windows of the first epoch: leave out per_file")
+        if folder.get('crop_sizes'):
+            raise ValueError(f'crop_sizes={folder["crop_sizes"]}: tiles have one shape; leave it out')
         self.grid = Grid(size, stride, downsample, background and tuple(background), max_background)
         self.per_file = per_file
         super().__init__(data_root, extensions=extensions, **folder)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mae_mm.datasets.decode import CHANNELS, DecodeError, convert_array, decode
 from mae_mm.datasets.jpeg import Box, croppable_size, decode_crop, decode_reduced, reduce_box, reducible_size, reduction
 from mae_mm.datasets.limits import read_file
-from mae_mm.datasets.pixels import WHOLE, OpenedImage, Reading
+from mae_mm.datasets.pixels import WHOLE, OpenedImage, Reading, choose_bands
 from mae_mm.registry import TRANSFORMS
 
 TRIES = 10  # as in torchvision
@@ -124,8 +124,11 @@ class ReadImage:
         if img is not None:
             # Arrays of inferencers are BGR whatever the data set holds; samples of a data set have an index.
             order = self.array_order if 'sample_idx' in results else 'bgr'
-            img = convert_array(img, self.channels, order, self.reading.dtype)
-            return img if self.reading.dtype == 'uint8' else self.reading.finish(img)
+            if self.reading.dtype == 'uint8':
+                return convert_array(img, self.channels, order)
+            img = convert_array(img, 'unchanged', order, self.reading.dtype)
+            img = self.reading.finish(img[..., choose_bands(self.reading.bands, img.shape[2])])
+            return convert_array(img, self.channels, 'rgb', self.reading.dtype)
         part = results.pop('part', WHOLE)
         try:
             if self.reading.dtype != 'uint8' or part != WHOLE:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mae_mm.checkpoint.files import write_beside
-from mae_mm.datasets.pixel_files import GDAL, package
+from mae_mm.datasets.pixel_files import GDAL
 from mae_mm.datasets.pixels import OpenedImage
+from mae_mm.datasets.stored import package
 from mae_mm.datasets.tiled_images import window_starts
 
 NODATA = 255  # in the map of classes

@@ -1,6 +1,7 @@
 """Every format of more than 8 bits or three bands: all bits arrive, and what is broken is an error that names it."""
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from helpers.images import encode, photo
 from helpers.pixels import NAMES, PYRAMIDS, WRITERS, blocks, destroy, ramp, write_dicom, write_geotiff, write_stack
 from PIL import Image
 
-from mae_mm.datasets import DecodeError, LoadImage, pixel_files
+from mae_mm.datasets import DecodeError, LoadImage, stored
 from mae_mm.datasets.pixel_files import open_stored, source_size
 from mae_mm.datasets.pixels import Reading
 
@@ -86,6 +87,30 @@ def test_a_window_of_a_stack_is_read_without_the_rest(tmp_path: Path) -> None:
         np.testing.assert_array_equal(others[:, :], ramp(3, 64, 64)[..., [2, 1]])
 
 
+def test_a_pgm_of_12_bits_and_a_ppm_of_16_keep_them(tmp_path: Path) -> None:
+    for kind, bands, highest in ((5, 1, 4095), (6, 3, 65535)):
+        img = ramp(bands) & np.uint16(highest)
+        header = b'P%d\n# made by hand\n48 40\n%d\n' % (kind, highest)
+        (tmp_path / 'a').write_bytes(header + img.astype('>u2').tobytes())
+        np.testing.assert_array_equal(read(tmp_path / 'a'), img)
+
+
+def test_files_that_an_ome_tiff_names_are_not_opened(tmp_path: Path) -> None:
+    """A pipe, for which opening would wait."""
+    import os
+    os.mkfifo(tmp_path / 'pipe')
+    img, path = ramp(2), tmp_path / 'a.ome.tif'
+    planes = ''.join(
+        f'<TiffData IFD="0" FirstC="{i}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{i}</UUID></TiffData>'
+        for i, name in enumerate(('a.ome.tif', f'../{tmp_path.name}/pipe')))
+    tifffile.imwrite(path, img.transpose(2, 0, 1), metadata=None, description=(
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:0"><Image><Pixels '
+        'DimensionOrder="XYCZT" Type="uint16" SizeX="48" SizeY="40" SizeC="2" SizeZ="1" SizeT="1"><Channel Name="a"/>'
+        f'<Channel Name="b"/>{planes}</Pixels></Image></OME>'))
+    np.testing.assert_array_equal(read(path), img)
+    assert open_stored(str(path)).names == ()  # its pages need not be those channels
+
+
 def test_channels_of_an_ome_tiff_are_taken_by_name(tmp_path: Path) -> None:
     def write(**options: object) -> str:
         tifffile.imwrite(path, img.transpose(2, 0, 1), metadata=dict(axes='CYX', **options), ome=True)
@@ -98,6 +123,8 @@ def test_channels_of_an_ome_tiff_are_taken_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened[:, :], img[..., [1, 0]])
     with pytest.raises(DecodeError, match=r"'GFP'.*have no names, only numbers 1 … 3"):
         picked.open(write(), 'unchanged', 'a.ome.tif')
+    img = ramp(1)
+    assert open_stored(write(Channel=dict(Name=['DAPI']))).names == ('DAPI', )
 
 
 def test_bits_of_a_12_bit_scanner_and_a_palette(tmp_path: Path) -> None:
@@ -132,24 +159,6 @@ def test_arrays_with_the_bands_first_are_refused(tmp_path: Path) -> None:
         read(tmp_path / 'a.npy')
     np.save(tmp_path / 'b.npy', np.zeros((16, 16, 60), np.uint16))
     assert read(tmp_path / 'b.npy').shape == (16, 16, 60)
-
-
-def test_dicom_values_are_those_of_its_modality(tmp_path: Path) -> None:
-    img = ramp(1) - np.uint16(5)  # 0 and 65531 first
-    write_dicom(tmp_path / 'a.dcm', img, RescaleSlope=0.5, RescaleIntercept=-1024, WindowCenter=0, WindowWidth=100)
-    np.testing.assert_array_equal(read(tmp_path / 'a.dcm'), img * np.float32(0.5) - 1024)
-    window = read(tmp_path / 'a.dcm', window='file')
-    assert (window.min(), window.max()) == (-50, 50) and np.array_equal(window, read(
-        tmp_path / 'a.dcm', window=(0, 100)))
-    write_dicom(tmp_path / 'b.dcm', img, PhotometricInterpretation='MONOCHROME1', PixelPaddingValue=7)
-    assert np.array_equal(read(tmp_path / 'b.dcm', nodata=None), 65535 - img)
-    assert np.array_equal(np.isnan(read(tmp_path / 'b.dcm')), img == 7)
-    cut = read(tmp_path / 'b.dcm', nodata=None, window=(1000, 400))  # of the file's values, before they are inverted
-    assert np.array_equal(cut, 65535 - np.clip(img, 800, 1200))
-    signed = (ramp(1) - 900).astype(np.int16)
-    write_dicom(tmp_path / 'c.dcm', signed, PixelPaddingValue=-900)
-    out = read(tmp_path / 'c.dcm')
-    assert np.isnan(out[0, 0]) and np.array_equal(out[0, 1:], signed[0, 1:])
 
 
 def huge_tiff(side: int, tile: int) -> bytes:
@@ -198,7 +207,13 @@ HOSTILE = {
     'dicom bomb': small_file(lambda path: write_dicom(path, ramp(1), Rows=60_000, Columns=60_000)),
     'dicom of many frames': small_file(lambda path: write_dicom(path, ramp(1), NumberOfFrames=10**9)),
     'truncated dicom': small_file(lambda path: write_dicom(path, ramp(1)))[:-1000],
-    'deflated dicom': bytes(128) + b'DICM' + b'1.2.840.10008.1.2.1.99' + bytes(100),
+    'deflated dicom': bytes(128) + b'DICM' + bytes(2000) + b'1.2.840.10008.1.2.1.99' + bytes(100),
+    'empty npy': npy_header((0, 10)),
+    'empty npy of 8 bits': npy_header((10, 0), '|u1'),
+    'tiff of many tags': b'II+\0\x08\0\0\0' + b''.join(n.to_bytes(8, 'little') for n in (16, 10**5)) + bytes(3 * 10**6),
+    'pgm bomb': b'P5 60000 60000 65535\n' + bytes(100),
+    'truncated pgm': b'P5 60 60 65535\n' + bytes(100),
+    'pgm in digits': b'P2 1 1 65535\n7\n',
 }
 
 
@@ -215,7 +230,7 @@ def test_hostile_files_are_errors_that_take_no_memory(kind: str, tmp_path: Path)
 def test_limits_hold_for_what_is_read_at_once(tmp_path: Path, monkeypatch) -> None:
     """A file may be larger than any image, if only windows of it are read."""
     write_geotiff(tmp_path / 'a.tif', ramp(), tiled=True, blockxsize=16, blockysize=16)
-    monkeypatch.setattr(pixel_files, 'MAX_PIXELS', 900)
+    monkeypatch.setattr(stored, 'MAX_PIXELS', 900)
     opened = Reading('keep').open(str(tmp_path / 'a.tif'), 'unchanged', 'a.tif')
     assert opened[0:30, 0:30].shape == (30, 30, 6)
     with pytest.raises(DecodeError, match='40 x 48 pixels of 6 bands'):
@@ -246,6 +261,11 @@ def test_size_of_a_file_and_of_a_member_of_a_tar(tmp_path: Path) -> None:
     np.save(tmp_path / 'a.npy', ramp()[:10])
     sources = (dict(img_path=str(tmp_path / 'a.npy')), dict(read=(tmp_path / 'a.npy').read_bytes))
     assert [source_size(source) for source in sources] == [(ramp().shape[1], 10)] * 2
+    data = encode(Image.new('L', (1, 1)), 'PNG')
+    header = data[12:16] + (20_000).to_bytes(4, 'big') * 2 + data[24:29]
+    (tmp_path / 'bomb.png').write_bytes(data[:12] + header + zlib.crc32(header).to_bytes(4, 'big') + data[33:])
+    with pytest.raises(OSError, match='decompression bomb'):  # an image that is replaced, not the end
+        source_size(dict(img_path=str(tmp_path / 'bomb.png')))
 
 
 def test_names_of_bands(tmp_path: Path) -> None:

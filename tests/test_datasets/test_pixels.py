@@ -18,6 +18,7 @@ from mae_mm.datasets import (
     LoadRandomResizedCrop,
     LoadResizeCenterCrop,
     decode,
+    stored,
 )
 from mae_mm.datasets.pixels import Reading
 from mae_mm.datasets.transforms import resize
@@ -104,6 +105,30 @@ def test_an_image_without_any_data_is_unreadable_and_a_crop_is_not(tmp_path: Pat
             opened[index]
     part = Reading('keep').open(holes['img_path'], 'unchanged', 'a.tif')[3:9, 3:9]
     assert np.isnan(part).all()
+
+
+def test_an_empty_crop_of_a_large_image_does_not_read_all_of_it(tmp_path: Path, monkeypatch) -> None:
+    img = np.full((4000, 48, 1), EMPTY, np.uint16)
+    img[600, 3] = 1
+    write_geotiff(tmp_path / 'a.tif', img, nodata=EMPTY, tiled=True, blockxsize=16, blockysize=16)
+    monkeypatch.setattr(stored, 'MAX_PIXELS', 4000 * 48 - 1)
+    assert np.isnan(Reading('keep').open(str(tmp_path / 'a.tif'), 'unchanged', 'a.tif')[3:9, 3:9]).all()
+
+
+def test_arrays_of_other_loaders_are_read_like_files(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', ramp())
+    for options in (dict(bands=[4, 3, 2]), dict(bands=6, nodata=int(ramp()[0, 0, 0]))):
+        from_file = LoadImage(**options)(dict(img_path=str(tmp_path / 'a.npy')))['img']
+        np.testing.assert_array_equal(LoadImage(**options)(dict(img=ramp()))['img'], from_file)
+    with pytest.raises(DecodeError, match='an image of 6 bands, and bands=5'):
+        LoadImage(bands=5)(dict(img=ramp()))
+    some = np.float32([[[1, 2, -9]]])
+    assert np.isnan(LoadImage('gray', nodata=-9)(dict(img=some))['img']).all()
+
+
+def test_a_window_beyond_the_type_does_not_wrap(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', np.full((4, 4), 7, np.uint8))
+    assert (LoadImage(window=(400, 100))(dict(img_path=str(tmp_path / 'a.npy')))['img'] == 255).all()
 
 
 def test_batches_need_one_type_and_number_of_bands(tmp_path: Path, holes: dict) -> None:

@@ -9,7 +9,7 @@ from helpers.pixels import PYRAMIDS, blocks, destroy, ramp, write_geotiff, write
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATASETS
 
-from mae_mm.datasets import DecodeError, ImageFolder, TiledImages, parts, pixel_files
+from mae_mm.datasets import DecodeError, ImageFolder, TiledImages, parts, stored
 from mae_mm.datasets.tiled_images import window_starts
 from mae_mm.engine.loops.batches import ReadableSamples, build_loader
 from mae_mm.stopping import UnreadableData
@@ -267,7 +267,7 @@ def test_16_bits_are_not_cut_to_8(scene: Path) -> None:
 
 
 def test_the_limit_of_size_names_the_way_out(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_files, 'MAX_PIXELS', SIDE**2)
+    monkeypatch.setattr(stored, 'MAX_PIXELS', SIDE**2)
     with pytest.raises(DecodeError, match=r'500 x 700 pixels .*mae_mm\.TiledImages'):
         ImageFolder(scene, WHOLE)[0]
     assert TiledImages(scene, SIDE, pipeline=WHOLE)[0]['inputs'].shape == (6, SIDE, SIDE)
@@ -281,6 +281,7 @@ def test_the_limit_of_size_names_the_way_out(scene: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize('options, message', [
+    (dict(crop_sizes=[(32, 32), (16, 64)]), 'crop_sizes=.* tiles have one shape'),
     (dict(size=0), 'size=0 must be pixels'), (dict(stride=(1, 2, 3)), r'stride=\(1, 2, 3\) must be'),
     (dict(downsample=0.5), 'downsample=0.5 must be at least 1'), (dict(max_background=1), 'max_background=1 in'),
     (dict(per_file=0), 'per_file=0'), (dict(background=(9, 0)), r'background=\(9, 0\)'),
