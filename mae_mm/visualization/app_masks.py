@@ -26,11 +26,13 @@ def choose_mask(grid: tuple[int, int], sampler: str, ratio: float, seed: float, 
 
 
 def read_board(painted: object, grid: tuple[int, int]) -> Tensor:
-    """The mask of a board, for a grid that may be another: (1, L) bool."""
+    """The mask of a board, for a grid that may be another: (1, L) bool. Without a board nothing is masked yet."""
+    if painted is None:
+        return torch.zeros(1, math.prod(grid), dtype=torch.bool)
     rows, cols, bits = (painted.get(key) if isinstance(painted, dict) else None for key in ('rows', 'cols', 'mask'))
     sides = all(isinstance(side, int) and 0 < side <= MAX_BOARD for side in (rows, cols))
     if not (sides and isinstance(bits, str) and len(bits) == rows * cols and set(bits) <= {'0', '1'}):
-        raise ValueError('no mask is painted; choose an image first, then click on its patches')
+        raise ValueError('this is not a mask of the board')
     return fit(torch.tensor([[bit == '1' for bit in bits]]), (rows, cols), grid)
 
 

@@ -130,13 +130,13 @@ def build_page(viewers: Viewers, uploads: str):
                 reconstructions, views = gr.HTML(js_on_load=None), gr.HTML(js_on_load=None)
 
         page.load(None, js=NAME_PREVIEWS)
-        once = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private', show_progress='minimal',
-                    trigger_mode='always_last')
+        queued = dict(concurrency_limit=1, concurrency_id='models', api_visibility='private', show_progress='minimal',
+                      trigger_mode='always_last')
         mask = [image, chosen, sampler, ratio, seed, board]
         of_image = [image.change, chosen.input]
         # One function for all: if any was used while it ran, it runs once more, with what the controls say then.
         gr.on([*of_image, sampler.input, ratio.input, seed.input, board.input],
               lambda *args: (viewers.board(*args), viewers.reconstructions(*args)), mask, [board, reconstructions],
-              **once)
-        gr.on(of_image, viewers.views, [image, chosen], views, **once)
+              **queued)
+        gr.on(of_image, viewers.views, [image, chosen], views, **queued)
     return page

@@ -161,7 +161,11 @@ def test_files_that_are_no_images_get_a_message(files: Path, content: bytes | No
 
 def test_masks_that_cannot_be_get_a_message(files: Path) -> None:
     viewers = Viewers([str(files / 'a/model.pth')])
-    assert 'no mask is painted' in problem(show(viewers, files / 'photos/000.png', 'painted'))
+    assert 'not a mask' in problem(show(viewers, files / 'photos/000.png', 'painted', painted=dict(rows=4)))
+    # Chosen before the first image: a board to paint on.
+    assert 'no patch is masked' in problem(show(viewers, files / 'photos/000.png', 'painted'))
+    board = viewers.board(str(files / 'photos/000.png'), ['model.pth'], 'painted', 0.75, 3, None)
+    assert board['mask'] == '0' * 16
     empty = dict(PAINTED, mask='0' * 16)
     assert 'no patch is masked' in problem(show(viewers, files / 'photos/000.png', 'painted', painted=empty))
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from mae_mm.datasets.decode import DecodeError, decode
 from mae_mm.datasets.find import EXTENSIONS, walk
 from mae_mm.datasets.image_tar import ImageTar
-from mae_mm.datasets.limits import exceeds_share, leaves_folder, read_file, read_json
-from mae_mm.datasets.pixels import Reading
+from mae_mm.datasets.limits import MAX_PIXELS, exceeds_share, leaves_folder, read_file, read_json
+from mae_mm.datasets.pixels import STRIP, Reading
 
 PHOTOS = Reading()
 CHUNK = 64  # files per task of a process
@@ -83,7 +83,11 @@ def what_is_wrong(path: str, reading: Reading = PHOTOS) -> str:
             decode(path.read() if isinstance(path, Packed) else read_file(path), 'rgb')
         else:
             source = path.read() if isinstance(path, Packed) else os.path.abspath(path)
-            reading.open(source, 'unchanged', path)[:, :]
+            opened = reading.open(source, 'unchanged', path)
+            height, width, _ = opened.shape
+            step = height if height * width <= MAX_PIXELS else STRIP  # larger ones are read in crops or tiles
+            for top in range(0, height, step):
+                opened[top:top + step, :]
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from helpers import ROOT, open_to_all
 from helpers.images import encode, photo
-from helpers.pixels import ramp
+from helpers.pixels import destroy, ramp, write_geotiff
 from helpers.reliability import save_images
 from helpers.tools import run_tool
 from PIL import Image
 
-from mae_mm.datasets import ImageFolder, INaturalist, Places365
+from mae_mm.datasets import ImageFolder, INaturalist, Places365, stored
 from mae_mm.datasets.checks import images
 from mae_mm.datasets.checks.coco import check_loader, read_annotations
 from mae_mm.datasets.checks.images import BadFile, check_files, list_files, report, what_is_wrong
 from mae_mm.datasets.find import find_images
 from mae_mm.datasets.limits import exceeds_share
 from mae_mm.datasets.pack import pack
+from mae_mm.datasets.pixels import Reading
 
 PNG = encode(Image.fromarray(photo(20, 20)), 'PNG')
 DEEP = '[' * 100_000
@@ -285,3 +286,14 @@ def test_good_data_leave_no_list(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match='0'):
         run_tool('check_dataset', save_images(tmp_path / 'data'), '--out', tmp_path / 'bad.txt', '--workers', '1')
     assert not (tmp_path / 'bad.txt').exists()
+
+
+def test_an_image_that_is_larger_than_what_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training reads crops and tiles of it."""
+    img = np.resize(ramp(1), (600, 48, 1))
+    write_geotiff(tmp_path / 'a.tif', img, tiled=True, blockxsize=16, blockysize=16, compress='deflate')
+    for module in (images, stored):
+        monkeypatch.setattr(module, 'MAX_PIXELS', 600 * 48 - 1)
+    assert what_is_wrong(str(tmp_path / 'a.tif'), Reading('keep')) == ''
+    destroy(tmp_path / 'a.tif', (slice(30), slice(None)))
+    assert 'a.tif' in what_is_wrong(str(tmp_path / 'a.tif'), Reading('keep'))
