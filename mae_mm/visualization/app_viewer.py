@@ -74,12 +74,13 @@ class Viewer:
         model: the autoencoder, None if the checkpoint is none.
         encoder: None if it has no ViT.
         predictor: of a classifier, detector or segmentor, else None.
+        eight_bits: whether it reads 8-bit photographs.
         missing: why there is neither autoencoder nor predictor, or ''.
         features: whose nearest images are shown, or None.
     """
 
     def __init__(self, checkpoint: str, config: str | None = None, device: str = 'cpu') -> None:
-        self.checkpoint, self.missing = checkpoint, ''
+        self.checkpoint, self.missing, self.eight_bits = checkpoint, '', True
         self.model: nn.Module | None = None
         self.encoder: Encoder | None = None
         self.predictor: Predictor | None = None
@@ -90,6 +91,7 @@ class Viewer:
                 self.model, self.pipeline = load_model(cfg, checkpoint, device), pipeline_of(cfg)
             else:
                 self.predictor = build(cfg, checkpoint, device, side=PICTURE_SIDE)
+                self.eight_bits = cfg.test_dataloader.dataset.pipeline[0].get('dtype', 'uint8') == 'uint8'
         except ValueError as error:
             if config:
                 raise
@@ -131,7 +133,7 @@ class Viewer:
         parts = []
         if self.predictor:
             columns, predict = self.predictor
-            with within(path, MAX_SIDE) as file:
+            with within(path, MAX_SIDE, self.eight_bits) as file:
                 picture, rows = predict(file)
             parts.append(Part('Prediction', figures=figures_of({'prediction': picture[None]}), columns=columns,
                               rows=rows[:ROWS]))
@@ -179,13 +181,13 @@ def stored_size(path: str) -> tuple[int, int]:
 
 
 @contextmanager
-def within(path: str, side: int) -> Iterator[str]:
-    """An image file of at most `side` pixels a side: a reduced copy of a larger one."""
+def within(path: str, side: int, eight_bits: bool) -> Iterator[str]:
+    """An image file of at most `side` pixels a side: a reduced copy of a larger one, which has `eight_bits`."""
     if max(stored_size(path)) <= side:
         yield path
         return
     with open_image(path) as image:
-        if image.mode.startswith(('I', 'F')):  # of more than 8 bits, which a copy would lose
+        if not eight_bits or image.mode.startswith(('I', 'F')):  # a copy would lose the others; RGB of 16 bits is 'RGB'
             raise ValueError(f'{path}: predictions of images of more than 8 bits and {side} px: tools/predict.py')
     with TemporaryDirectory() as folder:
         small = Path(folder) / Path(path).with_suffix('.png').name

@@ -22,7 +22,9 @@ from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.datasets.checks.label_maps import read_labels
 from mae_mm.datasets.decode import decode
 from mae_mm.datasets.limits import open_image, read_file
+from mae_mm.datasets.pixel_files import SLIDES, extensions_of
 from mae_mm.datasets.pixels import Reading
+from mae_mm.datasets.transforms import ReadImage
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.visualization.large import NODATA, Classes, Windows, segment
 from mae_mm.visualization.panels import load_images, load_model, picture_of, pipeline_of, reconstruction_panel
@@ -51,7 +53,9 @@ def predict(
     """
     check_device(device)
     cfg = load_config(config, cfg_options)
-    paths = list(dict.fromkeys(list_images(images, num)))
+    first = (cfg.test_dataloader.dataset.pipeline if cfg.get('test_dataloader') else pipeline_of(cfg))[0]
+    extensions = extensions_of(first.get('dtype', 'uint8')) + (() if tiles is None else SLIDES)
+    paths = list(dict.fromkeys(list_images(images, num, extensions)))
     names, maps = [Path(out) / name for name in picture_names(paths)], {}
     if tiles is not None:
         maps = {path: name if name.suffix.lower() in TIFF else Path(f'{name}.tif')
@@ -116,11 +120,11 @@ def classifier(cfg: Config, checkpoint: str, device: str, side: int, top_k: int)
 
     model = get_model(cfg, device=device)
     names = load_weights(model, checkpoint, cfg)
-    load = Compose(cfg.test_dataloader.dataset.pipeline)
+    load, bands = Compose(cfg.test_dataloader.dataset.pipeline), band_names(cfg)
 
     @torch.no_grad()
     def predict(path: str) -> tuple[np.ndarray, list[tuple]]:
-        image = resize(read_rgb(path), side)
+        image = resize(picture_at(path, load, bands), side)
         sample, = model.test_step(default_collate([load(dict(img_path=path))]))
         scores, labels = sample.pred_score.float().cpu().topk(min(top_k, len(sample.pred_score)))
         found = [(names[label] if names else label, score)
@@ -171,10 +175,8 @@ def loader_of(cfg: Config) -> Callable[[str], tuple[np.ndarray, dict]]:
     load, names = Compose(steps if own else [dict(type='LoadImageFromNDArray'), *steps[1:]]), band_names(cfg)
 
     def load_file(path: str) -> tuple[np.ndarray, dict]:
-        if own:
-            return picture_of(load.transforms[0].load(dict(img_path=path)), names), load(dict(img_path=path))
-        image = read_rgb(path)
-        return image, load(dict(img=image[..., ::-1].copy()))
+        image = picture_at(path, load, names)
+        return image, load(dict(img_path=path) if own else dict(img=image[..., ::-1].copy()))
 
     return load_file
 
@@ -260,6 +262,12 @@ def band_names(cfg: Config) -> Sequence[str]:
     """Names of the channels of a config's encoder, if it has any."""
     in_chans = (cfg.model.get('backbone') or {}).get('in_chans', 0)
     return () if isinstance(in_chans, int) else in_chans
+
+
+def picture_at(path: str, load: Compose, names: Sequence[str]) -> np.ndarray:
+    """The image to draw on, read as the pipeline reads it if that is ours: (H, W, 3) uint8 RGB."""
+    first = load.transforms[0]
+    return picture_of(first.load(dict(img_path=path)), names) if isinstance(first, ReadImage) else read_rgb(path)
 
 
 def read_rgb(path: str) -> np.ndarray:

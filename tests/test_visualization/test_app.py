@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from helpers.features import write_photos
+from helpers.pixels import write_png
 from helpers.tiny import CONFIG
 from mmengine.config import Config
 from PIL import Image
@@ -192,6 +194,22 @@ def test_predictions_are_a_picture_and_a_table(files: Path, monkeypatch: pytest.
     Image.fromarray(np.zeros((99, 1100), np.uint16)).save(files / 'deep.png')
     assert 'more than 8 bits' in problem(viewers.views(str(files / 'deep.png'), ['model.pth']))
     assert seen == [(app_viewer.MAX_SIDE, app_viewer.MAX_SIDE // 2), (300, 40)]
+
+
+def test_16_bits_reach_a_classifier_or_are_refused(tmp_path: Path) -> None:
+    """A reduced copy would have 8; Pillow does not tell RGB of 16 bits from RGB of 8."""
+    from mmpretrain.apis import get_model
+
+    cfg = Config.fromfile(ROOT / 'configs/demo/classification_multiband.py')
+    cfg.test_dataloader.dataset.pipeline[0].bands = cfg.model.backbone.in_chans = 3
+    cfg.data_preprocessor.update(mean=[20000] * 3, std=[2000] * 3)
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=get_model(cfg, device='cpu').state_dict()), tmp_path / 'model.pth')
+    viewers = Viewers([str(tmp_path / 'config.py'), str(tmp_path / 'model.pth')])
+    for width in (48, app_viewer.MAX_SIDE + 1):
+        write_png(tmp_path / f'{width}.png', np.full((40, width, 3), 20000, np.uint16))
+    assert viewers.views(str(tmp_path / '48.png'), ['model.pth']).count('<td>') == 4 * 3  # classes, columns
+    assert 'more than 8 bits' in problem(viewers.views(str(tmp_path / '1025.png'), ['model.pth']))
 
 
 # --- nearest images

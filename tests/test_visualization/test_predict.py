@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.detection import write_coco, write_config
+from helpers.pixels import ramp, write_geotiff
 from helpers.tiny import DECODER, ENCODER
 from helpers.tools import run_tool
 from mmengine.config import Config
@@ -21,7 +22,7 @@ from torch import nn
 from mae_mm.engine.runner import load_config
 from mae_mm.models.mae import MAE
 from mae_mm.registry import MODELS
-from mae_mm.visualization.panels import load_images, load_model, reconstruction_panel
+from mae_mm.visualization.panels import load_images, load_model, picture_of, reconstruction_panel
 from mae_mm.visualization.predict import build, overlay, picture_names, predict, read_rgb, true_labels
 
 pytestmark = pytest.mark.integration
@@ -146,6 +147,43 @@ def test_detections_in_multiband_images(trained: dict, tmp_path: Path, monkeypat
     with pytest.raises(StopIteration):
         predict_image(str(tmp_path / 'a.npy'))
     assert seen[0][0, :, 5, 5].tolist() == pytest.approx([0, 1, 2, -2, -1, 0])
+
+
+def test_classes_of_multiband_images(tmp_path: Path) -> None:
+    """A folder of arrays and a GeoTIFF, of which red, green and blue are drawn: bands 3, 2 and 1, stretched."""
+    config = ROOT / 'configs/demo/classification_multiband.py'
+    model = config, save_model('mmpretrain', config, tmp_path / 'model.pth')
+    img = ramp()
+    (tmp_path / 'in').mkdir()
+    np.save(tmp_path / 'in/six.npy', img)
+    write_geotiff(tmp_path / 'six.tif', img)
+    _, skipped = run(model, [tmp_path / 'in', tmp_path / 'six.tif'], tmp_path / 'out', top_k=2)
+    assert skipped == []
+    rows = read_table(tmp_path / 'out')
+    assert len(rows) == 4 and [row['class'] for row in rows[:2]] == [row['class'] for row in rows[2:]]
+    expected = picture_of(img[..., [2, 1, 0]])
+    for name in ('in/six.npy.png', 'six.tif'):
+        drawn = np.array(Image.open(tmp_path / 'out' / name))
+        left = (drawn.shape[1] - expected.shape[1]) // 2  # captions are wider
+        assert np.array_equal(drawn[:40, left:left + 48], expected)
+
+
+@pytest.mark.parametrize('host, dtype, names, options', [
+    ('mmpretrain', 'uint8', ['a.jpg', 'd.tif'], {}),
+    ('mmpretrain', 'keep', ['a.jpg', 'b.npy', 'c.dcm', 'd.tif'], {}),
+    ('mmseg', 'keep', ['a.jpg', 'b.npy', 'c.dcm', 'd.tif', 'e.svs'], dict(tiles=0))])
+def test_which_files_of_a_folder_are_taken(
+    host: str, dtype: str, names: list[str], options: dict, trained: dict, tmp_path: Path,
+) -> None:
+    """Those that the config's pipeline reads; here all are broken, and listed."""
+    cfg = Config.fromfile(trained[host][0])
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type='mae_mm.LoadImage', dtype=dtype)
+    cfg.dump(tmp_path / 'config.py')
+    (tmp_path / 'in').mkdir()
+    for name in ('a.jpg', 'b.npy', 'c.dcm', 'd.tif', 'e.svs', 'f.txt'):
+        (tmp_path / 'in' / name).write_bytes(b'')
+    _, skipped = run((tmp_path / 'config.py', trained[host][1]), [tmp_path / 'in'], tmp_path / 'out', **options)
+    assert [Path(line.split(': ')[0]).name for line in skipped] == names
 
 
 def test_arrays_of_any_channels_are_drawn(tmp_path: Path) -> None:
