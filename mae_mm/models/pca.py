@@ -1,5 +1,6 @@
 """Principal components of patches, for `mae_mm.PCATarget` (MAE, arXiv:2111.06377, Table 1d)."""
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
@@ -29,7 +30,8 @@ def fit_pca(patches: Tensor) -> dict[str, Tensor]:
 def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
     """`fit_pca` on 64 random patches of each of `num_images` training images, cropped and normalised as in training.
 
-    Patches with missing values and images that cannot be read are left out, as in training.
+    Patches with missing values and images that cannot be read are left out, as in training. The same in each call:
+    images, crops and patches are drawn by fixed seeds, NumPy's by the number of the image.
     """
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -37,6 +39,7 @@ def fit_to_images(cfg: Config, num_images: int = 5000) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     patch_size, rows = cfg.model.backbone.get('patch_size', 16), []
     for index in tqdm(torch.randperm(len(dataset), generator=generator)[:num_images].tolist(), 'patches', leave=False):
+        np.random.seed(index)
         try:
             batch = preprocessor(dict(inputs=dataset[index]['inputs'][None]))
         except (OSError, DecodeError):

@@ -51,6 +51,11 @@ def test_components_fitted_to_a_folder_of_images(demo_config):
         fit_to_images(demo_config, num_images=2)
 
 
+def test_the_same_images_give_the_same_components(demo_config):
+    first, second = (fit_to_images(demo_config) for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_what_training_leaves_out_is_not_fitted(demo_config, tmp_path):
     """Patches without data would be zeros, here far from all others; a broken file is no reason to stop."""
     images = 100 + np.random.default_rng(0).normal(size=(12, 32, 32, 1)).astype(np.float32)
