@@ -205,4 +205,4 @@ TARGETS = dict(
     checkpoint=checkpoint, annotations=annotations, image=image,
     geotiff=pixels('geotiff', 'tiled geotiff', 'big-endian tiff'), tiff_stack=pixels('ome-tiff', 'big-endian ome-tiff'),
     npy=pixels('npy', 'big-endian npy', 'fortran npy'), dicom=pixels('dicom'),
-    png_16=pixels('gray png', 'rgb png', 'pgm'))
+    png_16=pixels('gray png', 'rgb png', 'pgm', 'ppm'))

@@ -71,6 +71,8 @@ WRITERS = {  # extension, bands, writer
     'rgb png': ('png', 3, write_png),
     'pgm': ('pgm', 1, lambda path, img: path.write_bytes(
         b'P5 %d %d 65535\n' % img.shape[1::-1] + img.astype('>u2').tobytes())),
+    'ppm': ('ppm', 3, lambda path, img: path.write_bytes(
+        b'P6 %d %d 65535\n' % img.shape[1::-1] + img.astype('>u2').tobytes())),
 }
 
 
