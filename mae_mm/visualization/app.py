@@ -14,7 +14,7 @@ from torch import Tensor
 from mae_mm.datasets.limits import FORMATS, check_bytes
 from mae_mm.evaluation.feature_file import open_features
 from mae_mm.visualization.app_masks import MAX_BOARD, choose_mask, fit
-from mae_mm.visualization.app_viewer import MISTAKES, Features, Part, Viewer, png_uri, stored_size
+from mae_mm.visualization.app_viewer import MISTAKES, Features, Section, Viewer, png_uri, stored_size
 from mae_mm.visualization.panels import photos_of
 
 MAX_ASPECT = 50  # longer side / shorter side: the image is resized until the shorter one covers the model's
@@ -72,7 +72,7 @@ class Viewers:
         """What the checkpoints show of the whole image, side by side."""
         return self.page(path, {name: lambda viewer=self.by_name[name]: viewer.views(path) for name in names})
 
-    def page(self, path: str | None, actions: dict[str, Callable[[], list[Part]]]) -> str:
+    def page(self, path: str | None, actions: dict[str, Callable[[], list[Section]]]) -> str:
         """HTML of the parts that the actions return, by name; a mistake becomes a message in their place."""
         shown, problems = {}, {}
         try:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mae_mm.models.masking import SAMPLERS, fixed_noise
-from mae_mm.visualization.views import COLOURS
+from mae_mm.visualization.views import COLOUR_MAP
 
 PAINTED = 'painted'  # the sampler of masks that are painted by hand
 GRID_RATIO = 0.75  # of the sampler 'grid', which has no other
@@ -55,6 +55,6 @@ def masking_exactly(model: nn.Module, mask: Tensor) -> tuple[nn.Module, Tensor]:
 def error_map(original: np.ndarray, reconstruction: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, float]:
     """Errors of hidden pixels as colours, the others in gray, all (1, H, W, 3); and their mean in levels of 255."""
     error = np.abs(original.astype(np.float32) - reconstruction).mean(-1)
-    colours = COLOURS[np.rint(error * (255 / BRIGHTEST)).clip(0, 255).astype(np.uint8)]
+    colours = COLOUR_MAP[np.rint(error * (255 / BRIGHTEST)).clip(0, 255).astype(np.uint8)]
     gray = original.mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1)
     return np.where(hidden, colours, gray), float(error[hidden[..., 0]].mean())

@@ -53,7 +53,7 @@ class Figure(NamedTuple):
     caption: str
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     """What one checkpoint has to show under one heading."""
 
     title: str
@@ -115,7 +115,7 @@ class Viewer:
     def grid(self, imgs: Tensor) -> tuple[int, int]:
         return grid_of(imgs.shape[2:], self.model.patch_size)
 
-    def reconstruction(self, path: str, choose: Callable[[tuple[int, int]], Tensor]) -> Part:
+    def reconstruction(self, path: str, choose: Callable[[tuple[int, int]], Tensor]) -> Section:
         """The image under a mask, (1, L) bool, that `choose` makes for a grid."""
         imgs = self.load(path)
         mask = choose(self.grid(imgs))
@@ -125,28 +125,28 @@ class Viewer:
         error, mean = error_map(columns['original'], columns['reconstruction'], hidden)
         columns[f'error ({mean:.1f} of 255)'] = error
         del columns['original']  # beside the components
-        return Part('Reconstruction', 'The error is that of masked pixels, averaged over the colours: black is none, '
-                    f'the brightest yellow {BRIGHTEST} levels or more.', figures_of(columns))
+        return Section('Reconstruction', 'The error is that of masked pixels, averaged over the colours: black is '
+                       f'none, the brightest yellow {BRIGHTEST} levels or more.', figures_of(columns))
 
-    def views(self, path: str) -> list[Part]:
+    def views(self, path: str) -> list[Section]:
         """Predictions, principal components and nearest images."""
         parts = []
         if self.predictor:
             columns, predict = self.predictor
             with within(path, MAX_SIDE, self.eight_bits) as file:
                 picture, rows = predict(file)
-            parts.append(Part('Prediction', figures=figures_of({'prediction': picture[None]}), columns=columns,
-                              rows=rows[:ROWS]))
+            parts.append(Section('Prediction', figures=figures_of({'prediction': picture[None]}), columns=columns,
+                                 rows=rows[:ROWS]))
         if self.encoder:
             imgs = self.load_for_encoder(path)
             photos = shrink(photos_of(imgs, self.encoder.backbone.bands))
             view, = token_views(self.encoder, imgs, photos, {'pca'}, -1, ())
-            parts.append(Part(view.title, view.text, figures_of(view.columns)))
+            parts.append(Section(view.title, view.text, figures_of(view.columns)))
             if self.features:
                 parts.append(self.neighbours(imgs))
-        return [*parts, Part('Note', self.missing)] if self.missing else parts
+        return [*parts, Section('Note', self.missing)] if self.missing else parts
 
-    def neighbours(self, imgs: Tensor) -> Part:
+    def neighbours(self, imgs: Tensor) -> Section:
         """The nearest images in the file of features, pictures of those that are still where they were."""
         rows, names, made_by = self.features
         wanted = self.encoder.features(imgs, made_by['pool'], made_by['blocks']).cpu()
@@ -160,8 +160,8 @@ class Viewer:
                 missing = ' (the file is not there, or cannot be read)'
             name = '/'.join(names[position].split('/')[-2:])
             figures.append(Figure(picture, f'{similarity:.3f} {name}{missing}'))
-        return Part('Nearest images', f'Of {len(rows):,} images, by cosine similarity of the {made_by["pool"]} token.',
-                    figures)
+        text = f'Of {len(rows):,} images, by cosine similarity of the {made_by["pool"]} token.'
+        return Section('Nearest images', text, figures)
 
     def use_features(self, path: str, features: Features) -> bool:
         """Whether a file of features is this encoder's; then its images are shown."""

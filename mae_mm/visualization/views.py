@@ -22,7 +22,7 @@ from mae_mm.visualization.panels import load_images, load_model, photos_of, pipe
 from mae_mm.visualization.pictures import check_output, image_format, list_images, render, resize, save
 from mae_mm.visualization.tokens import attention_maps, pca_colours, similarities
 
-COLOURS = np.rint(255 * matplotlib.colormaps['inferno'](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
+COLOUR_MAP = np.rint(255 * matplotlib.colormaps['inferno'](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
 OPACITY = 0.65  # of a heat map over its image
 MAX_SIDE = 448  # pixels: larger images are shrunk where tokens are shown
 DEFAULT_PATCHES = 4  # the centres of so many images are compared if no patch is given
@@ -157,7 +157,7 @@ def neighbours_view(scene: Scene, tokens: Tensor, patches: Sequence[Patch]) -> V
         'Neighbours', f'How similar each patch token after {name_block(scene)} is to that of the outlined patch: '
         'cosine similarity, without the mean of all tokens, from 0 or less (dark) to 1, the patch itself (bright). '
         'In a heading, 2:96,40 is the patch of image 2 at x = 96, y = 40 pixels.',
-        columns, Clickable(tokens, scene.grid, name_patch(scene, patches[0]), COLOURS))
+        columns, Clickable(tokens, scene.grid, name_patch(scene, patches[0]), COLOUR_MAP))
 
 
 def read_patch(text: str, scene: Scene) -> Patch:
@@ -189,7 +189,7 @@ def batches(scene: Scene, name: str) -> tqdm:
 
 def heat(scene: Scene, maps: Tensor) -> np.ndarray:
     """Maps (N, L) in [0, 1] as colours over the gray images: (N, height, width, 3) uint8."""
-    colours = spread(scene, COLOURS[np.rint(255 * maps.numpy()).astype(np.uint8)])
+    colours = spread(scene, COLOUR_MAP[np.rint(255 * maps.numpy()).astype(np.uint8)])
     return np.rint(OPACITY * colours + (1 - OPACITY) * scene.photos.mean(-1, keepdims=True)).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ from mae_mm.models.mae import MAE
 from mae_mm.models.masking import fixed_noise, random_masking
 from mae_mm.visualization.app_masks import (
     BRIGHTEST,
-    COLOURS,
+    COLOUR_MAP,
     MAX_BOARD,
     choose_mask,
     error_map,
@@ -83,5 +83,5 @@ def test_errors_are_those_of_hidden_pixels() -> None:
     hidden = np.array([True, True, False]).reshape(1, 1, 3, 1)
     colours, mean = error_map(original, reconstruction, hidden)
     assert mean == (10 + 255) / 2
-    expected = [COLOURS[round(10 * 255 / BRIGHTEST)], COLOURS[255], [60, 60, 60]]
+    expected = [COLOUR_MAP[round(10 * 255 / BRIGHTEST)], COLOUR_MAP[255], [60, 60, 60]]
     np.testing.assert_array_equal(colours[0, 0], expected)

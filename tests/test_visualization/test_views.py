@@ -25,7 +25,7 @@ from mae_mm.visualization import page as page_module
 from mae_mm.visualization import views as views_module
 from mae_mm.visualization.panels import reconstruction_panel
 from mae_mm.visualization.pictures import GUTTER, HEADING
-from mae_mm.visualization.views import COLOURS, OPACITY, resized
+from mae_mm.visualization.views import COLOUR_MAP, OPACITY, resized
 
 TITLES = ['Reconstruction', 'Principal components', 'Attention', 'Neighbours']
 ALL = ['reconstruction', 'pca', 'attention', 'neighbours']
@@ -138,7 +138,7 @@ def test_picture_of_all_views(files: Path) -> None:
     columns = columns_of(picture, 144, 360)
     assert len(columns) == 4 + 1 + (1 + 2) + 2
     gray = columns[0].mean(-1, keepdims=True)
-    expected = np.rint(OPACITY * COLOURS[255].astype(float) + (1 - OPACITY) * gray)
+    expected = np.rint(OPACITY * COLOUR_MAP[255].astype(float) + (1 - OPACITY) * gray)
     brightest = [(np.abs(column - expected).max(-1) <= 1).reshape(3, 2, 72, 5, 72).all((2, 4)) for column in columns]
     assert np.argwhere(brightest[-2]).tolist() == [[1, 1, 2]] and np.argwhere(brightest[-1]).tolist() == [[0, 0, 0]]
     assert (columns[-2][1, 71, 144:216] == 255).all() and (columns[-2][1, 70, 144:216] == 0).all()
@@ -227,7 +227,7 @@ def test_page_in_a_browser(files: Path) -> None:
     assert said[1].startswith('Patch 3:20,4 of c.png.') and said[2] == '#3:20,4'
     assert said[3].startswith('Patch 3:12,4 of c.png.')
     assert float(said[4].removesuffix('px')) == pytest.approx(float(said[5]) / 4, abs=1)
-    assert said[6] == [*COLOURS[255].tolist(), 255] and said[7] == 2
+    assert said[6] == [*COLOUR_MAP[255].tolist(), 255] and said[7] == 2
     unit = directions(data_of(page))
     similarity = unit @ unit[13]
     best = np.argsort(-similarity)[1]
