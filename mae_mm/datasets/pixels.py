@@ -55,7 +55,9 @@ class Reading:
             raise ValueError("bands, nodata and window are for dtype='keep' or a type of more than 8 bits")
         numbers = [self.bands] if isinstance(self.bands, int) else self.bands or ()
         if isinstance(self.bands, str) or any(isinstance(one, int) and one < 1 for one in numbers):
-            raise ValueError(f'bands={self.bands!r} must be a number of bands, or a list of numbers from 1 or of names')
+            one = f': [{self.bands!r}]; on a command line bands={self.bands},' if isinstance(self.bands, str) else ''
+            raise ValueError(
+                f'bands={self.bands!r} must be a number of bands, or a list of numbers from 1 or of names{one}')
         for key, size in (('nodata', ()), ('window', (2, ))):
             value = getattr(self, key)
             if value not in ('file', None) and (isinstance(value, str) or np.shape(value) != size):
@@ -104,8 +106,9 @@ class Reading:
         if self.dtype == 'keep':
             return found
         if not np.can_cast(found, self.dtype):
-            why = f', because of the no-data value {nodata:g}' if nodata is not None else ''
-            raise DecodeError(f"pixels of {found}{why}, and dtype={self.dtype!r}; dtype='keep' takes them as they are")
+            why, way = ('', "dtype='keep' takes them as they are") if nodata is None else (
+                f', because of the no-data value {nodata:g}', "dtype='float32' reads it")
+            raise DecodeError(f'pixels of {found}{why}, and dtype={self.dtype!r}; {way}')
         return np.dtype(self.dtype)
 
 

@@ -14,6 +14,9 @@ from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mae_mm.datasets.pixels import Reading
+from mae_mm.datasets.transforms import ReadImage
+
 # Names that hosts' `_base_` files leave at the top level, keys that Runner reads from its config by name, and what
 # tools/ablate.py reads (`transfers`).
 HELPER_KEYS = {
@@ -83,7 +86,9 @@ def _located(error: TypeError | KeyError, cfg: Config) -> str | None:
     if found := re.match(r"(\w+)\S*\(\) got an unexpected keyword argument '(\w+)'", text):
         name, key = found.groups()
         owner = DataLoader if name == 'DataLoader' else part.get('obj_cls', part.get('scheduler_cls'))
+        name = owner.__name__ if inspect.isclass(owner) else name
         bases = inspect.getmro(owner) if inspect.isclass(owner) else ()
+        bases += (Reading, ) if ReadImage in bases else ()
         near = _nearest(key, [one for base in bases for one in inspect.signature(base.__init__).parameters])
         return f'{_path(cfg, key, kind)}.{key}: {name} has no such argument{near}'
     if building and isinstance(error, TypeError):

@@ -86,7 +86,10 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Features of N images of Pillow, of any size: `features` of what `load_image` makes of them."""
         if not isinstance(images, Sequence) or not images or not all(isinstance(one, Image.Image) for one in images):
-            raise ValueError(f'give a list of one or more images of Pillow, in memory; got {type(images).__name__}')
+            kinds = {type(one).__name__ for one in images} if isinstance(images, Sequence) else type(images).__name__
+            raise ValueError(
+                f'give a list of one or more images of Pillow, in memory; got {kinds}. For other pixels, give '
+                "`features` a batch of encoder.load(dict(img_path=…))['inputs']")
         return self.features(torch.stack([self.load_image(image) for image in images]), pool, blocks)
 
     @torch.no_grad()

@@ -65,10 +65,12 @@ class ImagePreprocessor(BaseDataPreprocessor):
 
     def _check(self, imgs: Tensor) -> Tensor:
         """Images (N, C, H, W) in RGB; a ValueError if there is not a mean for each channel."""
-        if len(self.mean) not in (1, imgs.shape[1]):
-            raise ValueError(
-                f'images have {imgs.shape[1]} channels but data_preprocessor has mean and std of {len(self.mean)}; '
-                'give one number for each channel, or one for all')
+        clip = 1 if self.limits is None else self.limits.shape[1]
+        for name, count in (('mean and std', len(self.mean)), ('clip', clip)):
+            if count not in (1, imgs.shape[1]):
+                raise ValueError(
+                    f'images have {imgs.shape[1]} channels but data_preprocessor has {name} of {count}; give one '
+                    'number for each channel, or one for all')
         return imgs.float().flip(1) if self.to_rgb else imgs  # torch does not flip uint16
 
     def normalize(self, imgs: Tensor) -> Tensor:

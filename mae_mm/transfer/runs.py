@@ -20,6 +20,7 @@ from mae_mm.datasets.limits import open_image
 from mae_mm.datasets.transforms import ReadImage
 from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import check_data
+from mae_mm.engine.reliability import make_reliable
 from mae_mm.paths import ROOT
 from mae_mm.transfer.types import Job
 from mae_mm.visualization.panels import picture_of
@@ -77,6 +78,7 @@ def train(
     """Train and evaluate as the config says; returns the metrics and the numbers of images."""
     if job.pretrained:
         launch.start_from(job.cfg, job.pretrained)
+    make_reliable(job.cfg)
     runner = launch.build_runner(job.cfg)
     for hook in (ReportProgress(report), *hooks):
         runner.register_hook(hook)

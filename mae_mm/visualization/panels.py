@@ -85,7 +85,7 @@ def reconstruction_columns(
 
     scale, picks = scale_of(inputs), shown_bands(
         bands, getattr(core.backbone, 'bands', None), inputs.shape[1])
-    predicted = torch.stack([sample['reconstruction'] for sample in samples])
+    predicted = torch.stack([sample['reconstruction'] for sample in samples]).where(~normalised.isnan(), torch.nan)
     original, reconstruction = (
         pixels(core.data_preprocessor.denormalize(imgs, inputs.dtype, normalised)[:, picks], scale)
         for imgs in (normalised, predicted))

@@ -58,8 +58,10 @@ def predict(
     paths = list(dict.fromkeys(list_images(images, num, extensions)))
     names, maps = [Path(out) / name for name in picture_names(paths)], {}
     if tiles is not None:
-        maps = {path: name if name.suffix.lower() in TIFF else Path(f'{name}.tif')
-                for path, name in zip(paths, names, strict=True)}
+        stems = (name if Path(path).suffix == name.suffix else name.with_suffix('') for path, name in zip(
+            paths, names, strict=True))  # without the .png of pictures
+        maps = {path: stem if stem.suffix.lower() in TIFF else Path(f'{stem}.tif') for path, stem in zip(
+            paths, stems, strict=True)}
         names = [Path(f'{name}.png') for name in maps.values()]
         options['large'] = windows_of(cfg, tiles, overlap, batch_size), maps
     for file in [*names, *maps.values(), *([panel] if panel else [])]:
@@ -298,7 +300,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
 
 
 def picture_names(paths: Sequence[str]) -> list[Path]:
-    """The images' paths below the folder that all have in common; '.png' is added to a name that is not an image's."""
+    """The images' paths below the folder that all have in common; '.png' is added to others than pictures'."""
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [Path(os.path.relpath(path, common)) for path in paths]
-    return [name if name.suffix.lower() in Image.registered_extensions() else Path(f'{name}.png') for name in names]
+    kept = Image.registered_extensions().keys() - {*TIFF}  # a picture called .tif would pass for a map of classes
+    return [name if name.suffix.lower() in kept else Path(f'{name}.png') for name in names]

@@ -57,6 +57,8 @@ def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
 
 @pytest.mark.parametrize(('options', 'message'), [
     ({'model.backbone.img_sise': 48}, r"model\.backbone\.img_sise: ViT has no such argument; did you mean 'img_size'"),
+    ({'train_dataloader.dataset.pipeline.0.bnds': 4},
+     r"pipeline\.0\.bnds: LoadRandomResizedCrop has no such argument; did you mean 'bands'"),
     ({'model.backbone.qqq': 1}, r'model\.backbone\.qqq: ViT has no such argument$'),
     ({'model.neck.img_size': 1}, r'model\.neck\.img_size: MAEDecoder has no such argument'),  # the backbone has it
     ({'model.backbone.patch_size': '8'}, r"model\.backbone: mae_mm\.ViT cannot be built: .*'str'"),

@@ -119,7 +119,7 @@ def test_a_folder_of_empty_files_ends_with_one_message(
     message = capsys.readouterr().err.splitlines()[-1]
     assert stop.value.code == 3
     assert message.startswith('stopped: 101 images in a row cannot be read') and '--resume' in message
-    assert str(images) in message
+    assert str(images) in message and 'empty file' in message
 
 
 def test_a_mount_that_is_lost_costs_no_step(images: Path, tmp_path: Path) -> None:

@@ -232,6 +232,8 @@ def test_wrong_requests_name_the_choices(make_vit: Callable[..., ViT], views: li
     for wrong in ([], views[0], 'cat.jpg', ['cat.jpg']):
         with pytest.raises(ValueError, match='list of one or more images of Pillow'):
             encoder.embed_images(wrong)
+    with pytest.raises(ValueError, match=r"got \{'ndarray'\}.*`features`"):
+        encoder.embed_images([np.zeros((4, 4, 5))])
 
 
 def test_random_weights_are_those_before_pre_training(make_vit: Callable[..., ViT], tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_clip_by_channel():
     for clip in (([1, 2], [3, 2]), [[1, 2]]):
         with pytest.raises(ValueError, match=r'clip=.* must be two lists'):
             ImagePreprocessor(clip=clip)
+    with pytest.raises(ValueError, match='images have 2 channels but data_preprocessor has clip of 3'):
+        ImagePreprocessor([0], [1], clip=([1, 2, 3], [4, 5, 6]))(dict(inputs=imgs))
 
 
 def test_each_image_by_itself():

@@ -36,6 +36,33 @@ def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
     assert len(load_fingerprints(tmp_path / 'run' / FILE).names) == 24  # of the images of a real pre-training
 
 
+def test_unreadable_images_do_not_end_a_run(tmp_path: Path):
+    """One of either side, as in the training of `tools/train.py`."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 20, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        path = tmp_path / f'images/{"val" if i % 2 else "train"}/{i % 4}/{i:02}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    for broken in (tmp_path / 'images').glob('*/[01]/0[01].png'):
+        broken.write_bytes(broken.read_bytes()[:60])
+    cfg = launch.load_config(str(ROOT / 'configs/demo/classification.py'))
+    for side in ('train', 'val'):
+        dataset = cfg[f'{side}_dataloader'].dataset
+        cfg[f'{side}_dataloader'].dataset = dict(
+            type='CustomDataset', data_root=str(tmp_path / 'images' / side), pipeline=dataset.pipeline)
+    cfg.merge_from_dict({
+        'model.backbone.arch': dict(embed_dim=24, depth=1, num_heads=2),
+        'model.head': dict(num_classes=2, in_channels=24),
+        'data_preprocessor.num_classes': 2, 'train_dataloader.batch_size': 4, 'train_cfg': dict(max_epochs=1),
+        'param_scheduler': [], 'experiment_name': tmp_path.name})
+    cfg.train_cfg.val_interval, cfg.val_evaluator = 1, dict(type='Accuracy', topk=1)
+    (tmp_path / 'run').mkdir()
+    result = make_run(Job('run', place(cfg, tmp_path / 'run', 0), {'accuracy/top1': Metric('top-1', 1.0)}), print)
+    assert result['val_images'] == 12 and 0 <= result['metrics']['accuracy/top1'] <= 100
+    log = (tmp_path / 'run/log.txt').read_text()
+    assert '00.png' in log and '01.png' in log and log.count('replaced by another image') >= 2
+
+
 def test_a_run_starts_from_the_newest_checkpoint_of_a_folder(tmp_path):
     (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth\n')
     started = []

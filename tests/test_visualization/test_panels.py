@@ -187,8 +187,9 @@ def test_pixels_without_data_do_not_count_in_the_stretch(make_mae: Callable) -> 
     model = answer_with(make_mae(norm_pix_loss=False, data_preprocessor=RAW_PIXELS), lambda target: target)
     imgs = 5 + 0.1 * torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     imgs[..., :12] = torch.nan
-    original, _, reconstruction, _ = cells(reconstruction_panel(model, imgs), 160, 240)
+    original, _, reconstruction, merged = cells(reconstruction_panel(model, imgs), 160, 240)
     np.testing.assert_array_equal(original, photos_of(imgs))
+    assert not reconstruction[:, :, :12 * SCALE].any() and not merged[:, :, :12 * SCALE].any()  # black, too
     known = np.s_[:, :, 12 * SCALE:]
     np.testing.assert_array_equal(reconstruction[known], original[known])  # stretched as its original
     assert len(np.unique(original[known])) > 200

@@ -162,7 +162,7 @@ def test_classes_of_multiband_images(tmp_path: Path) -> None:
     rows = read_table(tmp_path / 'out')
     assert len(rows) == 4 and [row['class'] for row in rows[:2]] == [row['class'] for row in rows[2:]]
     expected = picture_of(img[..., [2, 1, 0]])
-    for name in ('in/six.npy.png', 'six.tif'):
+    for name in ('in/six.npy.png', 'six.tif.png'):
         drawn = np.array(Image.open(tmp_path / 'out' / name))
         left = (drawn.shape[1] - expected.shape[1]) // 2  # captions are wider
         assert np.array_equal(drawn[:40, left:left + 48], expected)
@@ -360,6 +360,7 @@ def test_broken_images_are_listed_and_equal_names_kept_apart(
 def test_names_of_pictures() -> None:
     assert picture_names(['x/a.jpg', 'x/z/b.npy']) == [Path('a.jpg'), Path('z/b.npy.png')]
     assert picture_names(['x/a.jpg', 'y/z/a.jpg']) == [Path('x/a.jpg'), Path('y/z/a.jpg')]
+    assert picture_names(['x/a.tif']) == [Path('a.tif.png')]  # not a map of classes
 
 
 def test_no_image_at_all(trained: dict, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def held_out(dataset: object) -> list[Path]:
         return []
     if getattr(dataset, 'names', None) is None:
         return [Path(dataset.get_data_info(0)['img_path']).parent]
-    return [Path(dataset.get_data_info(i)['img_path']) for i in range(min(4, len(dataset)))]
+    return [*dict.fromkeys(Path(dataset.get_data_info(i)['img_path']) for i in range(min(4, len(dataset))))]
 
 
 def read_points(file: Path) -> list[dict[str, float]]:

@@ -52,18 +52,18 @@ class ReadableSamples(Dataset):
                 if not is_unreadable(error):
                     raise
                 path = self._path(index)
+                text = str(error) if path in str(error) else f'{path}: {error}'
                 if not self.replace:
                     raise UnreadableData(printable(
                         f'{path} cannot be read ({error}). Fix it, or remove it from the annotations: they would count '
                         'as missed; then continue with --resume')) from error
                 if not self._broken.array[index]:
                     self._broken.array[index] = 1
-                    text = str(error) if path in str(error) else f'{path}: {error}'
                     print_log(printable(f'{text}; replaced by another image'), 'current', logging.WARNING)
             index = self._another(index)
         raise UnreadableData(printable(
-            f'{REPLACEMENTS} images in a row cannot be read, the last one {path}. Is their folder still there? Fix it, '
-            'then continue with --resume'))
+            f'{REPLACEMENTS} images in a row cannot be read. Of the last one: {text}. If their folder is gone, '
+            'bring it back; a training continues with --resume'))
 
     def _another(self, index: int) -> int:
         others = self._alike(index)
