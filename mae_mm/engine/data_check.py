@@ -57,13 +57,17 @@ def check_channel_order(cfg: Config, dataset: ConfigDict, where: str) -> None:
 
 
 def check_bands(cfg: Config, dataset: ConfigDict, where: str) -> None:
-    """Refuse bands that are read in another order than the model names them: weights would go to wrong ones."""
+    """Refuse another number of bands than the model has, or another order of names: weights would go to wrong ones."""
     named = [(cfg.model.get('backbone') or {}).get('in_chans'),
              next(iter(dataset.get('pipeline') or []), {}).get('bands')]
     if all(isinstance(one, list | tuple) and all(isinstance(name, str) for name in one) for one in named) and (
             [*named[0]] != [*named[1]]):
         raise ValueError(f'{where}.pipeline.0.bands={[*named[1]]} differs from model.backbone.in_chans={[*named[0]]}: '
                          'both must have the same names in the same order')
+    counts = [len(one) if isinstance(one, list | tuple) else one for one in named]
+    if None not in counts and counts[0] != counts[1]:
+        raise ValueError(f'{where}.pipeline.0.bands={named[1]} differs from model.backbone.in_chans={named[0]}: both '
+                         'must be as many')
 
 
 def check_size(cfg: Config, dataset: ConfigDict, where: str) -> None:

@@ -34,6 +34,10 @@ def test_bands_are_read_in_the_order_of_the_model() -> None:
     dataset.pipeline[0].bands = names[::-1]
     with pytest.raises(ValueError, match=r"pipeline\.0\.bands=\['nir', 'green', 'blue'\] differs from model\.backbone"):
         check_bands(cfg, dataset, where)
+    for bands in (4, [1, 2], names[:2]):
+        dataset.pipeline[0].bands = bands
+        with pytest.raises(ValueError, match=r'pipeline\.0\.bands=.* differs from model\.backbone\.in_chans='):
+            check_bands(cfg, dataset, where)
 
 
 def test_rectangles_and_other_loaders() -> None:
