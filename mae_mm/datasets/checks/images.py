@@ -86,8 +86,9 @@ def what_is_wrong(path: str, reading: Reading = PHOTOS) -> str:
             opened = reading.open(source, 'unchanged', path)
             height, width, _ = opened.shape
             step = height if height * width <= MAX_PIXELS else STRIP  # larger ones are read in crops or tiles
-            for top in range(0, height, step):
-                opened[top:top + step, :]
+            opened[:step, :]  # an error, too, if no pixel of the whole image has data
+            for top in range(step, height, step):
+                opened.read(slice(top, top + step), slice(width))
     except (DecodeError, OSError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return ''
