@@ -14,16 +14,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch.utils.data import Dataset
 
-from mae_mm.datasets.limits import open_image
-from mae_mm.datasets.transforms import ReadImage
 from mae_mm.engine import runner as launch
 from mae_mm.engine.data_check import check_data
 from mae_mm.engine.reliability import make_reliable
 from mae_mm.paths import ROOT
 from mae_mm.transfer.types import Job
-from mae_mm.visualization.panels import picture_of
+from mae_mm.visualization.panels import picture_at
 
 DRAWN_SIDE = 320  # pixels of a picture under the text of a classifier
 
@@ -123,16 +120,8 @@ def draw_predictions(runner: Runner, folder: Path, num: int = 6) -> None:
         index = (number * len(dataset) // num + number) % len(dataset)  # classes may take turns in the data
         sample = runner.model.val_step(pseudo_collate([dataset[index]]))[0]
         folder.mkdir(parents=True, exist_ok=True)
-        image = photograph(sample.img_path, dataset, getattr(runner.model.backbone, 'bands', None))
+        image = picture_at(sample.img_path, dataset.pipeline, getattr(runner.model.backbone, 'bands', None))
         draw(sample.img_path, image, data_sample=sample.cpu(), out_file=str(folder / f'{number}.png'))
-
-
-def photograph(path: str, dataset: Dataset, names: Sequence[str] | None = None) -> np.ndarray:
-    """An image of a data set to draw on, (H, W, 3) uint8, also one of other types and bands, which have `names`."""
-    load = dataset.pipeline.transforms[0]
-    if isinstance(load, ReadImage) and load.reading.dtype != 'uint8':
-        return picture_of(load.load(dict(img_path=path)), names)
-    return np.asarray(open_image(path).convert('RGB'))
 
 
 class ReportProgress(Hook):

@@ -27,11 +27,12 @@ from mae_mm.visualization.panels import (
     photos_of,
     pipeline_of,
     pixels,
+    read_rgb,
     reconstruction_columns,
     scale_of,
 )
 from mae_mm.visualization.pictures import data_uri, resize, save
-from mae_mm.visualization.predict import UNREADABLE, Predictor, build, read_rgb
+from mae_mm.visualization.predict import UNREADABLE, Predictor, build
 from mae_mm.visualization.views import shrink, token_views
 
 MAX_SIDE = 1024  # pixels: of larger images, predictions are made of a reduced copy; masks and scores fill the image

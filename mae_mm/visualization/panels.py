@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from mae_mm.checkpoint.contents import COLOURS, read_checkpoint
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.checkpoint.loading import load_pretrained
+from mae_mm.datasets.decode import decode
+from mae_mm.datasets.limits import read_file
 from mae_mm.datasets.pixels import choose_bands
+from mae_mm.datasets.transforms import ReadImage
 from mae_mm.models.data_preprocessor import stretch
 from mae_mm.models.masking import SAMPLERS, fixed_noise
 from mae_mm.models.patches import grid_of
@@ -154,6 +157,18 @@ def picture_of(img: np.ndarray, names: Sequence[str] | None = None) -> np.ndarra
     """An image of any type and bands, (H, W, C), NaN for no data, to look at: (H, W, 3) uint8 RGB."""
     imgs = torch.from_numpy(img[None]).permute(0, 3, 1, 2)
     return pixels(as_photos(imgs, shown_bands(None, names, img.shape[2])), 1)[0]
+
+
+def picture_at(path: str, load: Compose, names: Sequence[str] | None = None) -> np.ndarray:
+    """The image to draw on, read as the pipeline reads it if that is ours: (H, W, 3) uint8 RGB."""
+    first = load.transforms[0]
+    return picture_of(first.load(dict(img_path=path)), names) if isinstance(first, ReadImage) else read_rgb(path)
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three."""
+    image = decode(read_file(path), 'unchanged' if path.endswith('.npy') else 'rgb')
+    return picture_of(image.permute(1, 2, 0).numpy())
 
 
 def pixels(imgs: Tensor, scale: int) -> np.ndarray:

@@ -20,14 +20,19 @@ from tqdm import tqdm
 
 from mae_mm.checkpoint.exact import load_exactly
 from mae_mm.datasets.checks.label_maps import read_labels
-from mae_mm.datasets.decode import decode
-from mae_mm.datasets.limits import open_image, read_file
+from mae_mm.datasets.limits import open_image
 from mae_mm.datasets.pixel_files import SLIDES, extensions_of
 from mae_mm.datasets.pixels import Reading
-from mae_mm.datasets.transforms import ReadImage
 from mae_mm.engine.runner import check_device, load_config
 from mae_mm.visualization.large import NODATA, Classes, Windows, segment
-from mae_mm.visualization.panels import load_images, load_model, picture_of, pipeline_of, reconstruction_panel
+from mae_mm.visualization.panels import (
+    load_images,
+    load_model,
+    picture_at,
+    picture_of,
+    pipeline_of,
+    reconstruction_panel,
+)
 from mae_mm.visualization.pictures import caption, check_output, list_images, render, resize, save, tile
 
 TABLE = 'predictions.csv'
@@ -58,10 +63,9 @@ def predict(
     paths = list(dict.fromkeys(list_images(images, num, extensions)))
     names, maps = [Path(out) / name for name in picture_names(paths)], {}
     if tiles is not None:
-        stems = (name if Path(path).suffix == name.suffix else name.with_suffix('') for path, name in zip(
-            paths, names, strict=True))  # without the .png of pictures
-        maps = {path: stem if stem.suffix.lower() in TIFF else Path(f'{stem}.tif') for path, stem in zip(
-            paths, stems, strict=True)}
+        inside = [Path(out) / name for name in names_inside(paths)]
+        maps = {path: name if name.suffix.lower() in TIFF else Path(f'{name}.tif')
+                for path, name in zip(paths, inside, strict=True)}
         names = [Path(f'{name}.png') for name in maps.values()]
         options['large'] = windows_of(cfg, tiles, overlap, batch_size), maps
     for file in [*names, *maps.values(), *([panel] if panel else [])]:
@@ -266,18 +270,6 @@ def band_names(cfg: Config) -> Sequence[str]:
     return () if isinstance(in_chans, int) else in_chans
 
 
-def picture_at(path: str, load: Compose, names: Sequence[str]) -> np.ndarray:
-    """The image to draw on, read as the pipeline reads it if that is ours: (H, W, 3) uint8 RGB."""
-    first = load.transforms[0]
-    return picture_of(first.load(dict(img_path=path)), names) if isinstance(first, ReadImage) else read_rgb(path)
-
-
-def read_rgb(path: str) -> np.ndarray:
-    """The image to draw on, upright, (H, W, 3) uint8 RGB; of more than three channels the first three."""
-    image = decode(read_file(path), 'unchanged' if path.endswith('.npy') else 'rgb')
-    return picture_of(image.permute(1, 2, 0).numpy())
-
-
 def true_labels(dataset: BaseDataset, path: str) -> np.ndarray | None:
     """Labels of an image of this mmseg data set, (H, W) uint8, 255 = unlabelled; None for other images."""
     folder, image = Path(dataset.data_prefix['img_path']).resolve(), Path(path).resolve()
@@ -299,9 +291,13 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.nd
     return np.rint(image * (1 - weight) + palette[np.where(known, labels, 0)] * weight).astype(np.uint8)
 
 
-def picture_names(paths: Sequence[str]) -> list[Path]:
-    """The images' paths below the folder that all have in common; '.png' is added to others than pictures'."""
+def names_inside(paths: Sequence[str]) -> list[Path]:
+    """The paths below the folder that all have in common."""
     common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    names = [Path(os.path.relpath(path, common)) for path in paths]
+    return [Path(os.path.relpath(path, common)) for path in paths]
+
+
+def picture_names(paths: Sequence[str]) -> list[Path]:
+    """`names_inside`; '.png' is added to others than pictures'."""
     kept = Image.registered_extensions().keys() - {*TIFF}  # a picture called .tif would pass for a map of classes
-    return [name if name.suffix.lower() in kept else Path(f'{name}.png') for name in names]
+    return [name if name.suffix.lower() in kept else Path(f'{name}.png') for name in names_inside(paths)]

@@ -1,7 +1,6 @@
 """One run of a comparison."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from helpers import ROOT
@@ -11,8 +10,9 @@ from PIL import Image
 
 from mae_mm.datasets.leaks import FILE, load_fingerprints
 from mae_mm.engine import runner as launch
-from mae_mm.transfer.runs import last_scalars, make_run, photograph, place
+from mae_mm.transfer.runs import last_scalars, make_run, place
 from mae_mm.transfer.types import Job, Metric
+from mae_mm.visualization.panels import picture_at
 
 
 def test_a_run_trains_reports_and_returns_the_last_validation(tmp_path: Path):
@@ -76,11 +76,11 @@ def test_a_run_starts_from_the_newest_checkpoint_of_a_folder(tmp_path):
 def test_what_predictions_are_drawn_on(tmp_path: Path):
     """A photograph, as it is; of six bands of 16 bits red, green and blue, stretched."""
     Image.new('RGB', (8, 6), (1, 2, 3)).save(tmp_path / 'a.png')
-    plain = SimpleNamespace(pipeline=Compose([dict(type='mae_mm.LoadImage', dtype='uint8')]))
-    assert photograph(str(tmp_path / 'a.png'), plain).tolist() == [[[1, 2, 3]] * 8] * 6
+    plain = Compose([dict(type='mae_mm.LoadImage', dtype='uint8')])
+    assert picture_at(str(tmp_path / 'a.png'), plain).tolist() == [[[1, 2, 3]] * 8] * 6
     img = np.zeros((101, 2, 4), np.uint16)
     img[..., 2] = 500 + 3 * np.arange(101)[:, None]
     np.save(tmp_path / 'a.npy', img)
-    bands = SimpleNamespace(pipeline=Compose([dict(type='mae_mm.LoadImage', bands=4)]))
-    shown = photograph(str(tmp_path / 'a.npy'), bands, ['blue', 'green', 'red', 'nir'])
+    bands = Compose([dict(type='mae_mm.LoadImage', bands=4)])
+    shown = picture_at(str(tmp_path / 'a.npy'), bands, ['blue', 'green', 'red', 'nir'])
     assert shown.shape == (101, 2, 3) and not shown[..., 1:].any() and np.ptp(shown[..., 0]) == 255

@@ -22,8 +22,8 @@ from torch import nn
 from mae_mm.engine.runner import load_config
 from mae_mm.models.mae import MAE
 from mae_mm.registry import MODELS
-from mae_mm.visualization.panels import load_images, load_model, picture_of, reconstruction_panel
-from mae_mm.visualization.predict import build, overlay, picture_names, predict, read_rgb, true_labels
+from mae_mm.visualization.panels import load_images, load_model, picture_of, read_rgb, reconstruction_panel
+from mae_mm.visualization.predict import build, overlay, picture_names, predict, true_labels
 
 pytestmark = pytest.mark.integration
 
